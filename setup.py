@@ -1,0 +1,30 @@
+"""Installation of rllib_dima: `pip install -e ".[dev]" -c constraints.txt`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="rllib_dima",
+    version="0.1.0",
+    description="DIMA, a diffusion-inspired multi-agent world model, as an algorithm for Ray RLlib",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["rllib_dima", "rllib_dima.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "ray[rllib]>=2.60,<2.61",
+        "torch>=2.5",
+        "numpy>=1.26",
+        "gymnasium>=1.2,<2",
+        "gymnasium-robotics>=1.4,<2",
+        "pettingzoo>=1.25,<2",
+        "mujoco>=3.3.7,<3.6",
+        "vector-quantize-pytorch>=1.20,<2",
+    ],
+    extras_require={
+        "plots": ["matplotlib>=3.8", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
+        "dev": ["pytest>=8", "ruff>=0.8"],
+    },
+)
