@@ -1,0 +1,324 @@
+"""Every hyperparameter of DIMA, once: its default from the paper, its range and what it does.
+
+`DIMAConfig` takes its fields from here, so that the configuration, the documentation and the core cannot disagree.
+Where the paper and the publicly released research code differ, the default is what produced the published numbers and
+the text says so.
+
+The value of a hyperparameter is the first of: what the user set, the preset of `model_size`, the benchmark family of
+the environment, the default below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+def knob(
+    default: Any,
+    doc: str,
+    *,
+    symbol: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that documents itself: text, the paper's symbol, the closed range or the allowed words."""
+    metadata = {"doc": doc, "symbol": symbol, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Hyperparameters of DIMA; see each field's metadata for text, symbol and range.
+
+    Raises:
+        TypeError: if a value is not of its default's type (whole numbers are accepted where fractions are expected).
+        ValueError: if a value lies outside its range or its allowed words.
+    """
+
+    # Collecting real experience
+    env_steps_per_iteration: int = knob(200, "Real environment steps collected per iteration.", low=1)
+    num_steps_before_learning: int = knob(
+        0, "Real steps collected with the untrained policy before the first update (released code: 5000).", low=0
+    )
+    num_world_model_warmup_iterations: int = knob(
+        0, "Learning iterations that train the world model alone, before the policy (released code: 9).", low=0
+    )
+
+    # Replay
+    replay_capacity: int = knob(250_000, "Transitions the replay buffer holds; the oldest are overwritten.", low=1)
+    replay_recency: float = knob(
+        1.0,
+        "Recency of replay: the age rank of a drawn transition is a uniform number raised to this power. "
+        "1 draws uniformly (the paper), larger values prefer newer transitions.",
+        low=1.0,
+    )
+    replay_device: str = knob(
+        "auto",
+        "Where replay lives: on the learner's device, in host memory, or (auto) on the device if it takes at most "
+        "half of its free memory.",
+        choices=("auto", "learner", "cpu"),
+    )
+
+    # State decoder, section G.1 of the paper's appendix
+    decoder_hidden_size: int = knob(512, "Width of the state decoder's MLPs.", low=1)
+    decoder_num_layers: int = knob(3, "Linear layers of each of the state decoder's MLPs.", low=1)
+    decoder_num_tokens: int = knob(12, "Quantised tokens per state (released code).", low=1)
+    decoder_fsq_levels: tuple[int, ...] = knob((8, 6, 5), "FSQ levels of each channel of a token.", symbol="L_i", low=2)
+    decoder_loss: str = knob(
+        "squared", "Reconstruction error, eq. 22 (released code: absolute).", choices=("squared", "absolute")
+    )
+    decoder_lr: float = knob(3e-4, "Learning rate of the state decoder (AdamW).", low=0.0)
+    decoder_weight_decay: float = knob(0.01, "Weight decay of the state decoder.", low=0.0)
+    decoder_grad_clip: float = knob(10.0, "Largest gradient norm of the state decoder.", low=0.0)
+    decoder_batch_size: int = knob(256, "Transitions per state-decoder update.", low=1)
+    decoder_updates_per_iteration: int = knob(200, "State-decoder updates per iteration.", low=1)
+
+    # Dynamics: network
+    context_length: int = knob(3, "States and joint actions t-L+1..t that the dynamics model sees.", symbol="L", low=1)
+    dynamics_channels: int = knob(64, "Channels of the U-Net at every level.", low=1)
+    dynamics_num_levels: int = knob(3, "Resolution levels of the U-Net; each halves the time axis.", low=1)
+    dynamics_blocks_per_level: int = knob(2, "Residual blocks per level (one more on the way up).", low=1)
+    dynamics_condition_size: int = knob(256, "Size of the conditioning vector of adaptive group norm.", low=2)
+    dynamics_group_size: int = knob(32, "Channels per group of group norm.", low=1)
+    dynamics_action_size: int = knob(256, "Width of the action-set encoder's tokens.", low=1)
+
+    # Dynamics: training
+    conditioning: str = knob(
+        "sequential",
+        "What a denoising step sees of the present joint action: one agent (sequential, the paper), all agents "
+        "(joint, the paper's ablation), or all agents revealed so far (cumulative).",
+        choices=("sequential", "joint", "cumulative"),
+    )
+    num_autoregressive_steps: int = knob(
+        3,
+        "Consecutive predictions trained per window, each fed back (paper's Algorithm 1: 1; released code: 3).",
+        low=1,
+    )
+    sigma_data: float = knob(0.5, "Standard deviation of the diffusion model's data.", symbol="sigma_data", low=1e-6)
+    noise_log_mean: float = knob(-0.4, "Mean of ln(sigma) in training, eq. 18.", symbol="P_mean")
+    noise_log_std: float = knob(1.2, "Standard deviation of ln(sigma) in training, eq. 18.", symbol="P_std", low=0.0)
+    noise_sigma_min: float = knob(2e-3, "Smallest noise level in training (released code).", low=0.0)
+    noise_sigma_max: float = knob(20.0, "Largest noise level in training (released code).", low=0.0)
+    sigma_offset_noise: float = knob(
+        0.3, "Extra noise on the noisy state, not part of sigma (released code; 0 as in the paper).", low=0.0
+    )
+    dynamics_lr: float = knob(1e-4, "Learning rate of the dynamics model (AdamW).", low=0.0)
+    dynamics_lr_warmup_updates: int = knob(100, "Updates of linear learning-rate warm-up (released code).", low=0)
+    dynamics_weight_decay: float = knob(0.01, "Weight decay of the dynamics model, on matrices only.", low=0.0)
+    dynamics_grad_clip: float = knob(1.0, "Largest gradient norm of the dynamics model.", low=0.0)
+    dynamics_batch_size: int = knob(64, "Windows per dynamics update.", low=1)
+    dynamics_updates_per_iteration: int = knob(200, "Dynamics updates per iteration.", low=1)
+
+    # Dynamics: sampling
+    conditioning_order: str = knob(
+        "descending",
+        "Order in which agents are revealed while denoising; random draws anew for every imagined step.",
+        choices=("descending", "ascending", "random"),
+    )
+    num_denoising_steps: int = knob(0, "Denoising steps; 0 means 2N for N <= 2 agents, else N.", symbol="K", low=0)
+    sampler_solver: str = knob("euler", "ODE solver of the sampler.", choices=("euler", "heun"))
+    sampler_rho: float = knob(7.0, "Curvature of the Karras noise schedule.", symbol="rho", low=1e-6)
+    sampler_sigma_min: float = knob(2e-3, "Last noise level before 0.", low=1e-9)
+    sampler_sigma_max: float = knob(5.0, "First noise level.", low=1e-9)
+    sampler_churn: float = knob(
+        0.0, "Stochasticity of the sampler (Karras et al. 2022); 0 is off.", symbol="S_churn", low=0
+    )
+    sampler_churn_noise: float = knob(1.0, "Scale of the churn noise.", symbol="S_noise", low=0.0)
+
+    # Reward and termination
+    reward_embedding_size: int = knob(256, "Width of the transformer.", symbol="d_e", low=1)
+    reward_num_layers: int = knob(6, "Transformer blocks.", low=1)
+    reward_num_heads: int = knob(4, "Attention heads.", low=1)
+    reward_dropout: float = knob(0.1, "Dropout on embedding, attention and residuals.", low=0.0, high=0.99)
+    reward_lr: float = knob(1e-4, "Learning rate of the transformer (AdamW).", low=0.0)
+    reward_weight_decay: float = knob(0.01, "Weight decay of the transformer.", low=0.0)
+    reward_grad_clip: float = knob(10.0, "Largest gradient norm of the transformer.", low=0.0)
+    reward_batch_size: int = knob(128, "Windows of H steps per transformer update.", low=1)
+    reward_updates_per_iteration: int = knob(200, "Transformer updates per iteration.", low=1)
+
+    # Behaviour learning, section C of the paper's appendix
+    imagination_horizon: int = knob(15, "Steps of an imagined rollout and of a transformer window.", symbol="H", low=1)
+    num_imagined_rollouts: int = knob(600, "Imagined rollouts per policy update.", low=1)
+    policy_updates_per_iteration: int = knob(4, "Imagined batches per iteration.", low=1)
+    gamma: float = knob(0.99, "Discount factor.", symbol="gamma", low=0.0, high=1.0)
+    lambda_: float = knob(0.95, "Weight of longer returns in the lambda-return, eq. 19.", low=0.0, high=1.0)
+    policy_distribution: str = knob(
+        "gaussian", "Distribution of continuous actions (discrete ones are categorical).", choices=("gaussian", "beta")
+    )
+    initial_log_std: float = knob(1.0, "Initial log_std of the Gaussian, whose std is 0.5 sigmoid(log_std).")
+    actor_hidden_size: int = knob(128, "Width of the actor.", low=1)
+    critic_hidden_size: int = knob(256, "Width of the critic.", low=1)
+    actor_lr: float = knob(5e-4, "Learning rate of the actor (Adam).", low=0.0)
+    critic_lr: float = knob(5e-4, "Learning rate of the critic (Adam).", low=0.0)
+    adam_epsilon: float = knob(1e-5, "Epsilon of the actor's and the critic's Adam.", low=0.0)
+    actor_grad_clip: float = knob(10.0, "Largest gradient norm of the actor.", low=0.0)
+    critic_grad_clip: float = knob(10.0, "Largest gradient norm of the critic.", low=0.0)
+    ppo_epochs: int = knob(5, "PPO epochs per imagined batch.", low=1)
+    ppo_minibatches: int = knob(1, "Minibatches per PPO epoch.", low=1)
+    clip_param: float = knob(0.1, "PPO clipping of the probability ratio, eq. 21.", symbol="epsilon", low=0.0)
+    entropy_coeff: float = knob(0.001, "Weight of the entropy bonus, eq. 21.", symbol="eta", low=0.0)
+    normalize_advantages: bool = knob(True, "Standardise advantages over the imagined batch.")
+    value_loss: str = knob("huber", "Critic error (paper: squared, eq. 20).", choices=("huber", "squared"))
+    value_huber_delta: float = knob(10.0, "Where the Huber error turns linear.", low=1e-9)
+    value_clip_param: float = knob(0.1, "PPO clipping of the value (released code); 0 is off.", low=0.0)
+    normalize_values: bool = knob(True, "Train the critic on normalised returns (released code).")
+    value_normalization_beta: float = knob(
+        0.99999, "Decay of the value normaliser's moving averages.", low=0.0, high=0.9999999
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_value(field, getattr(self, field.name))
+        if self.sampler_sigma_min > self.sampler_sigma_max:
+            raise ValueError(
+                f"sampler_sigma_min ({self.sampler_sigma_min}) exceeds sampler_sigma_max ({self.sampler_sigma_max})."
+            )
+        if self.noise_sigma_min > self.noise_sigma_max:
+            raise ValueError(
+                f"noise_sigma_min ({self.noise_sigma_min}) exceeds noise_sigma_max ({self.noise_sigma_max})."
+            )
+        if self.reward_embedding_size % self.reward_num_heads:
+            raise ValueError(
+                f"reward_embedding_size ({self.reward_embedding_size}) must be a multiple of reward_num_heads "
+                f"({self.reward_num_heads})."
+            )
+        if self.replay_capacity < self.longest_window:
+            raise ValueError(
+                f"replay_capacity ({self.replay_capacity}) is smaller than the longest window drawn from it "
+                f"({self.longest_window} transitions: the larger of imagination_horizon and context_length + "
+                "num_autoregressive_steps - 1). Raise replay_capacity."
+            )
+
+    @property
+    def longest_window(self) -> int:
+        """Transitions of the longest window that is drawn from replay."""
+        return max(self.imagination_horizon, self.context_length + self.num_autoregressive_steps - 1)
+
+    def denoising_steps(self, num_agents: int) -> int:
+        """K, the number of denoising steps for a team of `num_agents` (Table 4 of the appendix).
+
+        Raises:
+            ValueError: if sequential conditioning would never show some agent's action.
+        """
+        steps = self.num_denoising_steps or (2 * num_agents if num_agents <= 2 else num_agents)
+        if self.conditioning == "sequential" and steps < num_agents:
+            raise ValueError(
+                f"num_denoising_steps ({steps}) is smaller than the number of agents ({num_agents}): with sequential "
+                "conditioning some agents' actions would never be seen. Use at least one step per agent, or "
+                "conditioning='cumulative' or 'joint'."
+            )
+        return steps
+
+
+FIELD_NAMES: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Hyperparameters))
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mamujoco": {"gamma": 0.99, "entropy_coeff": 0.001, "env_steps_per_iteration": 200},
+    "bidexhands": {"gamma": 0.95, "entropy_coeff": 0.01, "env_steps_per_iteration": 500},
+}
+
+MODEL_SIZES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "small": {
+        "decoder_hidden_size": 256,
+        "dynamics_channels": 64,
+        "dynamics_blocks_per_level": 1,
+        "dynamics_condition_size": 128,
+        "dynamics_action_size": 128,
+        "reward_embedding_size": 128,
+        "reward_num_layers": 3,
+        "critic_hidden_size": 128,
+        "num_imagined_rollouts": 300,
+    },
+    "nano": {
+        "num_steps_before_learning": 5000,
+        "decoder_hidden_size": 128,
+        "decoder_lr": 1e-3,
+        "decoder_batch_size": 128,
+        "decoder_updates_per_iteration": 50,
+        "dynamics_channels": 32,
+        "dynamics_blocks_per_level": 1,
+        "dynamics_condition_size": 128,
+        "dynamics_action_size": 128,
+        "dynamics_lr": 5e-4,
+        "dynamics_updates_per_iteration": 150,
+        "reward_embedding_size": 128,
+        "reward_num_layers": 2,
+        "reward_lr": 3e-4,
+        "reward_batch_size": 32,
+        "reward_updates_per_iteration": 100,
+        "num_imagined_rollouts": 300,
+        "policy_updates_per_iteration": 8,
+        "actor_hidden_size": 64,
+        "critic_hidden_size": 128,
+    },
+}
+
+
+def resolve(user: Mapping[str, Any], family: str | None = None, model_size: str = "paper") -> Hyperparameters:
+    """The hyperparameters of a run: user settings over the preset over the benchmark family over the defaults.
+
+    Args:
+        user: settings by name; None means "not set".
+        family: key of `FAMILIES`, or None for an environment of no known benchmark.
+        model_size: key of `MODEL_SIZES`.
+
+    Raises:
+        ValueError: on an unknown name (with the nearest known one), preset or value.
+        TypeError: on a value of the wrong type.
+    """
+    for name in user:
+        check_name(name, FIELD_NAMES, "hyperparameter")
+    check_name(model_size, MODEL_SIZES, "model_size")
+    chosen = {name: value for name, value in user.items() if value is not None}
+    return Hyperparameters(**{**FAMILIES.get(family or "", {}), **MODEL_SIZES[model_size], **chosen})
+
+
+def check_name(name: str, known: Iterable[str], kind: str) -> None:
+    """Raises ValueError with the nearest known names if `name` is not among `known`."""
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(sorted(known))}."
+    raise ValueError(f"Unknown {kind} {name!r}. {hint}")
+
+
+def _check_value(field: dataclasses.Field, value: Any) -> None:
+    """Raises if `value` does not fit the type, range or words of `field`."""
+    if isinstance(field.default, tuple):
+        if not isinstance(value, (tuple, list)) or not value:
+            raise TypeError(f"{field.name} must be a non-empty sequence such as {field.default}, but is {value!r}.")
+        for item in value:
+            _check_number(field, item, whole=True)
+    elif isinstance(field.default, bool):
+        if not isinstance(value, bool):
+            raise TypeError(f"{field.name} must be True or False, but is {value!r}.")
+    elif isinstance(field.default, str):
+        check_name(value, field.metadata["choices"], field.name)
+    else:
+        _check_number(field, value, whole=isinstance(field.default, int))
+
+
+def _check_number(field: dataclasses.Field, value: Any, whole: bool) -> None:
+    """Raises if `value` is not a finite number (whole if asked) within the range of `field`."""
+    low, high = field.metadata["low"], field.metadata["high"]
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
+        raise TypeError(f"{field.name} must be {kind}, but is {value!r} ({type(value).__name__}).")
+    if not math.isfinite(value):
+        raise ValueError(f"{field.name} must be finite, but is {value!r}.")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = " and ".join(
+            t
+            for t in (f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else "")
+            if t
+        )
+        raise ValueError(f"{field.name} must be {limits}, but is {value!r}.")
