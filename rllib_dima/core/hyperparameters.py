@@ -70,7 +70,7 @@ class Hyperparameters:
     decoder_hidden_size: int = knob(512, "Width of the state decoder's MLPs.", low=1)
     decoder_num_layers: int = knob(3, "Linear layers of each of the state decoder's MLPs.", low=1)
     decoder_num_tokens: int = knob(12, "Quantised tokens per state (released code).", low=1)
-    decoder_fsq_levels: tuple[int, ...] = knob((8, 6, 5), "FSQ levels of each channel of a token.", symbol="L_i", low=2)
+    decoder_fsq_levels: tuple[int, ...] = knob((8, 6, 5), "FSQ levels of each channel of a token.", symbol="L_i", low=3)
     decoder_loss: str = knob(
         "squared", "Reconstruction error, eq. 22 (released code: absolute).", choices=("squared", "absolute")
     )
@@ -189,6 +189,8 @@ class Hyperparameters:
                 f"reward_embedding_size ({self.reward_embedding_size}) must be a multiple of reward_num_heads "
                 f"({self.reward_num_heads})."
             )
+        if self.dynamics_condition_size % 2:
+            raise ValueError(f"dynamics_condition_size must be even, but is {self.dynamics_condition_size}.")
         if self.replay_capacity < self.longest_window:
             raise ValueError(
                 f"replay_capacity ({self.replay_capacity}) is smaller than the longest window drawn from it "

@@ -1,0 +1,230 @@
+"""The dynamics: an EDM diffusion model of the next global state that is shown the agents' actions bit by bit.
+
+Karras et al. 2022 ("EDM") for preconditioning, schedule and sampler; section 4.2 and appendix B of the DIMA paper for
+revealing one agent's action per denoising step. States in this file are normalised and scaled by sigma_data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rllib_dima.core.action_encoder import ActionSetEncoder, SumActionEncoder
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.unet1d import FourierFeatures, UNet1d
+
+
+class Preconditioning(NamedTuple):
+    """EDM's coefficients for noise levels sigma, each of sigma's shape."""
+
+    c_skip: torch.Tensor
+    c_out: torch.Tensor
+    c_in: torch.Tensor
+    c_noise: torch.Tensor
+
+
+def precondition(sigma: torch.Tensor, sigma_data: float) -> Preconditioning:
+    """The preconditioners of Karras et al. 2022, Table 1 (eqs. 14 to 17 of the DIMA appendix)."""
+    total = (sigma**2 + sigma_data**2).sqrt()
+    return Preconditioning(sigma_data**2 / total**2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
+
+
+def karras_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
+    """`steps` decreasing noise levels and a final 0 (Karras et al. 2022, eq. 5)."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    fractions = [i / (steps - 1) if steps > 1 else 0.0 for i in range(steps)]
+    return [(high + fraction * (low - high)) ** rho for fraction in fractions] + [0.0]
+
+
+def visible_in_training(conditioning: str, batch_size: int, num_agents: int, device: torch.device) -> torch.Tensor:
+    """Which of the present actions each training sample sees, (B, N) bool.
+
+    sequential: one agent, uniform (eq. 9). joint: all. cumulative: a random subset of uniform size 1..N.
+    """
+    if conditioning == "joint":
+        return torch.ones(batch_size, num_agents, dtype=torch.bool, device=device)
+    rank = torch.rand(batch_size, num_agents, device=device).argsort(dim=1)  # a random permutation per sample
+    if conditioning == "sequential":
+        return rank == 0
+    return rank < torch.randint(1, num_agents + 1, (batch_size, 1), device=device)
+
+
+def visible_in_sampling(
+    conditioning: str, order: str, steps: int, batch_size: int, num_agents: int, device: torch.device
+) -> torch.Tensor:
+    """Which of the present actions each denoising step sees, (K, B, N) bool.
+
+    sequential: one agent per step, each for K / N consecutive steps (for example 2,2,1,1 in descending order); random
+    shuffles that sequence anew for every sample. cumulative: step j sees the first ceil((j + 1) N / K) agents of the
+    order. joint: all.
+    """
+    if conditioning == "joint":
+        return torch.ones(steps, batch_size, num_agents, dtype=torch.bool, device=device)
+    if conditioning == "sequential":
+        agents = torch.arange(steps, device=device) * num_agents // steps  # (K,) ascending
+        agents = _arrange(agents, order, batch_size)  # (B, K)
+        return torch.nn.functional.one_hot(agents, num_agents).bool().transpose(0, 1)
+    agents = _arrange(torch.arange(num_agents, device=device), order, batch_size)  # (B, N)
+    place = agents.argsort(dim=1)  # (B, N): when an agent is revealed
+    step = torch.arange(steps, device=device).view(-1, 1, 1)
+    num_revealed = ((step + 1) * num_agents + steps - 1) // steps  # (K, 1, 1), the ceiling
+    return place < num_revealed
+
+
+def _arrange(sequence: torch.Tensor, order: str, batch_size: int) -> torch.Tensor:
+    """(M,) -> (B, M): as it is, reversed, or shuffled for every sample."""
+    if order == "random":
+        return sequence[torch.rand(batch_size, len(sequence), device=sequence.device).argsort(dim=1)]
+    return (sequence if order == "ascending" else sequence.flip(0)).expand(batch_size, -1)
+
+
+class Diffusion(nn.Module):
+    """D_theta(s_{t+1} + noise; sigma, visible actions, context) -> s_{t+1}.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+
+    Raises:
+        ValueError: if the number of denoising steps is too small for the conditioning mode.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        self.hp, self.num_agents = hp, layout.num_agents
+        self.num_steps = hp.denoising_steps(layout.num_agents)
+        size = hp.dynamics_condition_size
+        self.action_encoder: ActionSetEncoder = SumActionEncoder(
+            hp.context_length, layout.num_agents, layout.action_mask(), hp.dynamics_action_size, size
+        )
+        self.noise_features = FourierFeatures(size)
+        self.condition = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size))
+        self.unet = UNet1d(layout.state_size, hp)
+
+    def network(
+        self, noisy: torch.Tensor, c_noise: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
+    ) -> torch.Tensor:
+        """F_theta: noisy (B, S), c_noise (B,) or (1,), context (B, L, S), encoded actions (B, E) -> (B, S)."""
+        condition = self.condition(self.noise_features(c_noise) + actions)  # (B, E)
+        sequence = torch.cat([context, noisy.unsqueeze(1)], dim=1)  # (B, L + 1, S)
+        return self.unet(sequence, condition)[:, -1]
+
+    def denoise(
+        self, noisy: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One evaluation of D_theta, and of F_theta inside it.
+
+        Args:
+            noisy: (B, S).
+            sigma: (B,) or (1,) noise level; offset noise is added to it here.
+            context: (B, L, S) states t-L+1..t.
+            actions: (B, E) encoded visible actions.
+
+        Returns:
+            The denoised state and the network's raw output, (B, S) each.
+        """
+        c = self.preconditioning(sigma)
+        output = self.network(noisy * c.c_in.unsqueeze(1), c.c_noise, context, actions)
+        return c.c_skip.unsqueeze(1) * noisy + c.c_out.unsqueeze(1) * output, output
+
+    def preconditioning(self, sigma: torch.Tensor) -> Preconditioning:
+        """Coefficients with sigma replaced by sqrt(sigma^2 + offset^2), as the noisy state really has it."""
+        return precondition((sigma**2 + self.hp.sigma_offset_noise**2).sqrt(), self.hp.sigma_data)
+
+    def loss(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Denoising error of U consecutive predictions, each (detached) in the context of the next; eq. 9.
+
+        The error is weighted by 1 / c_out^2, that is, F_theta learns a target of unit variance.
+
+        Args:
+            states: (B, W, S) for W = L - 1 + U; the first prediction is of what follows position L - 1.
+            actions: (B, W, N, A).
+            next_states: (B, W, S).
+            valid: (B, W) bool; padding before an episode's start and after its end is False.
+        """
+        length = self.hp.context_length
+        states = states * valid.unsqueeze(-1)  # padded context is zero
+        context = states[:, :length]  # (B, L, S)
+        errors = []
+        for step in range(states.shape[1] - length + 1):
+            seen = slice(step, step + length)
+            visible = self._training_visibility(valid[:, seen])
+            target = next_states[:, step + length - 1]
+            denoised, error = self._denoising_error(target, context, self.action_encoder(actions[:, seen], visible))
+            errors.append(error)  # (B,)
+            context = torch.cat([context[:, 1:], denoised.detach().unsqueeze(1)], dim=1)
+        weight = valid[:, length - 1 :].float()  # (B, U)
+        loss = (torch.stack(errors, dim=1) * weight).sum() / weight.sum().clamp(min=1)
+        return loss, {"dynamics_loss": loss.detach()}
+
+    def _training_visibility(self, valid: torch.Tensor) -> torch.Tensor:
+        """Past actions where valid, of the present ones a draw: (B, L) -> (B, L, N)."""
+        present = visible_in_training(self.hp.conditioning, len(valid), self.num_agents, valid.device)
+        past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)
+        return torch.cat([past, present.unsqueeze(1)], dim=1)
+
+    def _denoising_error(
+        self, target: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noises target (B, S), denoises it: the prediction (B, S) and its weighted squared error (B,)."""
+        hp = self.hp
+        log_sigma = torch.randn(len(target), device=target.device) * hp.noise_log_std + hp.noise_log_mean
+        sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
+        noise = torch.randn_like(target) * sigma.unsqueeze(1) + torch.randn_like(target) * hp.sigma_offset_noise
+        noisy = target + noise
+        denoised, output = self.denoise(noisy, sigma, context, actions)
+        c = self.preconditioning(sigma)
+        unit_target = (target - c.c_skip.unsqueeze(1) * noisy) / c.c_out.unsqueeze(1)
+        return denoised, (output - unit_target).square().mean(dim=1)
+
+    def sample(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Draws s_{t+1}: starts at Normal(0, sigma_max^2) and follows the probability-flow ODE down to 0.
+
+        Args:
+            context: (B, L, S) states t-L+1..t, padded ones zero.
+            actions: (B, L, N, A).
+            valid: (B, L) bool.
+
+        Returns:
+            (B, S).
+        """
+        hp, batch_size = self.hp, len(context)
+        sigmas = karras_schedule(self.num_steps, hp.sampler_sigma_min, hp.sampler_sigma_max, hp.sampler_rho)
+        present = visible_in_sampling(
+            hp.conditioning, hp.conditioning_order, self.num_steps, batch_size, self.num_agents, context.device
+        )
+        past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)  # (B, L - 1, N)
+        tokens = self.action_encoder.tokens(actions)
+        x = torch.randn_like(context[:, 0]) * sigmas[0]
+        for step in range(self.num_steps):
+            visible = torch.cat([past, present[step].unsqueeze(1)], dim=1)
+            encoded = self.action_encoder.pool(tokens, visible)
+            x = self._solver_step(x, sigmas[step], sigmas[step + 1], context, encoded)
+        return x
+
+    def _solver_step(
+        self, x: torch.Tensor, sigma: float, next_sigma: float, context: torch.Tensor, actions: torch.Tensor
+    ) -> torch.Tensor:
+        """From noise level sigma to next_sigma (Karras et al. 2022, algorithm 2; Euler stops after its first line)."""
+        hp = self.hp
+        if hp.sampler_churn > 0:
+            raised = sigma * (1 + min(hp.sampler_churn / self.num_steps, math.sqrt(2) - 1))
+            x = x + torch.randn_like(x) * (hp.sampler_churn_noise * math.sqrt(raised**2 - sigma**2))
+            sigma = raised
+        slope = self._slope(x, sigma, context, actions)
+        proposal = x + slope * (next_sigma - sigma)
+        if hp.sampler_solver == "euler" or next_sigma == 0:
+            return proposal
+        next_slope = self._slope(proposal, next_sigma, context, actions)
+        return x + (slope + next_slope) * ((next_sigma - sigma) / 2)
+
+    def _slope(self, x: torch.Tensor, sigma: float, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """dx / dsigma = (x - D(x; sigma)) / sigma."""
+        denoised, _ = self.denoise(x, x.new_full((1,), sigma), context, actions)
+        return (x - denoised) / sigma

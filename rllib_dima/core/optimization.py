@@ -1,0 +1,83 @@
+"""One optimiser step: zero, backward, average over learners, clip, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+AverageGradients = Callable[[Sequence[nn.Parameter]], None]
+
+
+class ModelOptimizer:
+    """The optimiser of one model, with gradient clipping, warm-up and weight decay on matrices only.
+
+    Args:
+        name: for messages and metrics.
+        model: what it trains.
+        optimizer_class: torch.optim.AdamW or torch.optim.Adam.
+        lr: learning rate after the warm-up.
+        grad_clip: largest norm of all gradients together.
+        weight_decay: of parameters with at least two axes that are not embeddings.
+        epsilon: of Adam.
+        warmup_updates: updates over which the learning rate rises linearly to `lr`.
+        average_gradients: called before clipping, where several learners train together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        optimizer_class: type[torch.optim.Optimizer],
+        lr: float,
+        grad_clip: float,
+        weight_decay: float = 0.0,
+        epsilon: float = 1e-8,
+        warmup_updates: int = 0,
+        average_gradients: AverageGradients | None = None,
+    ) -> None:
+        self.name, self.lr, self.grad_clip, self.warmup_updates = name, lr, grad_clip, warmup_updates
+        self.num_updates = 0
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._average_gradients = average_gradients
+        decayed, others = _split_by_decay(model)
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self._optimizer = optimizer_class([g for g in groups if g["params"]], lr=lr, eps=epsilon, fused=True)
+
+    def step(self, loss: torch.Tensor) -> torch.Tensor:
+        """Descends the gradient of `loss`; returns its norm before clipping, ()."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()
+        if self._average_gradients is not None:
+            self._average_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip, foreach=True)
+        self._set_lr()
+        self._optimizer.step()
+        self.num_updates += 1
+        return norm
+
+    def state_dict(self) -> dict[str, object]:
+        """Moments and the number of updates."""
+        return {"optimizer": self._optimizer.state_dict(), "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Restores `state_dict`, except for the learning rate, which stays the configured one."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.num_updates = state["num_updates"]
+        self._set_lr()
+
+    def _set_lr(self) -> None:
+        warmth = min(1.0, (self.num_updates + 1) / self.warmup_updates) if self.warmup_updates else 1.0
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.lr * warmth
+
+
+def _split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters with weight decay (matrices) and without (biases, norms, embeddings)."""
+    decayed, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 and "embedding" not in name else others).append(parameter)
+    return decayed, others

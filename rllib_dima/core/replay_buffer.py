@@ -1,0 +1,301 @@
+"""Replay of real experience: preallocated tensors on the training device, sampled without a Python loop.
+
+Which values belong together. One row is one transition:
+
+    row t:   states[t] = s_t    observations[t] = o_t    actions[t] = a_t    rewards[t] = r_t    terminated[t]
+             next_states[t] = s_{t+1}                    (r_t and terminated[t] are the outcome of a_t in s_t)
+
+Rows are written in a ring. `previous` and `following` link the rows of one episode, wherever its pieces were written
+(several environments deliver their episodes in turns), and hold -1 where the episode begins, ends or is not known any
+further. A window is read by following these links, so it can never cross the boundary of an episode:
+
+    anchor row t, past = 2, future = 1:
+
+        position      0      1      2      3
+        row          t-2    t-1     t     t+1
+        valid         0      1      1      0      for t the second step of an episode and its last one
+
+`terminated` and `truncated` both end an episode's links, but only `terminated` is something to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rllib_dima.core.layout import AgentLayout
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Consecutive steps of one episode, as they come from an environment (numpy float32).
+
+    Args:
+        episode_id: chunks with the same id continue each other.
+        states: (T + 1, S) raw global states, the one after the last step included.
+        observations: (T, N, O) padded observations.
+        actions: (T, N, A) executed actions: continuous in [-1, 1], discrete one-hot.
+        rewards: (T,) team rewards.
+        terminated: whether the last step ended the task.
+        truncated: whether the last step was cut off (a time limit), which is not an ending to learn.
+        is_start: whether the first step is the first of its episode.
+    """
+
+    episode_id: str
+    states: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: bool = False
+    truncated: bool = False
+    is_start: bool = True
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows around B anchors: W = past + 1 + future positions in time, the anchor at position `past`.
+
+    Invalid positions hold some other row's values; whoever reads them masks them with `valid`.
+
+    Shapes: states, next_states (B, W, S); observations (B, W, N, O); actions (B, W, N, A); rewards (B, W);
+    terminated (B, W) bool; valid (B, W) bool.
+    """
+
+    states: torch.Tensor
+    next_states: torch.Tensor
+    observations: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    terminated: torch.Tensor
+    valid: torch.Tensor
+
+
+_COLUMNS = tuple(field.name for field in fields(Window) if field.name != "valid")
+
+
+class ReplayBuffer:
+    """A ring of `capacity` transitions.
+
+    Args:
+        layout: sizes of states, observations and actions.
+        capacity: number of transitions.
+        storage_device: where the rows live.
+        output_device: where sampled windows are needed.
+        recency: age rank of a drawn row = uniform ** recency (1: uniform).
+    """
+
+    def __init__(
+        self,
+        layout: AgentLayout,
+        capacity: int,
+        storage_device: torch.device | str = "cpu",
+        output_device: torch.device | str | None = None,
+        recency: float = 1.0,
+    ) -> None:
+        self.layout, self.capacity, self.recency = layout, capacity, recency
+        self.device = torch.device(storage_device)
+        self.output_device = torch.device(output_device or storage_device)
+        agents = layout.num_agents
+        pin = self.device.type == "cpu" and self.output_device.type == "cuda"
+
+        def rows(*shape: int, dtype: torch.dtype = torch.float32, value: float = 0) -> torch.Tensor:
+            return torch.full((capacity, *shape), value, dtype=dtype, device=self.device, pin_memory=pin)
+
+        self.states = rows(layout.state_size)
+        self.next_states = rows(layout.state_size)
+        self.observations = rows(agents, layout.observation_size)
+        self.actions = rows(agents, layout.action_size)
+        self.rewards = rows()
+        self.terminated = rows(dtype=torch.bool)
+        self.previous = rows(dtype=torch.long, value=-1)
+        self.following = rows(dtype=torch.long, value=-1)
+        self._size = torch.zeros((), dtype=torch.long, device=self.device)  # a tensor: sampling never syncs
+        self._newest = torch.zeros((), dtype=torch.long, device=self.device)
+        self._num_written = 0
+        self._open_episodes: dict[str, int] = {}  # episode id -> its last row, while it may continue
+
+    def __len__(self) -> int:
+        return min(self._num_written, self.capacity)
+
+    @staticmethod
+    def bytes_needed(layout: AgentLayout, capacity: int) -> int:
+        """Memory of a buffer's rows in bytes."""
+        per_agent = layout.num_agents * (layout.observation_size + layout.action_size)
+        return capacity * (4 * (2 * layout.state_size + per_agent + 1) + 1 + 2 * 8)
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Appends a chunk of an episode and links it to the chunk before it, if that is still stored.
+
+        Raises:
+            ValueError: if the chunk's shapes do not fit the layout, or it is longer than the buffer.
+        """
+        self._check(trajectory)
+        length = len(trajectory)
+        if not length:
+            self._close(trajectory)
+            return
+        rows = (self._num_written + torch.arange(length)) % self.capacity
+        predecessor = -1 if trajectory.is_start else self._open_episodes.get(trajectory.episode_id, -1)
+        if predecessor in rows:
+            predecessor = -1  # it is being overwritten right now
+        self._forget(rows)
+        self._write(rows.to(self.device), trajectory, predecessor)
+        self._num_written += length
+        self._size.fill_(len(self))
+        self._newest.fill_((self._num_written - 1) % self.capacity)
+        self._open_episodes[trajectory.episode_id] = int(rows[-1])
+        self._close(trajectory)
+
+    def sample(self, batch_size: int, past: int = 0, future: int = 0) -> Window:
+        """Draws windows around `batch_size` anchors, with replacement.
+
+        Args:
+            batch_size: B.
+            past: steps before the anchor.
+            future: steps after the anchor.
+
+        Raises:
+            ValueError: if the buffer is empty.
+        """
+        if not self._num_written:
+            raise ValueError("The replay buffer is empty: collect environment steps before drawing from it.")
+        age_rank = torch.rand(batch_size, device=self.device, dtype=torch.float64) ** self.recency
+        age = (age_rank * self._size).long().clamp(max=self.capacity - 1)
+        return self.windows((self._newest - age) % self._size, past, future)
+
+    def windows(self, anchors: torch.Tensor, past: int = 0, future: int = 0) -> Window:
+        """The windows around given rows.
+
+        Args:
+            anchors: (B,) row numbers.
+            past: steps before the anchor.
+            future: steps after the anchor.
+        """
+        backward = _follow(self.previous, anchors, past)
+        forward = _follow(self.following, anchors, future)
+        rows = torch.stack([*reversed(backward), anchors, *forward], dim=1)  # (B, W)
+        valid = rows >= 0
+        rows = torch.where(valid, rows, anchors.unsqueeze(1))
+        columns = {name: self._out(getattr(self, name)[rows]) for name in _COLUMNS}
+        return Window(**columns, valid=self._out(valid))
+
+    def state_dict(self) -> dict[str, object]:
+        """All stored transitions and the bookkeeping, as tensors on the CPU."""
+        columns = {name: getattr(self, name)[: len(self)].cpu() for name in (*_COLUMNS, "previous", "following")}
+        return {
+            "columns": columns,
+            "capacity": self.capacity,
+            "num_written": self._num_written,
+            "open_episodes": dict(self._open_episodes),
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Restores what `state_dict` returned.
+
+        Raises:
+            ValueError: if the stored transitions have another capacity or other shapes.
+        """
+        if state["capacity"] != self.capacity:
+            raise ValueError(
+                f"The saved replay buffer holds {state['capacity']} transitions, this one {self.capacity}: "
+                "set replay_capacity to the saved value, or restore without the replay buffer."
+            )
+        for name, saved in state["columns"].items():
+            column = getattr(self, name)
+            if saved.shape[1:] != column.shape[1:]:
+                raise ValueError(
+                    f"The saved replay buffer's {name} have shape {tuple(saved.shape[1:])} per transition, but this "
+                    f"environment needs {tuple(column.shape[1:])}: it was saved from another environment."
+                )
+            column[: len(saved)] = saved.to(self.device)
+        self._num_written = state["num_written"]
+        self._size.fill_(len(self))
+        self._newest.fill_((self._num_written - 1) % self.capacity)
+        self._open_episodes = dict(state["open_episodes"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the buffer to a file."""
+        torch.save(self.state_dict(), path)
+
+    def load(self, path: str | Path) -> None:
+        """Reads a file written by `save`; raises ValueError if it does not fit this buffer."""
+        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+    def _out(self, values: torch.Tensor) -> torch.Tensor:
+        return values.to(self.output_device, non_blocking=True)
+
+    def _write(self, rows: torch.Tensor, trajectory: Trajectory, predecessor: int) -> None:
+        """Copies the steps of `trajectory` into `rows` and links them."""
+        steps = {
+            "states": trajectory.states[:-1],
+            "next_states": trajectory.states[1:],
+            "observations": trajectory.observations,
+            "actions": trajectory.actions,
+            "rewards": trajectory.rewards,
+        }
+        for name, values in steps.items():
+            getattr(self, name)[rows] = torch.as_tensor(values, dtype=torch.float32).to(self.device)
+        self.terminated[rows] = False
+        self.terminated[rows[-1]] = trajectory.terminated
+        self.previous[rows[1:]] = rows[:-1]
+        self.previous[rows[0]] = predecessor
+        self.following[rows[:-1]] = rows[1:]
+        self.following[rows[-1]] = -1
+        if predecessor >= 0:
+            self.following[predecessor] = rows[0]
+
+    def _forget(self, rows: torch.Tensor) -> None:
+        """Unlinks the steps that are about to be overwritten; their successors then begin at the ring's edge."""
+        if self._num_written + len(rows) <= self.capacity:
+            return
+        rows = rows.to(self.device)
+        successors = self.following[rows]
+        self.previous[successors[successors >= 0]] = -1
+        lost = set(rows.tolist())
+        self._open_episodes = {name: row for name, row in self._open_episodes.items() if row not in lost}
+
+    def _close(self, trajectory: Trajectory) -> None:
+        """Ends the episode's links if the trajectory ended it."""
+        if trajectory.terminated or trajectory.truncated:
+            self._open_episodes.pop(trajectory.episode_id, None)
+
+    def _check(self, trajectory: Trajectory) -> None:
+        """Raises ValueError if the trajectory does not fit."""
+        length, layout = len(trajectory), self.layout
+        expected = {
+            "states": (length + 1, layout.state_size),
+            "observations": (length, layout.num_agents, layout.observation_size),
+            "actions": (length, layout.num_agents, layout.action_size),
+            "rewards": (length,),
+        }
+        for name, shape in expected.items():
+            if getattr(trajectory, name).shape != shape:
+                raise ValueError(
+                    f"A trajectory's {name} must have shape {shape}, not {getattr(trajectory, name).shape}."
+                )
+        if length > self.capacity:
+            raise ValueError(
+                f"A trajectory of {length} steps does not fit a replay buffer of {self.capacity} transitions: "
+                "raise replay_capacity."
+            )
+
+
+def states_to_count(trajectories: Iterable[Trajectory]) -> np.ndarray:
+    """(M, S): every state of the trajectories once; a continuation's first state was counted with the chunk before."""
+    return np.concatenate([t.states if t.is_start else t.states[1:] for t in trajectories])
+
+
+def _follow(links: torch.Tensor, rows: torch.Tensor, steps: int) -> list[torch.Tensor]:
+    """Rows 1, 2, ..., `steps` links away from `rows` (B,); -1 from where a link is missing."""
+    found = []
+    for _ in range(steps):
+        rows = torch.where(rows >= 0, links[rows.clamp(min=0)], -1)
+        found.append(rows)
+    return found

@@ -1,0 +1,185 @@
+"""Rewards and endings: a causal transformer over states and joint actions.
+
+Sequence of one window of H steps, two tokens per step:
+
+    position     0     1     2     3    ...   2H-2     2H-1
+    token       s_0   a_0   s_1   a_1   ...  s_{H-1}  a_{H-1}
+    predicts          r_0         r_1   ...           r_{H-1}      (and whether the episode goes on after the step)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rllib_dima.core.action_encoder import SumActionEncoder
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, in tensors of fixed size that are written in place.
+
+    Args:
+        num_layers: transformer blocks.
+        batch_size: B.
+        num_heads: attention heads.
+        max_tokens: 2H.
+        head_size: entries of a key.
+        like: a tensor of the wanted device and type.
+    """
+
+    def __init__(
+        self, num_layers: int, batch_size: int, num_heads: int, max_tokens: int, head_size: int, like: torch.Tensor
+    ) -> None:
+        shape = (num_layers, 2, batch_size, num_heads, max_tokens, head_size)
+        self.memory = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.length = 0
+
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes (B, heads, new, size) behind the tokens so far; returns all keys and values up to them."""
+        end = self.length + key.shape[2]
+        self.memory[layer, 0, :, :, self.length : end] = key
+        self.memory[layer, 1, :, :, self.length : end] = value
+        return self.memory[layer, 0, :, :, :end], self.memory[layer, 1, :, :, :end]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: causal self-attention and an MLP of four times the width."""
+
+    def __init__(self, layer: int, hp: Hyperparameters) -> None:
+        super().__init__()
+        size, self.layer = hp.reward_embedding_size, layer
+        self.num_heads, self.dropout = hp.reward_num_heads, hp.reward_dropout
+        self.norm1, self.norm2 = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.query_key_value = nn.Linear(size, 3 * size)
+        self.attention_out = nn.Linear(size, size)
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+
+    def forward(self, x: torch.Tensor, cache: KeyValueCache | None) -> torch.Tensor:
+        """x (B, M, D); with a cache the M tokens follow those in it."""
+        x = x + self._drop(self.attention_out(self._attend(self.norm1(x), cache)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: torch.Tensor, cache: KeyValueCache | None) -> torch.Tensor:
+        heads = self.query_key_value(x).unflatten(-1, (3, self.num_heads, -1))  # (B, M, 3, heads, size)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, M, size) each
+        dropout = self.dropout if self.training else 0.0
+        if cache is None:
+            out = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        else:
+            mask = _causal_mask(x.shape[1], cache.length, x.device)
+            key, value = cache.append(self.layer, key, value)
+            out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return out.transpose(1, 2).flatten(2)
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class RewardTermination(nn.Module):
+    """f_phi(s_<=t, a_<=t) -> reward r_t and logit of the episode continuing after step t.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        size = hp.reward_embedding_size
+        self.num_layers, self.num_heads, self.dropout = hp.reward_num_layers, hp.reward_num_heads, hp.reward_dropout
+        self.num_agents, self.max_tokens = layout.num_agents, 2 * hp.imagination_horizon
+        self.state_in = nn.Sequential(
+            nn.Linear(layout.state_size, size), nn.LayerNorm(size), nn.SiLU(), nn.Linear(size, size)
+        )
+        self.action_in = SumActionEncoder(1, layout.num_agents, layout.action_mask(), size, size)
+        self.position_embedding = nn.Parameter(torch.randn(self.max_tokens, size) * 0.02)
+        self.blocks = nn.ModuleList(Block(layer, hp) for layer in range(hp.reward_num_layers))
+        self.norm_out = nn.LayerNorm(size)
+        self.reward_head, self.continuation_head = _head(size), _head(size)
+
+    def forward(
+        self, states: torch.Tensor, actions: torch.Tensor, cache: KeyValueCache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards and continuation logits of M consecutive steps.
+
+        Args:
+            states: (B, M, S) normalised.
+            actions: (B, M, N, A).
+            cache: what came before; None for nothing. The M steps are added to it.
+
+        Returns:
+            (B, M) rewards and (B, M) logits.
+
+        Raises:
+            ValueError: if the steps exceed the horizon H.
+        """
+        start = 0 if cache is None else cache.length
+        x = self._embed(states, actions, start)
+        for block in self.blocks:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += x.shape[1]
+        outcome = self.norm_out(x[:, 1::2])  # (B, M, D) at the action tokens
+        return self.reward_head(outcome).squeeze(-1), self.continuation_head(outcome).squeeze(-1)
+
+    def new_cache(self, batch_size: int) -> KeyValueCache:
+        """An empty cache for B rollouts of up to H steps."""
+        like = self.position_embedding
+        head_size = like.shape[1] // self.num_heads
+        return KeyValueCache(self.num_layers, batch_size, self.num_heads, self.max_tokens, head_size, like)
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        terminated: torch.Tensor,
+        valid: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """SmoothL1 of the reward plus cross-entropy of the continuation, averaged over valid steps; eq. 23.
+
+        Valid steps come first in a window, and attention is causal, so what follows an episode's end cannot reach them.
+
+        Args:
+            states: (B, H, S) normalised.
+            actions: (B, H, N, A).
+            rewards: (B, H).
+            terminated: (B, H) bool; a time limit is not a termination.
+            valid: (B, H) bool.
+        """
+        predicted_rewards, logits = self(states, actions)
+        weight = valid.float() / valid.sum()
+        reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
+        ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
+        reward_loss, termination_loss = (reward_error * weight).sum(), (ending_error * weight).sum()
+        metrics = {"reward_loss": reward_loss.detach(), "termination_loss": termination_loss.detach()}
+        return reward_loss + termination_loss, metrics
+
+    def _embed(self, states: torch.Tensor, actions: torch.Tensor, start: int) -> torch.Tensor:
+        """Interleaved embeddings s, a, s, a, ...: (B, 2M, D)."""
+        batch_size, steps = states.shape[:2]
+        if start + 2 * steps > self.max_tokens:
+            raise ValueError(
+                f"The transformer holds {self.max_tokens // 2} steps, but was given {start // 2} + {steps}: "
+                "imagination_horizon bounds the length of a window."
+            )
+        everyone = torch.ones((), dtype=torch.bool, device=actions.device).expand(
+            batch_size * steps, 1, self.num_agents
+        )
+        joint = self.action_in(actions.flatten(0, 1).unsqueeze(1), everyone)  # (B * M, D)
+        tokens = torch.stack([self.state_in(states), joint.unflatten(0, (batch_size, steps))], dim=2)  # (B, M, 2, D)
+        x = tokens.flatten(1, 2) + self.position_embedding[start : start + 2 * steps]
+        return functional.dropout(x, self.dropout, self.training)
+
+
+def _head(size: int) -> nn.Sequential:
+    """A 3-layer MLP to one number."""
+    return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.GELU(), nn.Linear(size, 1))
+
+
+def _causal_mask(new: int, before: int, device: torch.device) -> torch.Tensor:
+    """(new, before + new) bool: new token i sees everything up to itself."""
+    return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)

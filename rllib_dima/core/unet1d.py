@@ -1,0 +1,177 @@
+"""The denoising network F_theta: a 1-D U-Net over a few time steps, conditioned by adaptive group norm.
+
+DIAMOND's 2-D U-Net (Alonso et al. 2024) with the L context states and the noisy next state in place of an image:
+length L + 1, one channel per state entry. Tensors are (B, length, channels), channels last: on sequences of 4, 2 and
+1 positions a convolution is then one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rllib_dima.core.hyperparameters import Hyperparameters
+
+
+class Conv3(nn.Module):
+    """Convolution of kernel 3 and padding 1 over the time axis, as one matrix product.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        zero: start as the zero map.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, zero: bool = False) -> None:
+        super().__init__()
+        reference = nn.Conv1d(channels_in, channels_out, 3)  # for its initialisation
+        self.weight = nn.Parameter(reference.weight.detach().permute(0, 2, 1).reshape(channels_out, -1))
+        self.bias = nn.Parameter(reference.bias.detach())
+        if zero:
+            nn.init.zeros_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, channels_in) -> (B, T, channels_out)."""
+        channels = x.shape[-1]
+        if x.shape[1] == 1:  # only the middle tap meets a position
+            return functional.linear(x, self.weight[:, channels : 2 * channels], self.bias)
+        padded = functional.pad(x, (0, 0, 1, 1))
+        taps = torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)  # (B, T, 3 * channels_in)
+        return functional.linear(taps, self.weight, self.bias)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """Group norm over (time, channels of a group), then x * (1 + scale) + shift with both from the condition."""
+
+    EPSILON = 1e-5
+
+    def __init__(self, channels: int, group_size: int, condition_size: int) -> None:
+        super().__init__()
+        self.groups = max(1, channels // group_size)
+        self.modulation = nn.Linear(condition_size, 2 * channels)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """x (B, T, C), condition (B, D) -> (B, T, C)."""
+        grouped = x.unflatten(-1, (self.groups, -1))  # (B, T, G, C / G)
+        variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)
+        normalized = ((grouped - mean) * (variance + self.EPSILON).rsqrt()).flatten(-2)
+        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, C) each
+        return torch.addcmul(shift, normalized, 1 + scale)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), both norms adaptive, the last convolution zero at the start."""
+
+    def __init__(self, channels_in: int, channels_out: int, hp: Hyperparameters) -> None:
+        super().__init__()
+        group, condition = hp.dynamics_group_size, hp.dynamics_condition_size
+        self.norm1 = AdaptiveGroupNorm(channels_in, group, condition)
+        self.conv1 = Conv3(channels_in, channels_out)
+        self.norm2 = AdaptiveGroupNorm(channels_out, group, condition)
+        self.conv2 = Conv3(channels_out, channels_out, zero=True)
+        self.skip = nn.Linear(channels_in, channels_out) if channels_in != channels_out else nn.Identity()
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """x (B, T, channels_in), condition (B, D) -> (B, T, channels_out)."""
+        hidden = self.conv1(functional.silu(self.norm1(x, condition)))
+        return self.skip(x) + self.conv2(functional.silu(self.norm2(hidden, condition)))
+
+
+class Downsample(nn.Module):
+    """Halves the time axis: a convolution of kernel 3 and stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv3(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) -> (B, T / 2, C), for even T."""
+        padded = functional.pad(x, (0, 0, 1, 0))  # position -1 is zero; the last tap never passes the end
+        taps = torch.cat([padded[:, :-1:2], x[:, ::2], x[:, 1::2]], dim=-1)  # (B, T / 2, 3 C)
+        return functional.linear(taps, self.conv.weight, self.conv.bias)
+
+
+class Upsample(nn.Module):
+    """Doubles the time axis: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv3(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) -> (B, 2 T, C)."""
+        return self.conv(x.repeat_interleave(2, dim=1))
+
+
+class UNet1d(nn.Module):
+    """The U-Net between conv_in and conv_out: levels going down, two middle blocks, mirrored levels with skips.
+
+    Each level has `dynamics_blocks_per_level` residual blocks on the way down and one more on the way up, where every
+    block reads the concatenation with what the way down kept. The time axis is padded with zeros at its old end to a
+    multiple of 2^(levels - 1), and cut again.
+
+    Args:
+        size: channels of input and output, S.
+        hp: network sizes.
+    """
+
+    def __init__(self, size: int, hp: Hyperparameters) -> None:
+        super().__init__()
+        channels, levels, blocks = hp.dynamics_channels, hp.dynamics_num_levels, hp.dynamics_blocks_per_level
+        self.multiple = 2 ** (levels - 1)
+        self.conv_in = Conv3(size, channels)
+        self.down = nn.ModuleList(_level(channels, channels, blocks, hp) for _ in range(levels))
+        self.downsample = nn.ModuleList(Downsample(channels) for _ in range(levels - 1))
+        self.middle = _level(channels, channels, 2, hp)
+        self.up = nn.ModuleList(_level(2 * channels, channels, blocks + 1, hp) for _ in range(levels))
+        self.upsample = nn.ModuleList(Upsample(channels) for _ in range(levels - 1))
+        self.norm_out = nn.GroupNorm(max(1, channels // hp.dynamics_group_size), channels)
+        self.conv_out = Conv3(channels, size, zero=True)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """x (B, T, S), condition (B, D) -> (B, T, S)."""
+        length = x.shape[1]
+        x = functional.pad(x, (0, 0, -length % self.multiple, 0))
+        x = self.conv_in(x)
+        kept = []
+        for level, blocks in enumerate(self.down):
+            kept.append(x)  # the level's input, for the extra block on the way up
+            for block in blocks:
+                x = block(x, condition)
+                kept.append(x)
+            if level < len(self.downsample):
+                x = self.downsample[level](x)
+        for block in self.middle:
+            x = block(x, condition)
+        for level, blocks in enumerate(self.up):
+            if level > 0:
+                x = self.upsample[level - 1](x)
+            for block in blocks:
+                x = block(torch.cat([x, kept.pop()], dim=-1), condition)
+        x = functional.silu(self.norm_out(x.transpose(1, 2)).transpose(1, 2))
+        return self.conv_out(x)[:, -length:]
+
+
+class FourierFeatures(nn.Module):
+    """Fixed random features of a scalar: cos and sin of 2 pi f c with normal frequencies f.
+
+    Args:
+        size: number of features, half of them cosines.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(size // 2))
+
+    def forward(self, c: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, size)."""
+        angles = 2 * math.pi * c.unsqueeze(-1) * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _level(channels_in: int, channels_out: int, blocks: int, hp: Hyperparameters) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(channels_in, channels_out, hp) for _ in range(blocks))

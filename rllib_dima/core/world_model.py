@@ -1,0 +1,106 @@
+"""The world model: state decoder, dynamics, and reward and termination, together an environment to imagine in.
+
+simulation = world_model.reset(start)          # start: windows of L real steps, L context states
+step = simulation.step(joint_action)           # reward, continuation, next state, next observations
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rllib_dima.core.diffusion import Diffusion
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.normalization import StateNormalizer
+from rllib_dima.core.replay_buffer import Window
+from rllib_dima.core.reward_termination import RewardTermination
+from rllib_dima.core.state_decoder import StateDecoder
+
+
+class ImaginedStep(NamedTuple):
+    """What an imagined joint action leads to: the same quantities that a real environment returns."""
+
+    states: torch.Tensor  # (B, S) next states, normalised
+    observations: torch.Tensor  # (B, N, O) next observations
+    rewards: torch.Tensor  # (B,)
+    continuations: torch.Tensor  # (B,) probability that the episode goes on
+
+
+class WorldModel(nn.Module):
+    """Three models and the state statistics that all of them read their states through (z, see `StateNormalizer`).
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        self.hp = hp
+        self.normalizer = StateNormalizer(layout.state_size)
+        self.state_decoder = StateDecoder(layout, hp)
+        self.dynamics = Diffusion(layout, hp)
+        self.reward_termination = RewardTermination(layout, hp)
+
+    def state_decoder_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 22 on single transitions (windows of W = 1)."""
+        return self.state_decoder.loss(self.normalizer(window.states[:, 0]), window.observations[:, 0])
+
+    def dynamics_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 9 on windows of L - 1 past steps, the anchor and U - 1 future steps."""
+        scale = self.hp.sigma_data
+        states, next_states = self.normalizer(window.states) * scale, self.normalizer(window.next_states) * scale
+        return self.dynamics.loss(states, window.actions, next_states, window.valid)
+
+    def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 23 on windows of H steps that begin at the anchor."""
+        states = self.normalizer(window.states)
+        return self.reward_termination.loss(states, window.actions, window.rewards, window.terminated, window.valid)
+
+    def reset(self, start: Window) -> Simulation:
+        """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present."""
+        return Simulation(self, start)
+
+
+class Simulation:
+    """B rollouts in progress inside a world model. Created by `WorldModel.reset`.
+
+    Attributes:
+        states: (B, S) present states, normalised.
+        observations: (B, N, O) present observations: the real ones at the start, decoded ones afterwards.
+    """
+
+    def __init__(self, world_model: WorldModel, start: Window) -> None:
+        assert start.states.shape[1] == world_model.hp.context_length, "a start holds L positions"
+        self._model = world_model
+        self._valid = start.valid  # (B, L)
+        self._context = world_model.normalizer(start.states) * start.valid.unsqueeze(-1)  # (B, L, S)
+        self._past_actions = start.actions[:, :-1]  # (B, L - 1, N, A)
+        self._cache = world_model.reward_termination.new_cache(len(start.states))
+        self.states, self.observations = self._context[:, -1], start.observations[:, -1]
+
+    def step(self, actions: torch.Tensor) -> ImaginedStep:
+        """Takes the joint action in the present states.
+
+        Args:
+            actions: (B, N, A) executed actions: continuous in [-1, 1], discrete one-hot.
+        """
+        reward, logit = self._model.reward_termination(self.states.unsqueeze(1), actions.unsqueeze(1), self._cache)
+        actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
+        self._advance(self._next_states(actions_in_context), actions_in_context)
+        return ImaginedStep(self.states, self.observations, reward.squeeze(1), logit.squeeze(1).sigmoid())
+
+    def _next_states(self, actions: torch.Tensor) -> torch.Tensor:
+        """(B, S), from the diffusion model's scale back to z."""
+        scale = self._model.hp.sigma_data
+        return self._model.dynamics.sample(self._context * scale, actions, self._valid) / scale
+
+    def _advance(self, states: torch.Tensor, actions: torch.Tensor) -> None:
+        """Shifts the context by one step to end in `states`."""
+        self._context = torch.cat([self._context[:, 1:], states.unsqueeze(1)], dim=1)
+        self._past_actions = actions[:, 1:]
+        self._valid = torch.cat([self._valid[:, 1:], torch.ones_like(self._valid[:, :1])], dim=1)
+        self.states, self.observations = states, self._model.state_decoder(states)
