@@ -44,41 +44,45 @@ class Conv3(nn.Module):
         return functional.linear(taps, self.weight, self.bias)
 
 
-class AdaptiveGroupNorm(nn.Module):
-    """Group norm over (time, channels of a group), then x * (1 + scale) + shift with both from the condition."""
+def adaptive_group_norm(x: torch.Tensor, groups: int, modulation: torch.Tensor) -> torch.Tensor:
+    """Group norm over (time, channels of a group) with eps 1e-5, then x * (1 + scale) + shift.
 
-    EPSILON = 1e-5
+    Args:
+        x: (B, T, C).
+        groups: G.
+        modulation: (B, 2 C), scale and shift.
+    """
+    scale, shift = modulation.unsqueeze(1).chunk(2, dim=-1)  # (B, 1, C) each
+    return torch.addcmul(shift, group_norm(x, groups), 1 + scale)
 
-    def __init__(self, channels: int, group_size: int, condition_size: int) -> None:
-        super().__init__()
-        self.groups = max(1, channels // group_size)
-        self.modulation = nn.Linear(condition_size, 2 * channels)
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """x (B, T, C), condition (B, D) -> (B, T, C)."""
-        grouped = x.unflatten(-1, (self.groups, -1))  # (B, T, G, C / G)
-        variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)
-        normalized = ((grouped - mean) * (variance + self.EPSILON).rsqrt()).flatten(-2)
-        scale, shift = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, C) each
-        return torch.addcmul(shift, normalized, 1 + scale)
+def group_norm(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """Group norm of (B, T, C) without learned scale, as one fused layer norm over each group's (time, channels)."""
+    grouped = x.unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, G, T, C / G)
+    normalized = functional.layer_norm(grouped, grouped.shape[2:], eps=1e-5)
+    return normalized.transpose(1, 2).flatten(-2)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), both norms adaptive, the last convolution zero at the start."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), both norms adaptive, the last convolution zero at the start.
 
-    def __init__(self, channels_in: int, channels_out: int, hp: Hyperparameters) -> None:
+    Attributes:
+        modulation_sizes: entries of the modulation of its two norms.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, group_size: int) -> None:
         super().__init__()
-        group, condition = hp.dynamics_group_size, hp.dynamics_condition_size
-        self.norm1 = AdaptiveGroupNorm(channels_in, group, condition)
+        self.groups = max(1, channels_in // group_size), max(1, channels_out // group_size)
+        self.modulation_sizes = 2 * channels_in, 2 * channels_out
         self.conv1 = Conv3(channels_in, channels_out)
-        self.norm2 = AdaptiveGroupNorm(channels_out, group, condition)
         self.conv2 = Conv3(channels_out, channels_out, zero=True)
         self.skip = nn.Linear(channels_in, channels_out) if channels_in != channels_out else nn.Identity()
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """x (B, T, channels_in), condition (B, D) -> (B, T, channels_out)."""
-        hidden = self.conv1(functional.silu(self.norm1(x, condition)))
-        return self.skip(x) + self.conv2(functional.silu(self.norm2(hidden, condition)))
+    def forward(self, x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        """x (B, T, channels_in), modulation (B, sum of modulation_sizes) -> (B, T, channels_out)."""
+        first, second = modulation.split(self.modulation_sizes, dim=-1)
+        hidden = self.conv1(functional.silu(adaptive_group_norm(x, self.groups[0], first)))
+        return self.skip(x) + self.conv2(functional.silu(adaptive_group_norm(hidden, self.groups[1], second)))
 
 
 class Downsample(nn.Module):
@@ -112,7 +116,8 @@ class UNet1d(nn.Module):
 
     Each level has `dynamics_blocks_per_level` residual blocks on the way down and one more on the way up, where every
     block reads the concatenation with what the way down kept. The time axis is padded with zeros at its old end to a
-    multiple of 2^(levels - 1), and cut again.
+    multiple of 2^(levels - 1), and cut again. The scales and shifts of all norms come from the condition in one
+    matrix product.
 
     Args:
         size: channels of input and output, S.
@@ -122,38 +127,44 @@ class UNet1d(nn.Module):
     def __init__(self, size: int, hp: Hyperparameters) -> None:
         super().__init__()
         channels, levels, blocks = hp.dynamics_channels, hp.dynamics_num_levels, hp.dynamics_blocks_per_level
+        group = hp.dynamics_group_size
         self.multiple = 2 ** (levels - 1)
+        self.groups_out = max(1, channels // group)
         self.conv_in = Conv3(size, channels)
-        self.down = nn.ModuleList(_level(channels, channels, blocks, hp) for _ in range(levels))
+        self.down = nn.ModuleList(_level(channels, channels, blocks, group) for _ in range(levels))
         self.downsample = nn.ModuleList(Downsample(channels) for _ in range(levels - 1))
-        self.middle = _level(channels, channels, 2, hp)
-        self.up = nn.ModuleList(_level(2 * channels, channels, blocks + 1, hp) for _ in range(levels))
+        self.middle = _level(channels, channels, 2, group)
+        self.up = nn.ModuleList(_level(2 * channels, channels, blocks + 1, group) for _ in range(levels))
         self.upsample = nn.ModuleList(Upsample(channels) for _ in range(levels - 1))
-        self.norm_out = nn.GroupNorm(max(1, channels // hp.dynamics_group_size), channels)
+        self.scale_out, self.shift_out = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.conv_out = Conv3(channels, size, zero=True)
+        in_order = [block for level in (*self.down, self.middle, *self.up) for block in level]
+        self.modulation_sizes = [sum(block.modulation_sizes) for block in in_order]
+        self.modulation = nn.Linear(hp.dynamics_condition_size, sum(self.modulation_sizes))
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """x (B, T, S), condition (B, D) -> (B, T, S)."""
         length = x.shape[1]
+        modulations = iter(self.modulation(condition).split(self.modulation_sizes, dim=-1))
         x = functional.pad(x, (0, 0, -length % self.multiple, 0))
         x = self.conv_in(x)
         kept = []
         for level, blocks in enumerate(self.down):
             kept.append(x)  # the level's input, for the extra block on the way up
             for block in blocks:
-                x = block(x, condition)
+                x = block(x, next(modulations))
                 kept.append(x)
             if level < len(self.downsample):
                 x = self.downsample[level](x)
         for block in self.middle:
-            x = block(x, condition)
+            x = block(x, next(modulations))
         for level, blocks in enumerate(self.up):
             if level > 0:
                 x = self.upsample[level - 1](x)
             for block in blocks:
-                x = block(torch.cat([x, kept.pop()], dim=-1), condition)
-        x = functional.silu(self.norm_out(x.transpose(1, 2)).transpose(1, 2))
-        return self.conv_out(x)[:, -length:]
+                x = block(torch.cat([x, kept.pop()], dim=-1), next(modulations))
+        x = torch.addcmul(self.shift_out, group_norm(x, self.groups_out), self.scale_out)
+        return self.conv_out(functional.silu(x))[:, -length:]
 
 
 class FourierFeatures(nn.Module):
@@ -173,5 +184,5 @@ class FourierFeatures(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _level(channels_in: int, channels_out: int, blocks: int, hp: Hyperparameters) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(channels_in, channels_out, hp) for _ in range(blocks))
+def _level(channels_in: int, channels_out: int, blocks: int, group_size: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(channels_in, channels_out, group_size) for _ in range(blocks))
