@@ -1,0 +1,163 @@
+"""Which observation, state and action spaces DIMA accepts, and how its actions become the environment's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+
+def box_size(space: gymnasium.Space | None, owner: str) -> int:
+    """Number of entries of a Box of any shape, once flattened.
+
+    Args:
+        space: the space.
+        owner: whose space it is, for the error, as in "The observation space of agent 'a'".
+
+    Raises:
+        ValueError: the space is missing, is not a Box or has no entries.
+    """
+    if not isinstance(space, Box):
+        raise ValueError(
+            f"{owner} is {space}, but DIMA needs a gymnasium.spaces.Box of any shape. Convert it in the environment, "
+            "for example with gymnasium.spaces.flatten_space(space) and gymnasium.spaces.flatten(space, value)."
+        )
+    size = int(np.prod(space.shape))
+    if size < 1:
+        raise ValueError(f"{owner} has shape {space.shape}, without any entry; it needs at least one.")
+    return size
+
+
+class BoxAction:
+    """One agent's continuous actions: the leading entries of a padded vector in [-1, 1], rescaled to its own bounds.
+
+    Args:
+        agent: whose actions these are, for errors.
+        space: the agent's own action space; bounded, of floating-point entries.
+
+    Attributes:
+        size: real entries of the agent's action vector.
+
+    Raises:
+        ValueError: a bound is infinite, or the entries are integers.
+    """
+
+    kind = "continuous"
+
+    def __init__(self, agent: object, space: Box) -> None:
+        self.size = box_size(space, f"The action space of agent {agent!r}")
+        if not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"The action space of agent {agent!r} is a Box of {space.dtype}, but DIMA needs float entries. "
+                "Use a float Box, or a gymnasium.spaces.Discrete for a choice among numbered actions."
+            )
+        if not np.isfinite([space.low, space.high]).all():
+            raise ValueError(
+                f"The action space of agent {agent!r} is {space}, but DIMA needs finite bounds, because its policy "
+                "acts in [-1, 1] and is rescaled to them. Give the Box finite low and high."
+            )
+        self._agent, self._space = agent, space
+        self._center = (space.high.astype(np.float64) + space.low) / 2
+        self._half_range = (space.high.astype(np.float64) - space.low) / 2
+
+    def to_env(self, action: Any, width: int) -> np.ndarray:
+        """The environment's form of an action; entries outside [-1, 1] are clipped first.
+
+        Args:
+            action: (A,) padded action.
+            width: A.
+
+        Returns:
+            Array of the shape and the dtype of the agent's own space, within its bounds.
+
+        Raises:
+            ValueError: wrong shape, or entries that are NaN or infinite.
+        """
+        action = finite_action(self._agent, action, width)[: self.size]
+        unit = np.clip(action, -1.0, 1.0).astype(np.float64).reshape(self._space.shape)
+        scaled = (self._center + self._half_range * unit).astype(self._space.dtype)
+        return np.clip(scaled, self._space.low, self._space.high)  # rounding may have passed a bound
+
+
+class DiscreteAction:
+    """One agent's discrete actions: a number below `size`, counted from the first action of its own space.
+
+    Args:
+        agent: whose actions these are, for errors.
+        space: the agent's own action space.
+
+    Attributes:
+        size: number of choices the agent really has.
+    """
+
+    kind = "discrete"
+
+    def __init__(self, agent: object, space: Discrete) -> None:
+        self.size = int(space.n)
+        self._agent, self._start = agent, int(space.start)
+
+    def to_env(self, action: Any, width: int) -> int:
+        """The environment's form of an action.
+
+        Args:
+            action: an integer in [0, size).
+            width: number of choices of the agent that has most, for the error.
+
+        Raises:
+            ValueError: not an integer, or outside the agent's own choices.
+        """
+        choice = np.asarray(action)
+        if choice.ndim != 0 or not np.issubdtype(choice.dtype, np.integer):
+            raise ValueError(
+                f"The action of agent {self._agent!r} is {action!r}, but it must be a single integer below {self.size}."
+            )
+        if not 0 <= choice < self.size:
+            raise ValueError(
+                f"The action of agent {self._agent!r} is {int(choice)}, but it has only the choices 0 to "
+                f"{self.size - 1} (the shared action space has {width}). Mask the others with layout.action_mask()."
+            )
+        return int(choice) + self._start
+
+
+def agent_action(agent: object, space: gymnasium.Space | None) -> BoxAction | DiscreteAction:
+    """The translation of one agent's actions.
+
+    Raises:
+        ValueError: the space is neither a bounded float Box nor a Discrete.
+    """
+    if isinstance(space, Box):
+        return BoxAction(agent, space)
+    if isinstance(space, Discrete):
+        return DiscreteAction(agent, space)
+    raise ValueError(
+        f"The action space of agent {agent!r} is {space}, but DIMA needs a bounded float gymnasium.spaces.Box or a "
+        "gymnasium.spaces.Discrete. Flatten Dict and Tuple actions into one Box, and number the combinations of a "
+        "MultiDiscrete or MultiBinary with one Discrete, in the environment."
+    )
+
+
+def finite_action(agent: object, action: Any, size: int) -> np.ndarray:
+    """(size,) array of a continuous action.
+
+    Args:
+        agent: whose action it is, for errors.
+        action: what was given.
+        size: expected number of entries.
+
+    Raises:
+        ValueError: wrong shape, not numbers, or entries that are NaN or infinite.
+    """
+    action = np.asarray(action)
+    if action.shape != (size,) or action.dtype.kind not in "fiu":
+        raise ValueError(
+            f"The action of agent {agent!r} has shape {action.shape} and dtype {action.dtype}, but it must be "
+            f"{size} numbers, shape ({size},), in [-1, 1]."
+        )
+    if not np.isfinite(action).all():
+        raise ValueError(
+            f"The action of agent {agent!r} has NaN or infinite entries: {action.tolist()}. The policy that computed "
+            "it has most likely diverged; look for NaN in its losses and lower its learning rate."
+        )
+    return action
