@@ -1,0 +1,135 @@
+"""Does it learn, and how fast? Learning curves of several seeds and conditioning modes, through RLlib.
+
+    python benchmarks/learning.py                                         # 3 seeds x 2 modes, two processes at a time
+    python benchmarks/learning.py --table                                 # the table of what has been run
+    python benchmarks/learning.py --one sequential 0                      # one run in this process
+
+Each run trains HalfCheetah-2x3 with the nano preset for 30,000 environment steps on one thread. Every 2,500 steps
+the deterministic policy plays 5 episodes. Curves go to benchmarks/results/learning_<task>_<mode>_<seed>.json
+after every evaluation, with a checkpoint beside them in results/learning, from which an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+RESULTS, CHECKPOINTS = HERE / "results", HERE.parent / "results" / "learning"
+EVALUATE_EVERY, EVALUATION_EPISODES = 2500, 5
+
+
+def result_file(task: str, mode: str, seed: int) -> Path:
+    """Where a run's curve is kept."""
+    return RESULTS / f"learning_{task}_{mode}_{seed}.json"
+
+
+def build_config(task: str, mode: str, seed: int, model_size: str, settings: dict):
+    """The preset as it is, with the conditioning mode and the seed."""
+    from rllib_dima import DIMAConfig
+
+    return (
+        DIMAConfig()
+        .environment(f"mamujoco_{task}")
+        .training(model_size=model_size, conditioning=mode, **settings)
+        .evaluation(evaluation_duration=EVALUATION_EPISODES)
+        .reporting(metrics_num_episodes_for_smoothing=3)
+        .debugging(seed=seed)
+    )
+
+
+def run(args: argparse.Namespace, mode: str, seed: int) -> None:
+    """One run to the end, from its checkpoint if there is one."""
+    from rllib_dima import DIMA
+
+    torch.set_num_threads(1)
+    file, checkpoint = result_file(args.task, mode, seed), CHECKPOINTS / f"{args.task}_{mode}_{seed}"
+    settings = json.loads(args.set)
+    if checkpoint.exists():
+        algo, record = DIMA.from_checkpoint(str(checkpoint)), json.loads(file.read_text())
+    else:
+        algo = build_config(args.task, mode, seed, args.model_size, settings).build()
+        record = {"task": args.task, "conditioning": mode, "seed": seed, "model_size": args.model_size}
+        record |= {"settings": settings, "torch": torch.__version__, "threads": 1, "curve": [], "seconds": 0.0}
+    steps = record["curve"][-1]["steps"] if record["curve"] else 0
+    start = time.monotonic() - record["seconds"]
+    while steps < args.steps:
+        result = algo.train()
+        steps = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
+        if steps % EVALUATE_EVERY == 0:
+            sampled = result["env_runners"].get("episode_return_mean", float("nan"))
+            evaluation = algo.evaluate()["env_runners"]
+            record["seconds"] = round(time.monotonic() - start, 1)
+            point = {"steps": steps, "deterministic": round(evaluation["episode_return_mean"], 1)}
+            point |= {"sampled": round(sampled, 1), "seconds": record["seconds"]}
+            record["curve"].append(point)
+            print(mode, seed, point, flush=True)
+            algo.save_to_path(str(checkpoint))
+            RESULTS.mkdir(exist_ok=True)
+            file.write_text(json.dumps(record, indent=1) + "\n")
+    algo.stop()
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """All runs, `--processes` at a time, one thread each."""
+    waiting = list(itertools.product(args.seeds, args.conditioning))
+    running: list[subprocess.Popen] = []
+    common = ["--task", args.task, "--steps", str(args.steps), "--model-size", args.model_size, "--set", args.set]
+    while waiting or running:
+        running = [process for process in running if process.poll() is None]
+        while waiting and len(running) < args.processes:
+            seed, mode = waiting.pop(0)
+            command = [sys.executable, __file__, "--one", mode, str(seed), *common]
+            running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+        time.sleep(1)
+    table(args)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Prints the curves of all runs of the task, and the mean over seeds of the last evaluation of each mode."""
+    for mode in args.conditioning:
+        records = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"learning_{args.task}_{mode}_*.json"))]
+        if not records:
+            continue
+        print(f"\n{args.task}, {mode}: return of the deterministic policy / of the sampled actions of training")
+        print(f"{'steps':>7}", *(f"{'seed ' + str(r['seed']):>15}" for r in records))
+        for points in zip(*(r["curve"] for r in records), strict=False):
+            cells = (f"{p['deterministic']:>7.0f} /{p['sampled']:>6.0f}" for p in points)
+            print(f"{points[0]['steps']:>7}", *cells)
+        last = [r["curve"][-1]["deterministic"] for r in records]
+        minutes = ", ".join(f"{r['seconds'] / 60:.1f}" for r in records)
+        print(f"last evaluation: {np.mean(last):.0f} +- {np.std(last):.0f} over {len(last)} seeds; minutes: {minutes}")
+
+
+def main() -> None:
+    """Runs everything, one run, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="halfcheetah_2x3")
+    parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--model-size", default="nano")
+    parser.add_argument("--set", default="{}", help="further hyperparameters as JSON")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--one", nargs=2, metavar=("MODE", "SEED"), help="one run in this process")
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    args = parser.parse_args()
+    if args.table:
+        table(args)
+    elif args.one:
+        run(args, args.one[0], int(args.one[1]))
+    else:
+        run_all(args)
+
+
+if __name__ == "__main__":
+    main()
