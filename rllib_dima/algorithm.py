@@ -1,0 +1,213 @@
+"""`DIMA`: the algorithm as RLlib runs it. `training_step` is the paper's Algorithm 1."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pyarrow.fs
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EVALUATION_RESULTS,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    TIMERS,
+)
+
+from rllib_dima.config import DIMAConfig
+from rllib_dima.env_runner import make_cooperative_env
+from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
+from rllib_dima.rl_modules import POLICY_ID
+
+
+class DIMA(Algorithm):
+    """Multi-agent reinforcement learning inside a diffusion world model.
+
+    "Revisiting Multi-Agent World Modeling from a Diffusion-Inspired Perspective", NeurIPS 2025.
+    """
+
+    @classmethod
+    def get_default_config(cls) -> DIMAConfig:
+        """The paper's settings."""
+        return DIMAConfig()
+
+    def training_step(self) -> None:
+        """One iteration of the paper's Algorithm 1.
+
+        1. Collect `env_steps_per_iteration` real steps with the current policy.
+        2. Add them to the replay buffer; train the state decoder, the diffusion dynamics and the reward and
+           termination model on it; imagine rollouts from it and train actor and critic on those. This is one call of
+           `DIMALearner.update()`; `rllib_dima.core.trainer.Trainer.train_iteration()` spells it out.
+        3. Send the new policy, and only the policy, to the environment runners.
+        """
+        with self._timed("collect"):
+            episodes = self._collect()
+        if not episodes:
+            return self._count_empty_iteration()
+        self._num_empty_iterations = 0
+
+        with self._timed("learn"):
+            results = self.learner_group.update(
+                training_data=BroadcastTrainingData(episodes=episodes),
+                timesteps={
+                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
+                        (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
+                    )
+                },
+            )
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+        with self._timed("send_policy"):
+            self._send_policy()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Builds runners and learners.
+
+        Raises:
+            ValueError: if DIMA cannot train on the environment (also if it was built in a remote runner).
+            RuntimeError: if the remote runners failed for a reason that does not show in this process.
+        """
+        self._num_empty_iterations = 0
+        try:
+            super().setup(config)
+        except IndexError as error:
+            if self.config.num_env_runners == 0:
+                raise
+            self._explain_dead_runners(error)
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Returns of the deterministic policy in separate environments, built on the first call if not before."""
+        if self.eval_env_runner_group is None:
+            self.eval_env_runner_group = self._make_evaluation_runners()
+        return super().evaluate(parallel_train_future)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Sets the state, also one older than the present one."""
+        self._forget_weights_versions()
+        super().set_state(state)
+
+    def save_to_path(
+        self,
+        path: str | pathlib.Path | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        filesystem: pyarrow.fs.FileSystem | None = None,
+        use_msgpack: bool = False,
+    ) -> str:
+        """Saves a checkpoint and checks that the learner's part, which may have been written elsewhere, is whole.
+
+        Raises:
+            RuntimeError: if the learner's files are missing.
+        """
+        saved = super().save_to_path(path, state=state, filesystem=filesystem, use_msgpack=use_msgpack)
+        if state is None or COMPONENT_LEARNER_GROUP in state:
+            self._check_learner_was_saved(saved, filesystem or _filesystem(path))
+        return saved
+
+    def restore_from_path(self, path: str | pathlib.Path, *args: Any, **kwargs: Any) -> None:
+        """Restores a checkpoint, also one older than the present state.
+
+        Raises:
+            RuntimeError: if a remote learner failed to load it.
+        """
+        self._forget_weights_versions()
+        super().restore_from_path(path, *args, **kwargs)
+        if self.learner_group.is_remote:
+            healthy = len(self.learner_group._worker_manager.healthy_actor_ids())
+            if healthy < len(self.learner_group):
+                raise RuntimeError(
+                    f"Only {healthy} of {len(self.learner_group)} learners could restore {path}; "
+                    "the learners' errors are in Ray's log above."
+                )
+        self._send_policy()  # RLlib does so for local paths only
+
+    def _collect(self) -> list[MultiAgentEpisode]:
+        """Exactly `env_steps_per_iteration` steps, summed over all runners, as episodes and chunks of episodes."""
+        episodes, results = synchronous_parallel_sample(
+            worker_set=self.env_runner_group,
+            max_env_steps=self.config.total_train_batch_size,
+            sample_timeout_s=self.config.sample_timeout_s,
+            _uses_new_env_runners=True,
+            _return_metrics=True,
+        )
+        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        return episodes
+
+    def _send_policy(self) -> None:
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, policies=[POLICY_ID], inference_only=True
+        )
+
+    def _timed(self, phase: str) -> Any:
+        """Logs seconds as timers/<phase>_s. (RLlib's own timers are slow averages that stay near their first value.)"""
+        return self.metrics.log_time((TIMERS, f"{phase}_s"), reduce="mean", window=1)
+
+    def _count_empty_iteration(self) -> None:
+        """Allows for runners that are being restarted, but not for ever."""
+        self._num_empty_iterations += 1
+        tolerated = self.config.num_consecutive_env_runner_failures_tolerance
+        if self._num_empty_iterations > tolerated:
+            raise RuntimeError(
+                f"No environment runner returned a step in {self._num_empty_iterations} iterations in a row. Their "
+                "errors are in Ray's log above; slow environments need a larger sample_timeout_s."
+            )
+
+    def _compile_iteration_results(
+        self, *, train_results: dict[str, Any], eval_results: dict[str, Any]
+    ) -> dict[str, Any]:
+        """RLlib's results without the last evaluation's, which it repeats in the iterations after it."""
+        train_results = {key: value for key, value in train_results.items() if key != EVALUATION_RESULTS}
+        return super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
+
+    def _make_evaluation_runners(self) -> EnvRunnerGroup:
+        _, env_creator = self._get_env_id_and_creator(self.evaluation_config.env, self.evaluation_config)
+        return EnvRunnerGroup(
+            env_creator=env_creator,
+            config=self.evaluation_config,
+            logdir=self.logdir,
+            tune_trial_id=self.trial_id,
+            pg_offset=self.config.num_env_runners,
+        )
+
+    def _forget_weights_versions(self) -> None:
+        """Runners refuse weights older than theirs; after this they take those of a restored checkpoint."""
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                group.foreach_env_runner(_forget_weights_version)
+
+    def _check_learner_was_saved(self, saved: str, filesystem: pyarrow.fs.FileSystem) -> None:
+        """RLlib ignores the error of a remote learner that could not save itself; the missing files show it."""
+        folder = pathlib.PurePosixPath(saved) / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER
+        last_written = REPLAY_FILE_NAME if self.config.checkpoint_replay else "class_and_ctor_args.pkl"
+        if filesystem.get_file_info((folder / last_written).as_posix()).type != pyarrow.fs.FileType.File:
+            raise RuntimeError(
+                f"The checkpoint {saved} is incomplete: the learner did not write {folder.name}/{last_written}. "
+                "Check the disk space at that path and the learner's error in Ray's log above."
+            )
+
+    def _explain_dead_runners(self, error: Exception) -> None:
+        """Raises what kept the remote runners from being built; RLlib reports only that there are none."""
+        make_cooperative_env(self.config, EnvContext(self.config.env_config, worker_index=0)).close()
+        raise RuntimeError(
+            f"The environment runners could not be built, although {self.config.env!r} can be built in this process. "
+            "Their errors are in Ray's log above. rllib_dima and the environment's packages must be installed on every "
+            "node, and at least one CPU must be free per runner."
+        ) from error
+
+
+def _forget_weights_version(runner: Any) -> None:
+    runner.forget_weights_version()
+
+
+def _filesystem(path: str | pathlib.Path | None) -> pyarrow.fs.FileSystem:
+    """The file system that a checkpoint path or URI names."""
+    if path is not None and "://" in str(path):
+        return pyarrow.fs.FileSystem.from_uri(str(path))[0]
+    return pyarrow.fs.LocalFileSystem()

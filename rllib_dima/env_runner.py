@@ -1,0 +1,165 @@
+"""`DIMAEnvRunner`: RLlib's multi-agent runner plus what DIMA needs from an environment.
+
+Every environment is wrapped in `CooperativeEnv`, so that episodes carry the global state, the team reward and an
+unambiguous end. The runner holds the policy only and never reads the state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+from ray.rllib.env.utils import _gym_env_creator
+from ray.rllib.env.vector.sync_vector_multi_agent_env import SyncVectorMultiAgentEnv
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from rllib_dima.envs import WRAPPER_CONFIG_KEYS
+from rllib_dima.envs.base import CooperativeEnv
+
+LAYOUT_KEY = "__layout__"
+
+
+def make_cooperative_env(config: AlgorithmConfig, context: EnvContext) -> CooperativeEnv:
+    """The environment of `config`, built and wrapped.
+
+    Args:
+        config: its `env` is an id known to Ray or gymnasium, or a class.
+        context: settings of the environment and of its wrapper, and the indices of its worker.
+
+    Raises:
+        TypeError: if the environment is no `MultiAgentEnv`.
+        ValueError: if DIMA cannot train on the environment for another reason (see `CooperativeEnv`).
+    """
+    wrapper_settings = {key: context[key] for key in WRAPPER_CONFIG_KEYS if key in context}
+    own = context.copy_with_overrides()
+    for key in wrapper_settings:
+        del own[key]
+    env = _creator(config.env)(own)
+    return CooperativeEnv(env.unwrapped if isinstance(env, gym.Wrapper) else env, **wrapper_settings)
+
+
+def _creator(env: str | type) -> Callable[[EnvContext], gym.Env]:
+    """What builds an environment, in the order in which RLlib looks: Ray's registry, then a class or gymnasium's."""
+    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
+        return _global_registry.get(ENV_CREATOR, env)
+    return partial(_gym_env_creator, env_descriptor=env)
+
+
+class DIMAEnvRunner(MultiAgentEnvRunner):
+    """Collects episodes of joint transitions with the current policy.
+
+    Differences from RLlib's runner: environments are wrapped in `CooperativeEnv`; `get_spaces()` also tells the
+    learners the `AgentLayout`; returns are the team's, not the sum over agents; sampling noise comes from a private
+    random stream and runs on one thread.
+    """
+
+    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self._noise_seed = self._seed if self._seed is not None else int.from_bytes(os.urandom(4), "little")
+        self._num_sample_calls = 0
+
+    def sample(self, **kwargs: Any) -> list[MultiAgentEpisode]:
+        """Episodes and episode chunks of the asked length; arguments as in RLlib."""
+        with _single_thread(), self._own_noise():
+            return super().sample(**kwargs)
+
+    def make_env(self) -> None:
+        """Builds the wrapped environments; called again after a failure."""
+        if self.env is not None:
+            self.env.close()
+        context = self._env_context()
+        self.env = SyncVectorMultiAgentEnv(
+            [
+                partial(make_cooperative_env, self.config, context.copy_with_overrides(vector_index=index))
+                for index in range(self.config.num_envs_per_env_runner)
+            ]
+        )
+        self.num_envs = self.env.num_envs
+        self._needs_initial_reset = True
+        make_callback(
+            "on_environment_created",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_environment_created,
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, "env": self.env, "env_context": context},
+        )
+
+    def make_module(self) -> None:
+        """Builds the policy, in evaluation mode from the start."""
+        super().make_module()
+        self.module.foreach_module(lambda _, module: module.eval())
+
+    def get_spaces(self) -> dict[str, Any]:
+        """RLlib's spaces by module id, and the `AgentLayout` under `LAYOUT_KEY` for the learners' networks."""
+        if self.env is None:
+            return self.spaces
+        return {**super().get_spaces(), LAYOUT_KEY: self.env.envs[0].layout}
+
+    def forget_weights_version(self) -> None:
+        """Makes the runner accept the next weights it is sent, also those of an older checkpoint."""
+        self._weights_seq_no = 0
+
+    def _env_context(self) -> EnvContext:
+        return EnvContext(
+            self.config.env_config,
+            worker_index=self.worker_index or 0,
+            num_workers=self.config.num_env_runners,
+            remote=False,
+        )
+
+    def _try_env_step(self, actions: list[dict[str, Any]]) -> Any:
+        try:
+            return super()._try_env_step(actions)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Environment {self.config.env!r} failed in step(): {error.__cause__}"
+            ) from error.__cause__
+
+    def _log_episode_metrics(
+        self,
+        length: int,
+        ret: float,
+        sec: float,
+        agents: dict[str, float] | None = None,
+        modules: dict[str, float] | None = None,
+        agent_steps: dict[str, int] | None = None,
+    ) -> None:
+        """Logs the team's return. Every agent holds the team reward, so RLlib's sum over agents counts it N times."""
+        if agents:
+            ret = next(iter(agents.values()))
+            modules = dict.fromkeys(modules, ret)
+        super()._log_episode_metrics(length, ret, sec, agents, modules, agent_steps)
+
+    @contextlib.contextmanager
+    def _own_noise(self) -> Iterator[None]:
+        """Draws action noise from a stream of this runner's own.
+
+        A local runner shares torch's global generator with the learner and with evaluation; without this, evaluating
+        or resuming would change what training draws.
+        """
+        entropy = [self._noise_seed, self.num_env_steps_sampled_lifetime, self._num_sample_calls]
+        self._num_sample_calls += 1
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+            yield
+
+
+@contextlib.contextmanager
+def _single_thread() -> Iterator[None]:
+    """Runs torch on one thread: the policy is tiny, and waking more threads for it costs far more than it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,143 @@
+"""Names, types, ranges and precedence of hyperparameters."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rllib_dima.core.hyperparameters import FAMILIES, FIELD_NAMES, MODEL_SIZES, Hyperparameters, check_name, resolve
+
+FIELDS = dataclasses.fields(Hyperparameters)
+
+
+def test_defaults_are_the_papers():
+    hp = Hyperparameters()
+    paper = {
+        "context_length": 3, "imagination_horizon": 15, "num_imagined_rollouts": 600, "lambda_": 0.95, "gamma": 0.99,
+        "entropy_coeff": 0.001, "clip_param": 0.1, "ppo_epochs": 5, "policy_updates_per_iteration": 4,
+        "decoder_lr": 3e-4, "dynamics_lr": 1e-4, "reward_lr": 1e-4, "actor_lr": 5e-4, "critic_lr": 5e-4,
+        "decoder_batch_size": 256, "dynamics_batch_size": 64, "reward_batch_size": 128, "replay_capacity": 250_000,
+        "decoder_updates_per_iteration": 200, "dynamics_updates_per_iteration": 200, "sigma_data": 0.5,
+        "reward_updates_per_iteration": 200, "env_steps_per_iteration": 200, "dynamics_grad_clip": 1.0,
+        "noise_log_mean": -0.4, "noise_log_std": 1.2, "sampler_sigma_max": 5.0, "sampler_sigma_min": 2e-3,
+        "sampler_rho": 7.0, "conditioning": "sequential", "conditioning_order": "descending",
+        "sampler_solver": "euler", "decoder_fsq_levels": (8, 6, 5), "reward_embedding_size": 256,
+        "reward_num_layers": 6, "reward_num_heads": 4, "reward_dropout": 0.1, "adam_epsilon": 1e-5,
+        "dynamics_condition_size": 256, "dynamics_channels": 64, "decoder_hidden_size": 512, "decoder_num_layers": 3,
+    }  # fmt: skip
+    assert {name: getattr(hp, name) for name in paper} == paper
+
+
+def test_every_hyperparameter_is_documented():
+    assert all(field.metadata["doc"].endswith((".", ").")) for field in FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("gama", "Did you mean 'gamma'"), ("dynamics_learning", "dynamics_"), ("xyzzy", "Known: actor_grad_clip, ")],
+)
+def test_unknown_names_are_refused_with_the_nearest(name, hint):
+    with pytest.raises(ValueError, match=f"Unknown hyperparameter '{name}'. .*{hint}"):
+        resolve({name: 1})
+
+
+def test_unknown_presets_and_words_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="Unknown model_size 'nanno'. Did you mean 'nano'"):
+        resolve({}, model_size="nanno")
+    with pytest.raises(ValueError, match="Unknown conditioning 'sequentiel'. Did you mean 'sequential'"):
+        resolve({"conditioning": "sequentiel"})
+    check_name("a", ["a", "b"], "letter")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ppo_epochs", True), ("ppo_epochs", 5.0), ("ppo_epochs", "5"), ("gamma", True), ("gamma", "0.9"),
+        ("gamma", [0.9]), ("normalize_values", 1), ("normalize_values", "yes"), ("decoder_fsq_levels", 8),
+        ("decoder_fsq_levels", ()), ("decoder_fsq_levels", (8.0, 6)), ("decoder_fsq_levels", (True, 6)),
+    ],
+)  # fmt: skip
+def test_values_of_other_types_are_refused(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        resolve({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("gamma", 1.5, "gamma must be at least 0.0 and at most 1.0, but is 1.5"),
+        ("gamma", float("nan"), "gamma must be finite"),
+        ("actor_lr", float("inf"), "actor_lr must be finite"),
+        ("ppo_epochs", 0, "ppo_epochs must be at least 1, but is 0"),
+        ("decoder_fsq_levels", (8, 2), "decoder_fsq_levels must be at least 3, but is 2"),
+        ("reward_dropout", 1.0, "at most 0.99"),
+        ("dynamics_condition_size", 9, "must be even, but is 9"),
+        ("reward_embedding_size", 30, r"\(30\) must be a multiple of reward_num_heads \(4\)"),
+        ("sampler_sigma_min", 6.0, r"sampler_sigma_min \(6.0\) exceeds sampler_sigma_max \(5.0\)"),
+        ("noise_sigma_min", 30.0, r"noise_sigma_min \(30.0\) exceeds noise_sigma_max \(20.0\)"),
+    ],
+)
+def test_values_out_of_range_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        resolve({name: value})
+
+
+@pytest.mark.parametrize("field", [f for f in FIELDS if f.metadata["low"] is not None], ids=lambda field: field.name)
+def test_every_lower_limit_is_enforced(field):
+    below = field.metadata["low"] - 1
+    with pytest.raises(ValueError, match=f"{field.name} must be at least"):
+        resolve({field.name: (below,) if isinstance(field.default, tuple) else below})
+
+
+def test_whole_numbers_and_numpys_scalars_are_accepted():
+    hp = resolve({"ppo_epochs": np.int64(3), "gamma": np.float32(0.5), "actor_lr": 1, "decoder_fsq_levels": [5, 5]})
+    assert (hp.ppo_epochs, hp.gamma, hp.actor_lr, list(hp.decoder_fsq_levels)) == (3, 0.5, 1, [5, 5])
+
+
+def test_user_wins_over_preset_over_family_over_default(monkeypatch):
+    monkeypatch.setitem(MODEL_SIZES, "odd", {"entropy_coeff": 0.5, "actor_hidden_size": 7})
+    hp = resolve({"actor_hidden_size": 9, "gamma": None}, "bidexhands", "odd")
+    assert (hp.actor_hidden_size, hp.entropy_coeff, hp.gamma, hp.ppo_epochs) == (9, 0.5, 0.95, 5)
+    assert resolve({"gamma": 0.7}, "bidexhands").gamma == 0.7
+    assert resolve({}).gamma == 0.99
+
+
+def test_families_are_the_papers():
+    values = lambda hp: (hp.gamma, hp.entropy_coeff, hp.env_steps_per_iteration)  # noqa: E731
+    assert values(resolve({}, "mamujoco")) == (0.99, 0.001, 200)
+    assert values(resolve({}, "bidexhands")) == (0.95, 0.01, 500)
+
+
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+@pytest.mark.parametrize("size", MODEL_SIZES)
+def test_every_preset_is_valid_and_names_known_fields(size, family):
+    hp = resolve({}, family, size)
+    assert set(MODEL_SIZES[size]) <= set(FIELD_NAMES)
+    assert all(getattr(hp, name) == value for name, value in MODEL_SIZES[size].items())
+
+
+def test_the_paper_preset_changes_nothing():
+    assert resolve({}) == resolve({}, model_size="paper") == Hyperparameters()
+
+
+def test_a_buffer_smaller_than_a_window_is_refused():
+    with pytest.raises(ValueError, match=r"replay_capacity \(14\) is smaller than the longest window .*\(15 trans"):
+        resolve({"replay_capacity": 14})
+    windows = {"context_length": 20, "num_autoregressive_steps": 4}
+    assert resolve(windows).longest_window == 23
+    with pytest.raises(ValueError, match=r"\(22\) is smaller"):
+        resolve({"replay_capacity": 22, **windows})
+    assert resolve({"replay_capacity": 15}).replay_capacity == 15
+
+
+def test_denoising_steps_follow_the_number_of_agents():
+    hp = resolve({})
+    assert [hp.denoising_steps(agents) for agents in (1, 2, 3, 6)] == [2, 4, 3, 6]
+    assert resolve({"num_denoising_steps": 7}).denoising_steps(3) == 7
+
+
+def test_sequential_conditioning_needs_a_step_per_agent():
+    with pytest.raises(ValueError, match=r"num_denoising_steps \(2\) is smaller than the number of agents \(3\)"):
+        resolve({"num_denoising_steps": 2}).denoising_steps(3)
+    for conditioning in ("joint", "cumulative"):
+        assert resolve({"num_denoising_steps": 2, "conditioning": conditioning}).denoising_steps(3) == 2

@@ -1,0 +1,232 @@
+"""From environment to trajectory: what runners collect and what the learner makes of it; and a toy team for all."""
+
+import sys
+
+import numpy as np
+import pytest
+import ray
+import ray.tune
+import torch
+from gymnasium.spaces import Box, Discrete
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_dima import DIMAConfig
+from rllib_dima.env_runner import LAYOUT_KEY, DIMAEnvRunner
+from rllib_dima.learner import to_trajectory
+
+TINY = {
+    "env_steps_per_iteration": 20,
+    "replay_capacity": 500,
+    "decoder_hidden_size": 16,
+    "decoder_num_tokens": 2,
+    "decoder_batch_size": 8,
+    "decoder_updates_per_iteration": 2,
+    "dynamics_channels": 8,
+    "dynamics_group_size": 8,
+    "dynamics_num_levels": 1,
+    "dynamics_blocks_per_level": 1,
+    "dynamics_condition_size": 8,
+    "dynamics_action_size": 8,
+    "dynamics_batch_size": 8,
+    "dynamics_updates_per_iteration": 2,
+    "reward_embedding_size": 8,
+    "reward_num_layers": 1,
+    "reward_num_heads": 1,
+    "reward_batch_size": 4,
+    "reward_updates_per_iteration": 2,
+    "imagination_horizon": 3,
+    "num_imagined_rollouts": 4,
+    "policy_updates_per_iteration": 1,
+    "actor_hidden_size": 8,
+    "critic_hidden_size": 8,
+}
+
+
+class Team(MultiAgentEnv):
+    """Two agents with different spaces. The state is (steps, a number drawn at reset, torch threads, worker)."""
+
+    def __init__(self, config=None):
+        super().__init__()
+        self.config = {"length": 7, "terminates": False, "discrete": False, "nan_at": None, **config}
+        if self.config.get("broken"):
+            raise ValueError("the simulator is not installed")
+        self.agents = self.possible_agents = ["left", "right"]
+        self.observation_spaces = {"left": Box(-9, 9, (3,), np.float32), "right": Box(-9, 9, (2,), np.float32)}
+        actions = Discrete(3) if self.config["discrete"] else Box(-0.4, 0.4, (2,), np.float32)
+        self.action_spaces = {"left": actions, "right": actions}
+        self.state_space = Box(-np.inf, np.inf, (4,), np.float32)
+        self.random = np.random.default_rng()
+        self.worker_index = config.worker_index
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.random = np.random.default_rng(seed)
+        self.steps, self.number = 0, self.random.normal()
+        return self._observations(), {}
+
+    def step(self, actions):
+        assert all(self.action_spaces[agent].contains(action) for agent, action in actions.items()), actions
+        self.steps += 1
+        done = self.steps == self.config["length"]
+        flags = dict.fromkeys([*self.agents, "__all__"], done), dict.fromkeys([*self.agents, "__all__"], False)
+        terminateds, truncateds = flags if self.config["terminates"] else flags[::-1]
+        reward = np.nan if self.steps == self.config["nan_at"] else 1.0
+        return self._observations(), dict.fromkeys(self.agents, reward), terminateds, truncateds, {}
+
+    def state(self):
+        return np.array([self.steps, self.number, torch.get_num_threads(), self.worker_index], np.float32)
+
+    def _observations(self):
+        return {
+            "left": np.array([self.steps, self.number, 0], np.float32),
+            "right": np.array([self.steps, 1], np.float32),
+        }
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that remote actors need not import this file
+
+
+def team_config(env_config=None, **hyperparameters):
+    """A configuration small enough for tests."""
+    config = DIMAConfig().environment(Team, env_config=env_config or {})
+    return config.training(**{**TINY, **hyperparameters}).debugging(seed=1)
+
+
+def make_runner(config, worker_index=0):
+    return DIMAEnvRunner(config=config, worker_index=worker_index)
+
+
+def trajectories(runner, num_timesteps):
+    layout = runner.get_spaces()[LAYOUT_KEY]
+    return [to_trajectory(episode, layout) for episode in runner.sample(num_timesteps=num_timesteps)]
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_chunks_of_an_episode_join_without_gap_or_overlap(num_envs):
+    runner = make_runner(team_config({"terminates": True}).env_runners(num_envs_per_env_runner=num_envs))
+    chunks = {}
+    for _ in range(6):
+        for trajectory in trajectories(runner, 10):
+            chunks.setdefault(trajectory.episode_id, []).append(trajectory)
+    finished = [parts for parts in chunks.values() if parts[-1].terminated]
+    assert len(finished) >= 6 and any(len(parts) > 1 for parts in finished)
+    for parts in finished:
+        assert [part.is_start for part in parts] == [True] + [False] * (len(parts) - 1)
+        assert not any(part.terminated for part in parts[:-1]) and not any(part.truncated for part in parts)
+        steps = np.concatenate([part.states[:-1, 0] for part in parts])
+        assert steps.tolist() == list(range(7)) and parts[-1].states[-1, 0] == 7
+        np.testing.assert_array_equal(np.concatenate([part.observations[:, 0, 0] for part in parts]), steps)
+        assert np.concatenate([part.rewards for part in parts]).tolist() == [1.0] * 7
+        assert all(len(np.unique(part.states[:, 1])) == 1 for part in parts)
+
+
+def test_time_limit_is_a_truncation_and_not_a_termination():
+    done = [t for t in trajectories(make_runner(team_config()), 7) if t.terminated or t.truncated]
+    assert [(t.terminated, t.truncated) for t in done] == [(False, True)]
+
+
+def test_trajectories_hold_padded_observations_with_agent_ids_and_executed_actions():
+    (trajectory,) = trajectories(make_runner(team_config()), 6)
+    assert trajectory.states.shape == (7, 4) and trajectory.observations.shape == (6, 2, 5)
+    np.testing.assert_array_equal(trajectory.observations[:, 0, 3:], [[1, 0]] * 6)
+    np.testing.assert_array_equal(trajectory.observations[:, 1, 1:], [[1, 0, 0, 1]] * 6)
+    assert trajectory.actions.shape == (6, 2, 2) and np.abs(trajectory.actions).max() <= 1
+    columns = (trajectory.states, trajectory.observations, trajectory.actions, trajectory.rewards)
+    assert all(column.dtype == np.float32 for column in columns)
+
+
+def test_discrete_actions_are_stored_one_hot():
+    (trajectory,) = trajectories(make_runner(team_config({"discrete": True})), 6)
+    assert trajectory.actions.shape == (6, 2, 3)
+    np.testing.assert_array_equal(trajectory.actions.sum(-1), 1)
+
+
+def test_learner_refuses_episodes_without_state():
+    runner = make_runner(team_config())
+    (episode,) = runner.sample(num_timesteps=3)
+    for info in episode.agent_episodes["left"].infos.data:
+        info.clear()
+    with pytest.raises(ValueError, match="without the global state"):
+        to_trajectory(episode, runner.get_spaces()[LAYOUT_KEY])
+
+
+def test_return_is_the_teams_and_not_the_sum_over_agents():
+    runner = make_runner(team_config())
+    runner.sample(num_timesteps=10)
+    runner.sample(num_timesteps=11)
+    metrics = runner.get_metrics()
+    for key in ("episode_return_mean", "episode_return_min", "episode_return_max"):
+        assert metrics[key].peek() == 7.0
+    assert metrics["module_episode_returns_mean"]["shared_policy"].peek() == 7.0
+    assert metrics["episode_len_mean"].peek() == 7
+
+
+def test_unseeded_runners_start_differently_and_seeded_ones_as_seeded():
+    def first_number(seed, worker_index):
+        config = team_config().debugging(seed=seed)
+        return trajectories(make_runner(config, worker_index), 2)[0].states[0, 1]
+
+    assert first_number(None, 1) != first_number(None, 2)
+    assert first_number(5, 1) == first_number(5, 1) != first_number(5, 2)
+
+
+def test_samples_on_one_thread_and_restores_the_number():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (trajectory,) = trajectories(make_runner(team_config()), 4)
+        assert set(trajectory.states[:, 2]) == {1.0} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_sampling_noise_is_private_reproducible_and_new_in_every_call():
+    def two_samples():
+        runner = make_runner(team_config({"length": 100}))
+        return [trajectories(runner, 3)[0].actions for _ in range(2)]
+
+    runner = make_runner(team_config())
+    before = torch.get_rng_state()
+    runner.sample(num_timesteps=3)
+    assert torch.equal(before, torch.get_rng_state())
+    first, second = two_samples()
+    np.testing.assert_array_equal(first, two_samples()[0])
+    assert not np.array_equal(first, second)
+
+
+def test_runner_holds_the_policy_alone_and_acts_deterministically_without_exploration():
+    runner = make_runner(team_config())
+    assert list(runner.module.keys()) == ["shared_policy"]
+    policy = runner.module["shared_policy"]
+    assert not policy.training
+    batch = {Columns.OBS: torch.randn(6, 5)}
+    first, again = (policy.forward_inference(batch)[Columns.ACTIONS] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, policy.forward_exploration(batch, t=0)[Columns.ACTIONS])
+
+
+def test_error_in_an_environment_names_environment_and_cause():
+    runner = make_runner(team_config({"nan_at": 3}))
+    with pytest.raises(RuntimeError, match=r"Team.*failed in step.*reward of agent 'left' became NaN"):
+        runner.sample(num_timesteps=5)
+
+
+def test_failed_sub_environment_is_rebuilt_if_asked():
+    runner = make_runner(team_config({"nan_at": 6}).fault_tolerance(restart_failed_sub_environments=True))
+    assert len(trajectories(runner, 5)[0]) == 5
+    assert len(trajectories(runner, 5)[0]) == 5
+
+
+def test_environment_registered_by_the_user():
+    ray.tune.register_env("users_team", lambda config: Team(config))
+    config = team_config().environment("users_team", env_config={"length": 3})
+    config.validate()
+    assert [t.truncated for t in trajectories(make_runner(config), 4)] == [True, False]
+
+
+def test_team_reward_setting_reaches_the_wrapper_and_not_the_environment():
+    runner = make_runner(team_config({"team_reward": "sum"}))
+    assert trajectories(runner, 3)[0].rewards.tolist() == [2.0] * 3
+    assert "team_reward" not in runner.env.envs[0].env.config
+    assert runner.env.envs[0].env.worker_index == 0
