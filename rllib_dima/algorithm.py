@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections import deque
 from typing import Any
 
 import pyarrow.fs
@@ -23,6 +24,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_dima.config import DIMAConfig
 from rllib_dima.env_runner import make_cooperative_env
+from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
 from rllib_dima.rl_modules import POLICY_ID
 
@@ -75,6 +77,7 @@ class DIMA(Algorithm):
             RuntimeError: if the remote runners failed for a reason that does not show in this process.
         """
         self._num_empty_iterations = 0
+        self._episode_window = EpisodeWindow(config.metrics_num_episodes_for_smoothing)
         try:
             super().setup(config)
         except IndexError as error:
@@ -88,9 +91,14 @@ class DIMA(Algorithm):
             self.eval_env_runner_group = self._make_evaluation_runners()
         return super().evaluate(parallel_train_future)
 
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state and the statistics of the last episodes."""
+        return {**super().get_state(*args, **kwargs), "episode_window": list(self._episode_window.iterations)}
+
     def set_state(self, state: dict[str, Any]) -> None:
         """Sets the state, also one older than the present one."""
         self._forget_weights_versions()
+        self._episode_window.iterations = deque(state.get("episode_window", ()))
         super().set_state(state)
 
     def save_to_path(
@@ -162,8 +170,10 @@ class DIMA(Algorithm):
     def _compile_iteration_results(
         self, *, train_results: dict[str, Any], eval_results: dict[str, Any]
     ) -> dict[str, Any]:
-        """RLlib's results without the last evaluation's, which it repeats in the iterations after it."""
+        """RLlib's results with episodes averaged over iterations, and without the last evaluation repeated."""
         train_results = {key: value for key, value in train_results.items() if key != EVALUATION_RESULTS}
+        episodes = train_results.get(ENV_RUNNER_RESULTS, {})
+        train_results[ENV_RUNNER_RESULTS] = self._episode_window.smooth(episodes)
         return super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
 
     def _make_evaluation_runners(self) -> EnvRunnerGroup:

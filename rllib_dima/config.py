@@ -111,6 +111,7 @@ class DIMAConfig(AlgorithmConfig):
         self.env_runner_cls = DIMAEnvRunner
         self.evaluation_config = {"explore": False}
         self.rollout_fragment_length = "auto"
+        self.metrics_num_episodes_for_smoothing = 10  # of 1,000 steps each, that is 50 iterations
         # RLlib's environment check resets with seed 42, after which all unseeded runners draw the same.
         self.disable_env_checking = True
         # One iteration is seconds: RLlib's default of 60 s would stall the run for a minute.
