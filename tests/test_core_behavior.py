@@ -43,7 +43,7 @@ def test_gaussian_equals_torchs_on_real_entries():
     assert torch.allclose(ours.log_prob(actions), expected)
     expected = torch.stack([first.entropy().sum(-1), second.entropy().sum(-1)], 1)
     assert torch.allclose(ours.entropy().expand(6, 2), expected)
-    assert torch.equal(ours.mode(), mean * MASK)
+    assert torch.equal(ours.deterministic(), mean * MASK)
     torch.manual_seed(0)
     samples = torch.stack([ours.sample() for _ in range(4000)])
     assert not samples[:, :, 1, 1].any()
@@ -67,7 +67,7 @@ def test_beta_is_a_density_on_minus_one_to_one_with_that_entropy():
         assert abs(torch.trapezoid(log_density.exp(), x) - 1) < 1e-3
         assert abs(-torch.trapezoid(log_density.exp() * log_density, x) - alone.entropy()[agent]) < 1e-3
         mean = torch.trapezoid(log_density.exp() * x, x)
-        assert abs(mean - ours.mode()[agent, entry]) < 1e-3
+        assert abs(mean - ours.deterministic()[agent, entry]) < 1e-3
     assert torch.allclose(ours.entropy()[0], (densities[0][1] + densities[1][1]).float())
     assert torch.allclose(ours.entropy()[1], densities[2][1].float())
 
@@ -89,7 +89,7 @@ def test_categorical_equals_torchs_over_an_agents_own_choices():
     for agent, choices in enumerate(DISCRETE.action_sizes):
         reference = Categorical(logits=logits[:, agent, :choices])
         assert torch.allclose(ours.entropy()[:, agent], reference.entropy(), atol=1e-6)
-        assert torch.equal(ours.mode()[:, agent], logits[:, agent, :choices].argmax(-1))
+        assert torch.equal(ours.deterministic()[:, agent], logits[:, agent, :choices].argmax(-1))
         for choice in range(choices):
             actions = torch.full((5, 3), choice)
             assert torch.allclose(ours.log_prob(actions)[:, agent], reference.log_prob(actions[:, 0]), atol=1e-6)
@@ -102,7 +102,7 @@ def test_choices_that_an_agent_lacks_are_never_drawn():
     policy = MaskedCategorical(logits, DISCRETE.action_mask().float())
     samples = policy.sample()
     assert torch.equal(samples.amax(0), torch.tensor([2, 1, 3]))
-    assert torch.equal(policy.mode().amax(0), torch.tensor([2, 0, 2]))
+    assert torch.equal(policy.deterministic().amax(0), torch.tensor([2, 0, 2]))
     assert abs((samples[:, 1] == 0).float().mean() - 0.5) < 0.02
     logits.requires_grad_()
     policy = MaskedCategorical(logits, DISCRETE.action_mask().float())
@@ -138,7 +138,7 @@ def test_initial_policy_is_nearly_centred_with_the_papers_deviation():
     torch.manual_seed(0)
     model = Actor(UNEQUAL, tiny(initial_log_std=1.0))
     policy = model(random_observations(UNEQUAL, 50))
-    assert policy.mode().abs().max() < 0.1
+    assert policy.deterministic().abs().max() < 0.1
     expected = 0.5 / (1 + math.exp(-1)) * torch.ones(50, 2)
     log_two_pi_e = math.log(2 * math.pi * math.e)
     assert torch.allclose(policy.entropy()[:, 1].expand(50), 0.5 * log_two_pi_e + expected[:, 0].log(), atol=1e-5)
@@ -161,7 +161,7 @@ def test_padding_and_other_agents_have_exactly_no_influence_on_a_policy(layout):
     torch.manual_seed(0)
     actions = model(observations).sample()
     assert torch.equal(model(observations).log_prob(actions), model(disturbed).log_prob(actions))
-    assert torch.equal(model(observations).mode(), model(disturbed).mode())
+    assert torch.equal(model(observations).deterministic(), model(disturbed).deterministic())
     other = observations.clone()
     other[:, 0, 0] += 1  # one entry: the layer norm on the input removes what is common to all
     assert torch.equal(model(observations).log_prob(actions)[:, 1:], model(other).log_prob(actions)[:, 1:])
@@ -173,7 +173,7 @@ def test_acting_for_a_mixed_batch_equals_acting_for_the_team(layout):
     model, observations = actor(layout), random_observations(layout, 6)
     order = torch.randperm(6 * layout.num_agents, generator=torch.Generator().manual_seed(0))
     mixed = observations.flatten(0, 1)[order]
-    of_team = model(observations).mode().flatten(0, 1)[order]
+    of_team = model(observations).deterministic().flatten(0, 1)[order]
     assert torch.allclose(model.act(mixed, deterministic=True), of_team, atol=1e-6)
     torch.manual_seed(0)
     drawn = model.act(mixed, deterministic=False)
@@ -252,9 +252,9 @@ def test_batch_holds_returns_and_standardised_advantages_of_the_same_steps():
     returns = lambda_returns(rollout.rewards, rollout.continuations, values, 0.9, 0.8)
     advantages = returns - values[:-1]
     assert torch.allclose(batch.returns.view(5, 7), returns) and torch.allclose(batch.values.view(5, 7), values[:-1])
-    expected = (advantages - advantages.mean()) / (advantages.std() + 1e-5)
+    expected = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-5)
     assert torch.allclose(batch.advantages.view(5, 7), expected)
-    assert abs(batch.advantages.mean()) < 1e-6 and abs(batch.advantages.std() - 1) < 1e-4
+    assert abs(batch.advantages.mean()) < 1e-6 and abs(batch.advantages.std(correction=0) - 1) < 1e-4
     assert torch.equal(batch.states.view(5, 7, 4), rollout.states[:-1])
     for name in ("observations", "actions", "log_probs"):
         assert torch.equal(getattr(batch, name).unflatten(0, (5, 7)), getattr(rollout, name))
@@ -320,8 +320,14 @@ def test_actor_loss_and_gradient_follow_the_written_formula(layout, kind):
 
 @pytest.mark.parametrize(
     ("ratio", "advantage", "surrogate", "learns"),
-    [(1.5, 1.0, 1.1, False), (1.5, -1.0, -1.5, True), (0.5, 1.0, 0.5, True), (0.5, -1.0, -0.9, False), (1.05, 2.0, 2.1, True)],
-)  # fmt: skip
+    [
+        (1.5, 1.0, 1.1, False),
+        (1.5, -1.0, -1.5, True),
+        (0.5, 1.0, 0.5, True),
+        (0.5, -1.0, -0.9, False),
+        (1.05, 2.0, 2.1, True),
+    ],
+)
 def test_surrogate_is_clipped_only_where_it_would_reward_going_further(ratio, advantage, surrogate, learns):
     model = actor(clip_param=0.1, entropy_coeff=0.0)
     batch = ppo_input(model, spread=0.0)

@@ -42,9 +42,9 @@ def test_unknown_names_are_refused_with_the_nearest(name, hint):
 
 
 def test_unknown_presets_and_words_are_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="Unknown model_size 'nanno'. Did you mean 'nano'"):
+    with pytest.raises(ValueError, match=r"Unknown model_size 'nanno'\. Did you mean 'nano'"):
         resolve({}, model_size="nanno")
-    with pytest.raises(ValueError, match="Unknown conditioning 'sequentiel'. Did you mean 'sequential'"):
+    with pytest.raises(ValueError, match=r"Unknown conditioning 'sequentiel'\. Did you mean 'sequential'"):
         resolve({"conditioning": "sequentiel"})
     check_name("a", ["a", "b"], "letter")
 
@@ -141,3 +141,8 @@ def test_sequential_conditioning_needs_a_step_per_agent():
         resolve({"num_denoising_steps": 2}).denoising_steps(3)
     for conditioning in ("joint", "cumulative"):
         assert resolve({"num_denoising_steps": 2, "conditioning": conditioning}).denoising_steps(3) == 2
+
+
+def test_channels_that_do_not_split_into_groups_are_refused():
+    with pytest.raises(ValueError, match="dynamics_channels"):
+        resolve({"dynamics_channels": 50})  # the way up has 100 channels in 3 groups

@@ -118,6 +118,15 @@ def test_a_chunk_that_overwrites_its_own_predecessor_is_not_linked_to_it():
     check_against(buffer, [(1, step, False, False) for step in range(7)])
 
 
+def test_an_open_episode_whose_rows_were_overwritten_goes_on_as_unknown():
+    buffer = ReplayBuffer(LAYOUT, 8)
+    buffer.add(numbered(1, 0, 2))
+    buffer.add(numbered(2, 0, 8))
+    buffer.add(numbered(1, 2, 3))
+    order = [(1, 0), (1, 1), *((2, step) for step in range(8)), (1, 2), (1, 3), (1, 4)]
+    check_against(buffer, [(*row, False, False) for row in order])
+
+
 @pytest.mark.parametrize(("capacity", "steps"), [(50, 20), (20, 33)])
 def test_sampling_is_uniform_over_stored_rows(capacity, steps):
     buffer = ReplayBuffer(LAYOUT, capacity)
@@ -175,6 +184,22 @@ def test_an_open_episode_goes_on_after_a_restore():
     restored.load_state_dict(original.state_dict())
     restored.add(numbered(1, 3, 2))
     check_against(restored, [(1, step, False, False) for step in range(5)])
+
+
+def test_a_saved_file_is_as_small_as_what_it_holds(tmp_path):
+    buffer = ReplayBuffer(LAYOUT, 10_000)
+    buffer.add(numbered(1, 0, 5))
+    buffer.save(tmp_path / "replay.pt")
+    assert (tmp_path / "replay.pt").stat().st_size < 20_000
+
+
+def test_a_saved_state_does_not_change_with_further_experience():
+    buffer = ReplayBuffer(LAYOUT, 6)
+    buffer.add(numbered(1, 0, 6))
+    saved = buffer.state_dict()["columns"]["rewards"]
+    before = saved.clone()
+    buffer.add(numbered(2, 0, 3))
+    assert torch.equal(saved, before)
 
 
 def test_restoring_refuses_another_capacity_and_another_environment():

@@ -131,6 +131,30 @@ def test_learners_of_another_rank_draw_other_numbers():
     assert first != second
 
 
+def test_every_iteration_draws_other_numbers():
+    frozen = dict.fromkeys(("decoder_lr", "dynamics_lr", "reward_lr", "actor_lr", "critic_lr"), 0.0)
+    trainer = filled(hp=tiny(**frozen))
+    first, second = (trainer.train_iteration() for _ in range(2))
+    assert first["world_model"]["decoder_loss"] != second["world_model"]["decoder_loss"]
+    assert first["actor"]["policy_loss"] != second["actor"]["policy_loss"]
+
+
+def test_each_model_draws_its_windows_and_imagination_is_without_dropout():
+    trainer = filled(hp=tiny(context_length=3, num_autoregressive_steps=2))
+    drawn, sample = [], trainer.replay.sample
+
+    def spy(batch_size, past=0, future=0):
+        drawn.append((batch_size, past, future, trainer.world_model.training))
+        return sample(batch_size, past, future)
+
+    trainer.replay.sample = spy
+    for _ in range(2):
+        drawn.clear()
+        trainer.train_iteration()
+        decoder, dynamics, reward = (8, 0, 0, True), (8, 2, 1, True), (4, 0, 3, True)
+        assert drawn == [decoder] * 2 + [dynamics] * 2 + [reward] * 2 + [(6, 2, 0, False)] * 2
+
+
 def test_no_seed_draws_one():
     assert new_trainer(UNEQUAL, tiny(), seed=None).seed != new_trainer(UNEQUAL, tiny(), seed=None).seed
 
@@ -193,6 +217,39 @@ def test_non_finite_data_is_named(column, name):
     trainer.add([poisoned])
     with pytest.raises(NonFiniteLossError, match=rf"{name} became nan in training iteration 1 \(after 12 env"):
         trainer.train_iteration()
+
+
+def test_non_finite_rewards_are_named_after_a_single_policy_update():
+    trainer, poisoned = new_trainer(UNEQUAL, tiny(policy_updates_per_iteration=1)), random_trajectory(UNEQUAL, 12)
+    poisoned.rewards[:] = np.inf
+    trainer.add([poisoned])
+    with pytest.raises(NonFiniteLossError, match="world_model/reward_loss became"):
+        trainer.train_iteration()
+
+
+def test_an_empty_final_chunk_leaves_the_state_statistics_alone():
+    trainer, chunk = new_trainer(UNEQUAL, tiny()), random_trajectory(UNEQUAL, 5)
+    trainer.add([chunk])
+    before = copy.deepcopy(buffers(trainer))
+    rest = {name: getattr(chunk, name)[:0] for name in ("observations", "actions", "rewards")}
+    rest |= {"states": chunk.states[-1:], "truncated": True, "is_start": False}
+    trainer.add([type(chunk)(**{**vars(chunk), **rest})])
+    assert same(before, buffers(trainer))
+
+
+def test_minibatches_of_one_step_train():
+    filled(hp=tiny(ppo_minibatches=24)).train_iteration()
+
+
+def test_a_saved_state_does_not_change_with_further_training():
+    trainer = filled()
+    trainer.train_iteration()
+    saved = trainer.state_dict()
+    before = copy.deepcopy(saved)
+    trainer.train_iteration()
+    for name, state in saved["optimizers"].items():
+        for number, moments in state["optimizer"]["state"].items():
+            assert same(moments, before["optimizers"][name]["optimizer"]["state"][number])
 
 
 def test_updates_are_as_many_as_configured():

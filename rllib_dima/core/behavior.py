@@ -27,8 +27,8 @@ class PolicyDistribution(Protocol):
     def sample(self) -> torch.Tensor:
         """Actions, (..., A) before clipping or (...) int64."""
 
-    def mode(self) -> torch.Tensor:
-        """The action of the deterministic policy, shaped as `sample`'s."""
+    def deterministic(self) -> torch.Tensor:
+        """The action of the deterministic policy: the mean, or the likeliest choice. Shaped as `sample`'s."""
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """(...)."""
@@ -50,9 +50,10 @@ class MaskedGaussian:
         self._normal, self._mask = Normal(mean, std, validate_args=False), mask
 
     def sample(self) -> torch.Tensor:
-        return self._normal.sample() * self._mask
+        noise = torch.randn_like(self._normal.loc)  # torch.normal would check the std, which waits for the device
+        return (self._normal.loc + self._normal.scale * noise) * self._mask
 
-    def mode(self) -> torch.Tensor:
+    def deterministic(self) -> torch.Tensor:
         return self._normal.mean * self._mask
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
@@ -77,9 +78,10 @@ class MaskedBeta:
         self._beta, self._mask = Beta(alpha, beta, validate_args=False), mask
 
     def sample(self) -> torch.Tensor:
-        return (2 * self._beta.sample().clamp(self.EDGE, 1 - self.EDGE) - 1) * self._mask
+        unit = self._beta.sample().clamp(self.EDGE, 1 - self.EDGE)
+        return (2 * unit - 1) * self._mask
 
-    def mode(self) -> torch.Tensor:
+    def deterministic(self) -> torch.Tensor:
         return (2 * self._beta.mean - 1) * self._mask
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
@@ -103,9 +105,10 @@ class MaskedCategorical:
         self._categorical = Categorical(logits=logits, validate_args=False)
 
     def sample(self) -> torch.Tensor:
-        return self._categorical.sample()
+        uniform = torch.rand_like(self._categorical.logits).clamp(min=torch.finfo(torch.float32).tiny)
+        return (self._categorical.logits - (-uniform.log()).log()).argmax(-1)  # Gumbel-max: no check, no waiting
 
-    def mode(self) -> torch.Tensor:
+    def deterministic(self) -> torch.Tensor:
         return self._categorical.logits.argmax(-1)
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
@@ -182,13 +185,13 @@ class Actor(nn.Module):
 
         Args:
             observations: (B, O) padded.
-            deterministic: the mode instead of a draw.
+            deterministic: the mean, or the likeliest choice, instead of a draw.
 
         Returns:
             (B, A) before clipping, or (B,) int64.
         """
         policy = self(observations, self.layout.agent_index(observations))
-        return policy.mode() if deterministic else policy.sample()
+        return policy.deterministic() if deterministic else policy.sample()
 
     def executed(self, actions: torch.Tensor) -> torch.Tensor:
         """Drawn actions as the environment executes and the world model sees them: clipped to [-1, 1], or one-hot."""
@@ -243,7 +246,7 @@ class Critic(nn.Module):
             error = torch.maximum(error, self._error(clipped, targets))
         loss = error.mean()
         with torch.no_grad():
-            unexplained = (targets - values).var() / targets.var().clamp(min=1e-8)
+            unexplained = (targets - values).var(correction=0) / targets.var(correction=0).clamp(min=1e-8)
         return loss, {"value_loss": loss.detach(), "explained_variance": 1 - unexplained}
 
     def _error(self, values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -288,10 +291,10 @@ def ppo_batch(rollout: Rollout, critic: Critic, hp: Hyperparameters) -> tuple[PP
         "imagined_reward_mean": rollout.rewards.mean(),
         "imagined_return_mean": returns.mean(),
         "imagined_continuation_mean": rollout.continuations.mean(),
-        "advantage_std": advantages.std(),
+        "advantage_std": advantages.std(correction=0),
     }
     if hp.normalize_advantages:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-5)
+        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-5)
     columns = (
         rollout.states[:-1], rollout.observations, rollout.actions, rollout.log_probs, advantages, returns,
         raw_values[:-1],

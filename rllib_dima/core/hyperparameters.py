@@ -189,6 +189,14 @@ class Hyperparameters:
                 f"reward_embedding_size ({self.reward_embedding_size}) must be a multiple of reward_num_heads "
                 f"({self.reward_num_heads})."
             )
+        for channels in (self.dynamics_channels, 2 * self.dynamics_channels):
+            groups = max(1, channels // self.dynamics_group_size)
+            if channels % groups:
+                raise ValueError(
+                    f"dynamics_channels ({self.dynamics_channels}) must split into equal groups, but {channels} "
+                    f"channels (a block's input) do not split into {groups} groups of about {self.dynamics_group_size}. "
+                    "Choose a multiple of dynamics_group_size, or fewer channels than one group has."
+                )
         if self.dynamics_condition_size % 2:
             raise ValueError(f"dynamics_condition_size must be even, but is {self.dynamics_condition_size}.")
         if self.replay_capacity < self.longest_window:
@@ -279,8 +287,10 @@ def resolve(user: Mapping[str, Any], family: str | None = None, model_size: str 
     for name in user:
         check_name(name, FIELD_NAMES, "hyperparameter")
     check_name(model_size, MODEL_SIZES, "model_size")
+    if family is not None:
+        check_name(family, FAMILIES, "benchmark family")
     chosen = {name: value for name, value in user.items() if value is not None}
-    return Hyperparameters(**{**FAMILIES.get(family or "", {}), **MODEL_SIZES[model_size], **chosen})
+    return Hyperparameters(**{**FAMILIES.get(family, {}), **MODEL_SIZES[model_size], **chosen})
 
 
 def check_name(name: str, known: Iterable[str], kind: str) -> None:

@@ -29,8 +29,10 @@ class StateNormalizer(nn.Module):
         """Adds real states to the statistics.
 
         Args:
-            states: (B, S).
+            states: (B, S); none at all are fine.
         """
+        if not len(states):
+            return
         states = states.to(self.mean)
         total = self.count + len(states)
         delta = states.mean(0) - self.mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,12 +60,12 @@ class ModelOptimizer:
         return norm
 
     def state_dict(self) -> dict[str, object]:
-        """Moments and the number of updates."""
-        return {"optimizer": self._optimizer.state_dict(), "num_updates": self.num_updates}
+        """A copy of the moments, and the number of updates."""
+        return {"optimizer": copy.deepcopy(self._optimizer.state_dict()), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Restores `state_dict`, except for the learning rate, which stays the configured one."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.num_updates = state["num_updates"]
         self._set_lr()
 

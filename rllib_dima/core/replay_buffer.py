@@ -188,7 +188,8 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, object]:
         """All stored transitions and the bookkeeping, as tensors on the CPU."""
-        columns = {name: getattr(self, name)[: len(self)].cpu() for name in (*_COLUMNS, "previous", "following")}
+        names = (*_COLUMNS, "previous", "following")
+        columns = {name: getattr(self, name)[: len(self)].to("cpu", copy=True) for name in names}
         return {
             "columns": columns,
             "capacity": self.capacity,

@@ -84,8 +84,7 @@ class Trainer:
                 self.replay.add(trajectory)
                 self.num_env_steps += len(trajectory)
             if trajectories:
-                states = torch.as_tensor(states_to_count(trajectories), device=self.device)
-                self.world_model.normalizer.update(states)
+                self.world_model.normalizer.update(torch.as_tensor(states_to_count(trajectories), device=self.device))
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.
@@ -189,6 +188,7 @@ class Trainer:
         stacked = [metrics[part][name].float() for part, name in names]
         numbers = torch.stack(stacked).tolist() if stacked else []
         report: Metrics = {part: {} for part in metrics}
+        times, self._times = self._times, {}
         for (part, name), number in zip(names, numbers, strict=True):
             if not np.isfinite(number):
                 raise NonFiniteLossError(
@@ -197,8 +197,7 @@ class Trainer:
                     f"rate of that model, or look for extreme values in the environment's states and rewards."
                 )
             report[part][name] = number
-        report["time"], self._times = self._times, {}
-        return report
+        return {**report, "time": times}
 
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:
