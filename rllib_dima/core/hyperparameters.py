@@ -194,7 +194,8 @@ class Hyperparameters:
             if channels % groups:
                 raise ValueError(
                     f"dynamics_channels ({self.dynamics_channels}) must split into equal groups, but {channels} "
-                    f"channels (a block's input) do not split into {groups} groups of about {self.dynamics_group_size}. "
+                    f"channels (a block's input) do not split into {groups} groups "
+                    f"(dynamics_group_size is {self.dynamics_group_size}). "
                     "Choose a multiple of dynamics_group_size, or fewer channels than one group has."
                 )
         if self.dynamics_condition_size % 2:
