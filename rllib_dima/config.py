@@ -28,8 +28,9 @@ from ray.tune.result import TRIAL_INFO
 from ray.util import log_once
 from typing_extensions import Self
 
-from rllib_dima.core.hyperparameters import FIELD_NAMES, MODEL_SIZES, Hyperparameters, check_name, resolve
+from rllib_dima.core.hyperparameters import FIELD_NAMES, MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.names import check_name
 from rllib_dima.env_runner import LAYOUT_KEY, DIMAEnvRunner
 from rllib_dima.envs import ENV_IDS, env_family
 from rllib_dima.rl_modules import (

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rllib_dima.core.hyperparameters import FAMILIES, FIELD_NAMES, MODEL_SIZES, Hyperparameters, check_name, resolve
+from rllib_dima.core.hyperparameters import FAMILIES, FIELD_NAMES, MODEL_SIZES, Hyperparameters, resolve
+from rllib_dima.core.names import check_name
 
 FIELDS = dataclasses.fields(Hyperparameters)
 

@@ -11,12 +11,13 @@ the environment, the default below.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rllib_dima.core.names import check_name
 
 
 def knob(
@@ -123,7 +124,12 @@ class Hyperparameters:
         choices=("descending", "ascending", "random"),
     )
     num_denoising_steps: int = knob(0, "Denoising steps; 0 means 2N for N <= 2 agents, else N.", symbol="K", low=0)
-    sampler_solver: str = knob("euler", "ODE solver of the sampler.", choices=("euler", "heun"))
+    sampler_solver: str = knob(
+        "euler",
+        "ODE solver of the sampler. Heun is of second order, but only without offset noise: with it, slopes at the "
+        "smallest noise levels are far too steep.",
+        choices=("euler", "heun"),
+    )
     sampler_rho: float = knob(7.0, "Curvature of the Karras noise schedule.", symbol="rho", low=1e-6)
     sampler_sigma_min: float = knob(2e-3, "Last noise level before 0.", low=1e-9)
     sampler_sigma_max: float = knob(5.0, "First noise level.", low=1e-9)
@@ -292,16 +298,6 @@ def resolve(user: Mapping[str, Any], family: str | None = None, model_size: str 
         check_name(family, FAMILIES, "benchmark family")
     chosen = {name: value for name, value in user.items() if value is not None}
     return Hyperparameters(**{**FAMILIES.get(family, {}), **MODEL_SIZES[model_size], **chosen})
-
-
-def check_name(name: str, known: Iterable[str], kind: str) -> None:
-    """Raises ValueError with the nearest known names if `name` is not among `known`."""
-    known = list(known)
-    if name in known:
-        return
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(sorted(known))}."
-    raise ValueError(f"Unknown {kind} {name!r}. {hint}")
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
 from rllib_dima.envs.mamujoco import SCENARIOS, MAMuJoCo
-from rllib_dima.envs.names import unknown_name
 
 EnvFamily = Literal["mamujoco", "bidexhands"]
 
@@ -39,11 +39,9 @@ def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
     Raises:
         ValueError: unknown id or setting, with the nearest known names.
     """
-    if env_id not in _TASKS:
-        raise ValueError(unknown_name("environment id", env_id, ENV_IDS))
+    check_name(env_id, ENV_IDS, "environment id")
     for key in env_config:
-        if key not in ENV_CONFIG_KEYS:
-            raise ValueError(unknown_name(f"env_config key of {env_id}:", key, ENV_CONFIG_KEYS + WRAPPER_CONFIG_KEYS))
+        check_name(key, ENV_CONFIG_KEYS, f"env_config key of {env_id}:")
     scenario, partition = _TASKS[env_id]
     return MAMuJoCo(scenario, partition, **env_config)
 

@@ -27,7 +27,7 @@ from gymnasium.spaces import Box, Discrete
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.envs.names import unknown_name
+from rllib_dima.core.names import check_name
 from rllib_dima.envs.spaces import agent_action, box_size
 
 TeamReward = Literal["shared", "mean", "sum"]
@@ -68,8 +68,7 @@ class CooperativeEnv(MultiAgentEnv):
 
     def __init__(self, env: MultiAgentEnv, team_reward: TeamReward = "shared") -> None:
         _require_multi_agent(env)
-        if team_reward not in TEAM_REWARDS:
-            raise ValueError(unknown_name("team_reward", team_reward, TEAM_REWARDS))
+        check_name(team_reward, TEAM_REWARDS, "team_reward")
         self.env = env
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
         self.possible_agents = _ordered_agents(env)

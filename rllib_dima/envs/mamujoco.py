@@ -17,8 +17,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import ALL, NonFiniteError, require_agents, require_finite, require_running
-from rllib_dima.envs.names import unknown_name
 from rllib_dima.envs.spaces import finite_action
 
 PartitionKind = Literal["consecutive", "joints"]
@@ -127,10 +127,9 @@ class MAMuJoCo(MultiAgentEnv):
         seed: int | None = None,
     ) -> None:
         joints = find_partition(scenario, partition)
-        if partition_kind not in PARTITION_KINDS:
-            raise ValueError(unknown_name("partition_kind", partition_kind, PARTITION_KINDS))
-        if render_mode is not None and render_mode not in RENDER_MODES:  # Gymnasium would only warn
-            raise ValueError(unknown_name("render_mode", render_mode, RENDER_MODES))
+        check_name(partition_kind, PARTITION_KINDS, "partition_kind")
+        if render_mode is not None:  # Gymnasium would only warn
+            check_name(render_mode, RENDER_MODES, "render_mode")
         self.env = _make_gymnasium(SCENARIOS[scenario.lower()].env_id, render_mode)
         self.metadata, self.render_mode = dict(self.env.metadata), render_mode
         divide = consecutive_actuators if partition_kind == "consecutive" else actuators_of_joints
@@ -273,10 +272,9 @@ def find_partition(scenario: str, partition: str) -> Partition:
         ValueError: unknown scenario, or a partition the scenario does not have.
     """
     if str(scenario).lower() not in SCENARIOS:
-        raise ValueError(unknown_name("MAMuJoCo scenario", scenario, SCENARIOS))
+        check_name(scenario, SCENARIOS, "MAMuJoCo scenario")
     known = SCENARIOS[scenario.lower()]
-    if partition not in known.partitions:
-        raise ValueError(unknown_name(f"partition of {known.name}", partition, known.partitions))
+    check_name(partition, known.partitions, f"partition of {known.name}")
     return known.partitions[partition]
 
 
@@ -301,8 +299,7 @@ def actuators_of_joints(model: mujoco.MjModel, partition: Partition) -> list[np.
     actuator_of = {model.joint(joint).name: index for index, joint in enumerate(model.actuator_trnid[:, 0])}
     named = [joint for joints in partition for joint in joints]
     for joint in named:
-        if joint not in actuator_of:
-            raise ValueError(unknown_name("joint", joint, actuator_of))
+        check_name(joint, actuator_of, "joint")
     if sorted(named) != sorted(actuator_of):
         raise ValueError(f"Every joint of {sorted(actuator_of)} must be named once, but the partition has {partition}.")
     return [np.array([actuator_of[joint] for joint in joints]) for joints in partition]
