@@ -7,6 +7,7 @@
 Each run trains HalfCheetah-2x3 with the nano preset for 30,000 environment steps on one thread. Every 2,000 steps
 the deterministic policy plays 5 episodes. Curves go to benchmarks/results/learning_<task>_<mode>_<seed>.json
 after every evaluation, with a checkpoint beside them in results/learning, from which an interrupted run goes on.
+"seconds" is wall-clock time, which other work on the machine stretches; "cpu_seconds" is the process's own.
 """
 
 from __future__ import annotations
@@ -59,9 +60,16 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     else:
         algo = build_config(args.task, mode, seed, args.model_size, settings).build()
         record = {"task": args.task, "conditioning": mode, "seed": seed, "model_size": args.model_size}
-        record |= {"settings": settings, "torch": torch.__version__, "threads": 1, "curve": [], "seconds": 0.0}
+        record |= {
+            "settings": settings,
+            "torch": torch.__version__,
+            "threads": 1,
+            "curve": [],
+            "seconds": 0.0,
+            "cpu_seconds": 0.0,
+        }
     steps = record["curve"][-1]["steps"] if record["curve"] else 0
-    start = time.monotonic() - record["seconds"]
+    start, cpu_start = time.monotonic() - record["seconds"], time.process_time() - record["cpu_seconds"]
     while steps < args.steps:
         result = algo.train()
         steps = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
@@ -69,6 +77,7 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
             sampled = result["env_runners"].get("episode_return_mean", float("nan"))
             evaluation = algo.evaluate()["env_runners"]
             record["seconds"] = round(time.monotonic() - start, 1)
+            record["cpu_seconds"] = round(time.process_time() - cpu_start, 1)
             point = {"steps": steps, "deterministic": round(float(evaluation["episode_return_mean"]), 1)}
             point |= {"sampled": round(float(sampled), 1), "seconds": record["seconds"]}
             record["curve"].append(point)
