@@ -256,10 +256,9 @@ class ReplayBuffer:
         """Unlinks the steps that are about to be overwritten; their successors then begin at the ring's edge."""
         if self._num_written + len(rows) <= self.capacity:
             return
-        rows = rows.to(self.device)
-        successors = self.following[rows]
+        lost = set(rows.tolist())  # still on the host, so this waits for nothing
+        successors = self.following[rows.to(self.device)]
         self.previous[successors[successors >= 0]] = -1
-        lost = set(rows.tolist())
         self._open_episodes = {name: row for name, row in self._open_episodes.items() if row not in lost}
 
     def _close(self, trajectory: Trajectory) -> None:
