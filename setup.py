@@ -25,6 +25,7 @@ setup(
     ],
     extras_require={
         "plots": ["matplotlib>=3.8", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
-        "dev": ["pytest>=8", "ruff>=0.8"],
+        "dev": ["pytest>=8", "ruff>=0.8", "mpe2>=1.1"],
     },
+    entry_points={"console_scripts": ["rllib = rllib_dima.cli:main"]},
 )

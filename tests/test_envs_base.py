@@ -1,5 +1,7 @@
 """CooperativeEnv on small environments whose every number is known."""
 
+import pickle
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
 from rllib_dima.envs.base import CooperativeEnv, NonFiniteError, team_flags
+from rllib_dima.envs.spaces import BoxAction, ContractError, EnvTypeError, all_finite
 
 
 class Toy(MultiAgentEnv):
@@ -112,6 +115,44 @@ def test_state_is_not_shared_with_the_environment():
     np.testing.assert_equal(wrapped.state(), np.array([5, 6], np.float32))
 
 
+class Drifting(ToyWithState):
+    """Writes into the same arrays at every step, and returns them."""
+
+    def __init__(self):
+        buffers = {"a": np.zeros((2, 2), np.float32), "b": np.zeros(3)}
+        super().__init__(observations=buffers, state_value=np.zeros((2, 1), np.float32))
+
+    def step(self, action_dict):
+        for array in (*self.observations.values(), self.state_value):
+            array += 1
+        return super().step(action_dict)
+
+
+@pytest.mark.parametrize("toy", [Drifting, type("Stateless", (Drifting,), {"state_space": None, "state": None})])
+def test_arrays_once_handed_out_never_change(toy):
+    env = CooperativeEnv(toy())
+    observations, infos = env.reset()
+    handed_out, expected = [], []
+    for step in range(3):
+        handed_out += [*observations.values(), infos["a"]["state"], env.state()]
+        expected += [[*[step] * 4, 1, 0], [*[step] * 3, 0, 0, 1], *[[step] * env.layout.state_size] * 2]
+        observations, *_, infos = env.step(ZERO)
+    for array, values in zip(handed_out, expected, strict=True):
+        np.testing.assert_equal(array, np.array(values, np.float32))
+        array[:] = np.nan  # what is done to them must not come back either
+    assert env.state().tolist() == [3] * env.layout.state_size
+    env.step(ZERO)
+
+
+def test_lists_and_integers_are_numbers_too():
+    env = started(Toy(observations={"a": [[1, 2], [3, 4]], "b": [0.1, 0.2, True]}, rewards={"a": 2, "b": np.array(2)}))
+    observations, rewards, *_ = env.step({"a": [1, 0], "b": np.array([-7, 0])})
+    np.testing.assert_equal(observations["a"], np.array([1, 2, 3, 4, 1, 0], np.float32))
+    np.testing.assert_equal(observations["b"], np.array([0.1, 0.2, 1, 0, 0, 1], np.float32))
+    assert rewards == {"a": 2.0, "b": 2.0} and type(rewards["a"]) is float
+    np.testing.assert_equal(env.env.actions, {"a": np.array([[10.0]]), "b": np.array([-2, 1], np.float32)})
+
+
 def test_an_environment_that_identifies_agents_gets_no_second_id():
     same = {agent: Box(-1, 1, (3,)) for agent in "ab"}
     rows = {"a": np.array([0.5, 1, 0], np.float32), "b": np.array([0.5, 0, 1], np.float32)}
@@ -127,6 +168,14 @@ def test_actions_are_clipped_stripped_and_rescaled():
     env.step({"a": np.array([0.5, np.float32(99)]), "b": np.array([-1.0, 3.0], np.float32)})
     np.testing.assert_equal(env.env.actions, {"a": np.array([[7.5]]), "b": np.array([-2, 4], np.float32)})
     assert env.env.actions["a"].dtype == np.float64 and env.env.actions["b"].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_actions_in_the_unit_box_are_only_clipped(dtype):
+    given = np.array([-1.5, -1, -0.3, 0, 0.7, 1, 2, 99], np.float32)
+    action = BoxAction("a", Box(-1, 1, (2, 3), dtype)).to_env(given, 8)
+    np.testing.assert_equal(action, np.array([[-1, -1, -0.3], [0, 0.7, 1]], np.float32).astype(dtype))
+    assert action.dtype == dtype and not np.shares_memory(action, given)
 
 
 def test_rescaled_actions_never_pass_the_bounds():
@@ -290,8 +339,11 @@ def test_unsupported_environments_are_refused(spaces, message):
 def test_what_is_no_multi_agent_environment_is_refused():
     with pytest.raises(TypeError, match=r"single-agent gymnasium\.Env"):
         CooperativeEnv(gymnasium.make("CartPole-v1"))
-    with pytest.raises(TypeError, match="ParallelPettingZooEnv"):
-        CooperativeEnv(object())
+    for env in (object(), Walk()):
+        with pytest.raises(
+            TypeError, match=r"given a \w+\. Convert a parallel PettingZoo .*pettingzoo\.as_multi_agent_env"
+        ):
+            CooperativeEnv(env)
     with pytest.raises(TypeError, match="once only"):
         CooperativeEnv(CooperativeEnv(Toy()))
 
@@ -352,3 +404,125 @@ def test_time_limit_of_a_pettingzoo_environment_stays_a_truncation():
         *_, terminateds, truncateds, infos = env.step(actions)
         assert (terminateds, truncateds) == ({"__all__": False}, {"__all__": True})
         np.testing.assert_equal(infos["walker_1"]["state"], np.array([4, 0, -1], np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_all_finite_agrees_with_looking_at_every_entry(dtype):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        values = (rng.normal(size=rng.integers(0, 5, 2)) * (np.finfo(dtype).max / 9)).astype(dtype)  # squares overflow
+        if rng.random() < 0.5 and values.size:
+            values.flat[rng.integers(values.size)] = rng.choice([np.nan, np.inf, -np.inf])
+        assert all_finite(values) == bool(np.isfinite(values).all())
+    assert all_finite(3.0) and all_finite(np.int64(3)) and not all_finite(float("nan"))
+
+
+def test_errors_have_two_halves_and_can_be_pickled():
+    for kind, parents in ((ContractError, ValueError), (EnvTypeError, (ValueError, TypeError))):
+        error = pickle.loads(pickle.dumps(kind("It is broken.", "Repair it.")))
+        assert isinstance(error, parents) and type(error) is kind
+        assert str(error) == "It is broken. Repair it." and (error.found, error.advice) == (
+            "It is broken.",
+            "Repair it.",
+        )
+
+
+class Counting(ToyWithState):
+    """A state that counts steps and adds up actions; ends after five steps."""
+
+    def reset(self, *, seed=None, options=None):
+        self.total, self.num_steps = np.full((2, 1), float(seed or 0)), 0
+        return super().reset(seed=seed)
+
+    def step(self, action_dict):
+        self.total, self.num_steps = self.total + action_dict["b"].reshape(2, 1), self.num_steps + 1
+        self.truncateds = {"__all__": self.num_steps == 5}
+        return super().step(action_dict)
+
+    def state(self):
+        return self.total
+
+    def get_state(self):
+        return {"total": self.total.copy(), "num_steps": self.num_steps}
+
+    def set_state(self, state):
+        self.total, self.num_steps = state["total"].copy(), state["num_steps"]
+
+
+def test_a_restored_environment_goes_on_where_the_other_was():
+    rng = np.random.default_rng(0)
+    actions = [{"a": rng.uniform(-1, 1, 2), "b": rng.uniform(-1, 1, 2)} for _ in range(5)]
+    env = CooperativeEnv(Counting())
+    env.reset(seed=3)
+    states, results = [env.get_state()], []
+    for action in actions:
+        results.append(env.step(action))
+        states.append(env.get_state())
+    for num_steps, state in enumerate(states):
+        fresh = CooperativeEnv(Counting())
+        fresh.set_state(pickle.loads(pickle.dumps(state)))
+        np.testing.assert_equal(fresh.state(), np.float32(fresh.env.total).reshape(-1))
+        for action, expected in zip(actions[num_steps:], results[num_steps:], strict=True):
+            np.testing.assert_equal(fresh.step(action), expected)
+        with pytest.raises(RuntimeError, match="call reset"):
+            fresh.step(actions[0])
+        np.testing.assert_equal(fresh.get_state(), states[-1])
+
+
+def test_what_is_saved_does_not_change_any_more():
+    env = started(Counting())
+    saved, expected = env.get_state(), pickle.dumps(env.get_state())
+    env.step(ZERO)
+    restored = CooperativeEnv(Counting())
+    restored.set_state(saved)
+    restored.step({"a": np.ones(2), "b": np.ones(2)})
+    np.testing.assert_equal(saved, pickle.loads(expected))
+
+
+def test_the_step_count_in_messages_is_restored():
+    env = started(Counting())
+    for _ in range(3):
+        env.step(ZERO)
+    restored = CooperativeEnv(Counting())
+    restored.set_state(env.get_state())
+    restored.env.rewards = {"a": np.nan, "b": 0.0}
+    with pytest.raises(NonFiniteError, match="In step 4 of the episode"):
+        restored.step(ZERO)
+
+
+def test_an_environment_that_was_never_reset_is_restored_as_that():
+    env = CooperativeEnv(type("Plain", (Toy,), {"get_state": lambda self: {}, "set_state": lambda self, state: None})())
+    restored = CooperativeEnv(env.env)
+    restored.reset()
+    restored.set_state(env.get_state())
+    with pytest.raises(RuntimeError, match="call reset"):
+        restored.state()
+    with pytest.raises(RuntimeError, match="call reset"):
+        restored.step(ZERO)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {**state, "agents": ["a", "c"]}, r"another environment: it has agents \['a', 'c'\]"),
+        (lambda state: {**state, "state": np.zeros(3)}, "3 entries in the global state, but this one .* 2 entries"),
+        (lambda state: {"env": state["env"]}, r"needs what get_state\(\) returned, .*but was given \['env'\]"),
+        (lambda state: 3, "but was given int"),
+    ],
+)
+def test_states_of_other_environments_are_refused(change, message):
+    env = started(Counting())
+    env.step({"a": np.ones(2), "b": np.ones(2)})
+    before = env.get_state()
+    with pytest.raises(ValueError, match=message):
+        env.set_state(change(started(Counting()).get_state()))
+    np.testing.assert_equal(env.get_state(), before)
+
+
+@pytest.mark.parametrize("members", [{}, {"get_state": lambda self: {}}, {"set_state": lambda self, state: None}])
+def test_saving_needs_both_methods_of_the_environment(members):
+    env = started(type("Partly", (Toy,), members)())
+    assert not env.can_restore and CooperativeEnv(Counting()).can_restore
+    for use in (env.get_state, lambda: env.set_state({})):
+        with pytest.raises(NotImplementedError, match=r"Partly cannot be saved .*both get_state\(\).*set_state"):
+            use()

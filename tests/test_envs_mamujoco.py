@@ -1,16 +1,14 @@
-"""MAMuJoCo against plain Gymnasium: same physics, the paper's observations and partitions."""
+"""MAMuJoCo on the paper's tasks against plain Gymnasium: same physics, the paper's observations and partitions."""
 
-import pickle
+import dataclasses
 import warnings
 
 import gymnasium
 import numpy as np
 import pytest
-from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
-from rllib_dima import envs
-from rllib_dima.envs import mamujoco
+from rllib_dima.envs import mamujoco_scenarios
 from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
 from rllib_dima.envs.mamujoco import MAMuJoCo
 
@@ -50,19 +48,19 @@ JOINTS = {
 TASKS = list(CONSECUTIVE)
 
 
-def env_id(task):
-    return f"mamujoco_{task[0].lower()}_{task[1]}"
+def name(task):
+    return "_".join(task)
 
 
 def sample(env, rng):
     return {agent: rng.uniform(-1, 1, space.shape).astype(np.float32) for agent, space in env.action_spaces.items()}
 
 
-@pytest.mark.parametrize("kind", ["consecutive", "joints"])
-@pytest.mark.parametrize("task", TASKS, ids=env_id)
-def test_rewards_states_and_ends_are_exactly_those_of_gymnasium(task, kind):
-    partition = {"consecutive": CONSECUTIVE, "joints": JOINTS}[kind][task]
-    env = envs.make(env_id(task), partition_kind=kind)
+@pytest.mark.parametrize("partition", ["consecutive", "joints"])
+@pytest.mark.parametrize("task", TASKS, ids=name)
+def test_every_agent_moves_its_own_joints_exactly_as_in_gymnasium(task, partition):
+    parts = {"consecutive": CONSECUTIVE, "joints": JOINTS}[partition][task]
+    env = MAMuJoCo(*task, partition=partition)
     plain = gymnasium.make(f"{task[0]}-v4")
     _, infos = env.reset(seed=3)
     expected, _ = plain.reset(seed=3)
@@ -73,7 +71,7 @@ def test_rewards_states_and_ends_are_exactly_those_of_gymnasium(task, kind):
         actions = sample(env, rng)
         torques = {
             joint: torque
-            for joints, action in zip(partition, actions.values(), strict=True)
+            for joints, action in zip(parts, actions.values(), strict=True)
             for joint, torque in zip(joints.split(), action, strict=True)
         }
         flat = np.array([torques[joint] for joint in ACTUATORS[task[0]]], np.float32)
@@ -86,11 +84,11 @@ def test_rewards_states_and_ends_are_exactly_those_of_gymnasium(task, kind):
             expected, _ = plain.reset()
 
 
-@pytest.mark.parametrize("task", TASKS, ids=env_id)
+@pytest.mark.parametrize("task", TASKS, ids=name)
 def test_spaces(task):
-    env = envs.make(env_id(task))
-    scenario, partition = task
-    num_agents, num_joints = map(int, partition.split("x"))
+    env = MAMuJoCo(*task)
+    scenario, agent_conf = task
+    num_agents, num_joints = map(int, agent_conf.split("x"))
     assert env.possible_agents == env.agents == [f"agent_{i}" for i in range(num_agents)]
     assert env.state_space.shape == (STATE_SIZES[scenario],) and env.state_space.dtype == np.float32
     for agent in env.possible_agents:
@@ -102,17 +100,22 @@ def test_spaces(task):
     assert layout.action_sizes == (num_joints,) * num_agents and layout.state_size == STATE_SIZES[scenario]
 
 
-def test_observation_is_the_standardised_state_and_agent_id():
-    env = MAMuJoCo("Ant", "4x2")
-    plain = gymnasium.make("Ant-v4")
+@pytest.mark.parametrize("task", TASKS, ids=name)
+def test_observation_is_the_standardised_state_and_agent_id(task):
+    env, plain = MAMuJoCo(*task), gymnasium.make(f"{task[0]}-v4")
+    rng = np.random.default_rng(0)
     raw, _ = plain.reset(seed=1)
     observations, _ = env.reset(seed=1)
-    for index, agent in enumerate(env.possible_agents):
-        vector = np.concatenate([raw, np.eye(4)[index]])
-        expected = (vector - np.mean(vector)) / np.std(vector)
-        assert observations[agent].dtype == np.float32
-        np.testing.assert_allclose(observations[agent], expected, rtol=1e-6, atol=1e-7)
-        assert observations[agent][-4:].argmax() == index
+    for _ in range(10):
+        for index, agent in enumerate(env.possible_agents):
+            vector = np.concatenate([raw, np.eye(env.num_agents)[index]])
+            expected = (vector - np.mean(vector)) / np.std(vector)
+            assert observations[agent].dtype == np.float32
+            np.testing.assert_allclose(observations[agent], expected, rtol=1e-6, atol=1e-7)
+            assert observations[agent][-env.num_agents :].argmax() == index
+        action = rng.uniform(-1, 1, plain.action_space.shape).astype(np.float32)
+        raw, *_ = plain.step(action)
+        observations, *_ = env.step({agent: action[own] for agent, own in zip(env.agents, env.actuators, strict=True)})
 
 
 @pytest.mark.parametrize("wrap", [lambda env: env, CooperativeEnv], ids=["plain", "wrapped"])
@@ -149,24 +152,40 @@ def test_wrapping_changes_nothing_but_the_form():
         results = env.step(actions), wrapped.step(actions)
 
 
-def test_actions_are_clipped_to_the_range():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, int])
+def test_actions_are_clipped_to_the_range(dtype):
     env, other = MAMuJoCo("Ant", "2x4"), MAMuJoCo("Ant", "2x4")
     env.reset(seed=0), other.reset(seed=0)
-    far = env.step({agent: np.full(4, 7.0) for agent in env.possible_agents})
-    near = other.step({agent: np.ones(4) for agent in env.possible_agents})
-    np.testing.assert_equal(far, near)
+    for bound in (1, -1):
+        far = env.step({agent: np.full(4, 7 * bound, dtype) for agent in env.possible_agents})
+        near = other.step({agent: np.full(4, bound, dtype) for agent in env.possible_agents})
+        np.testing.assert_equal(far, near)
 
 
-def test_actions_are_rescaled_to_the_range_of_the_environment(monkeypatch):
-    plain = gymnasium.make("HalfCheetah-v4")
-    make = gymnasium.make
-    monkeypatch.setattr(gymnasium, "make", lambda *a, **k: gymnasium.wrappers.RescaleAction(make(*a, **k), 1.0, 3.0))
-    env = MAMuJoCo("HalfCheetah", "2x3")  # takes actions in [1, 3], and maps them back to [-1, 1]
-    assert env.env.action_space.low[0] == 1 and env.action_spaces["agent_0"].low[0] == -1
+def test_actions_may_be_of_any_number_type():
+    results = []
+    for convert in (np.asarray, lambda a: a.astype(np.float64), np.ndarray.tolist, lambda a: np.round(a).astype(int)):
+        env = MAMuJoCo("Walker2d", "2x3")
+        env.reset(seed=0)
+        results.append(env.step({agent: convert(np.array([1, 0, -1], np.float32)) for agent in env.agents}))
+    for result in results[1:]:
+        np.testing.assert_equal(result, results[0])
+
+
+@pytest.mark.parametrize(("task", "limit"), [(("Humanoid", "9|8"), 0.4), (("Pusher", "3p"), 2.0)], ids=["0.4", "2"])
+@pytest.mark.parametrize("partition", ["consecutive", "joints"])
+def test_actions_are_rescaled_to_the_range_of_the_environment(task, limit, partition):
+    env = MAMuJoCo(*task, partition=partition, version="v5")
+    plain = gymnasium.make(f"{task[0]}-v5")
     env.reset(seed=0), plain.reset(seed=0)
-    flat = np.linspace(-1, 1, 6).astype(np.float32)
-    _, rewards, *_ = env.step({"agent_0": flat[:3], "agent_1": flat[3:]})
-    assert rewards["agent_1"] == pytest.approx(plain.step(flat)[1], abs=1e-6)
+    actions, flat = sample(env, np.random.default_rng(0)), np.zeros(plain.action_space.shape, np.float32)
+    for agent, own in zip(env.agents, env.actuators, strict=True):
+        flat[own] = np.float32(limit) * actions[agent]
+        assert env.action_spaces[agent] == gymnasium.spaces.Box(-1, 1, own.shape, np.float32)
+    _, rewards, _, _, infos = env.step(actions)
+    state, reward, *_ = plain.step(flat)
+    assert set(rewards.values()) == {reward}
+    np.testing.assert_array_equal(infos["agent_0"]["state"], state.astype(np.float32))
 
 
 def test_seed_of_the_constructor_is_that_of_the_first_episode():
@@ -190,7 +209,19 @@ def test_no_warning_about_v4_and_others_pass():
         ({"agent_0": np.zeros(3), "agent_1": np.zeros(3), "leg": np.zeros(3)}, r"unknown: \['leg'\]"),
         ({"agent_0": np.zeros(3), "agent_1": np.zeros(2)}, r"'agent_1' has shape \(2,\).*shape \(3,\)"),
         ({"agent_0": np.array([0, np.nan, 0]), "agent_1": np.zeros(3)}, "'agent_0' has NaN"),
+        (
+            {"agent_0": np.array([0, np.inf, 0], np.float32), "agent_1": np.zeros(3, np.float32)},
+            "'agent_0' has NaN or inf",
+        ),
+        (
+            {"agent_0": np.array([0, np.nan, 0], np.float32), "agent_1": np.zeros(3, np.float32)},
+            "'agent_0' has NaN or inf",
+        ),
+        ({"agent_0": np.zeros((3, 1), np.float32), "agent_1": np.zeros((3, 1), np.float32)}, r"shape \(3, 1\)"),
+        ({"agent_0": np.zeros(2, np.float32), "agent_1": np.zeros(4, np.float32)}, r"'agent_0' has shape \(2,\)"),
         ({"agent_0": np.array(["a"] * 3), "agent_1": np.zeros(3)}, "must be 3 numbers"),
+        ({"agent_0": 0.5, "agent_1": np.zeros(3)}, "must be 3 numbers"),
+        ({"agent_0": None, "agent_1": np.zeros(3)}, "must be 3 numbers"),
     ],
 )
 def test_wrong_actions_are_refused(actions, message):
@@ -201,11 +232,19 @@ def test_wrong_actions_are_refused(actions, message):
 
 
 def test_reset_must_come_first():
-    env = MAMuJoCo("HalfCheetah", "2x3")
+    env = MAMuJoCo("HalfCheetah", "2x3", render_mode="rgb_array")
     with pytest.raises(RuntimeError, match="call reset"):
         env.step({agent: np.zeros(3) for agent in env.possible_agents})
-    with pytest.raises(RuntimeError, match="call reset"):
-        env.state()
+    for method in (env.state, env.render):
+        with pytest.raises(RuntimeError, match="call reset"):
+            method()
+
+
+def test_rendering_needs_a_render_mode():
+    env = MAMuJoCo("HalfCheetah", "2x3")
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match="render_mode='rgb_array'"):
+        env.render()
 
 
 def test_unstable_simulation_is_an_error_though_mujoco_resets_it(tmp_path, monkeypatch):
@@ -214,7 +253,7 @@ def test_unstable_simulation_is_an_error_though_mujoco_resets_it(tmp_path, monke
     still = {agent: np.zeros(3) for agent in env.possible_agents}
     env.reset(seed=0)
     env.step(still)
-    env.env.unwrapped.data.qvel[:] = 1e11
+    env.env.data.qvel[:] = 1e11
     with pytest.raises(NonFiniteError, match=r"step 2 .*BADQVEL"):
         env.step(still)
     with pytest.raises(RuntimeError, match="call reset"):
@@ -223,71 +262,69 @@ def test_unstable_simulation_is_an_error_though_mujoco_resets_it(tmp_path, monke
     env.step(still)
 
 
-@pytest.mark.parametrize(("observation", "reward", "message"), [(np.nan, 0.0, "observation"), (1.0, np.inf, "reward")])
-def test_non_finite_numbers_are_named(monkeypatch, observation, reward, message):
-    env = MAMuJoCo("HalfCheetah", "2x3")
+@pytest.mark.parametrize("observations", ["full", "local"])
+@pytest.mark.parametrize(
+    ("entry", "reward", "message"),
+    [(np.nan, 0.0, "observation"), (-np.inf, 0.0, "observation"), (1e39, 0.0, "observation"), (1.0, np.inf, "reward")],
+)
+def test_non_finite_numbers_are_named(monkeypatch, observations, entry, reward, message):
+    env = MAMuJoCo("HalfCheetah", "2x3", observations=observations)
     env.reset(seed=0)
-    monkeypatch.setattr(env.env, "step", lambda action: (np.full(17, observation), reward, False, False, {}))
+    state = np.append(np.ones(16), entry)
+    monkeypatch.setattr(env.env, "step", lambda action: (state, reward, False, False, {}))
     with pytest.raises(NonFiniteError, match=f"step 1 .*{message} became NaN or infinite"):
         env.step({agent: np.zeros(3) for agent in env.possible_agents})
 
 
+def test_numbers_of_any_finite_size_pass(monkeypatch):
+    env = MAMuJoCo("HalfCheetah", "2x3")
+    env.reset(seed=0)
+    state = np.append(np.ones(16), 1e38)  # its square is no float32 any more
+    monkeypatch.setattr(env.env, "step", lambda action: (state, 0.0, False, False, {}))
+    observations, *_, infos = env.step({agent: np.zeros(3) for agent in env.possible_agents})
+    assert np.isfinite(observations["agent_0"]).all() and infos["agent_0"]["state"][-1] == np.float32(1e38)
+
+
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "settings", "message"),
     [
-        (("Antt", "4x2"), "scenario 'Antt'. Did you mean 'ant'"),
-        (("Ant", "4x3"), "partition of Ant '4x3'. Did you mean"),
-        (("ant", "4x2", "joints", "rgb"), "render_mode 'rgb'"),
-        (("ant", "4x2", "joint"), "partition_kind 'joint'. Did you mean 'joints'"),
+        (("Antt", "4x2"), {}, "scenario 'Antt'. Did you mean 'ant'"),
+        (("InvertedPendulum", "1x1"), {}, "Unknown MAMuJoCo scenario 'InvertedPendulum'"),
+        ((None, "1x1"), {}, "Unknown MAMuJoCo scenario None"),
+        (("Ant", "4x3"), {}, "agent_conf of Ant '4x3'. Did you mean"),
+        (("ManySegmentSwimmer", "1x4"), {}, "agent_conf of ManySegmentSwimmer '1x4'.*at least 2"),
+        (("ManySegmentAnt", "4x0"), {}, "agent_conf of ManySegmentAnt '4x0'"),
+        (("ManySegmentAnt", "4"), {}, "agent_conf of ManySegmentAnt '4'"),
+        (("ant", "4x2"), {"render_mode": "rgb"}, "render_mode 'rgb'. Did you mean 'rgb_array'"),
+        (("ant", "4x2"), {"partition": "joint"}, "partition 'joint'. Did you mean 'joints'"),
+        (("ant", "4x2"), {"observations": "loca"}, "observations 'loca'. Did you mean 'local'"),
+        (("ant", "4x2"), {"agent_obsk": 1}, "agent_obsk=1 has no meaning for full observations"),
+        (("ant", "4x2"), {"observations": "local", "agent_obsk": -1}, "agent_obsk is -1, but"),
+        (("ant", "4x2"), {"observations": "local", "agent_obsk": 1.0}, "agent_obsk is 1.0, but"),
+        (("ant", "4x2"), {"observations": "local", "agent_obsk": True}, "agent_obsk is True, but"),
+        (("ant", "4x2"), {"version": "v3"}, "Unknown version 'v3'"),
+        (("Pusher", "3p"), {"version": "v4"}, "Pusher has no v4: .*refuses MuJoCo 3.*version='v5'"),
+        (("ManySegmentAnt", "2x2"), {"version": "v4"}, "ManySegmentAnt has no v4: .*torso.*version='v5'"),
+        (("ManySegmentSwimmer", "2x2"), {"version": "v4"}, "ManySegmentSwimmer has no v4: .*version='v5'"),
+        (("CoupledHalfCheetah", "1p1"), {"version": "v5"}, "CoupledHalfCheetah has a single version"),
     ],
 )
-def test_unknown_names_are_refused(args, message):
+def test_bad_settings_are_refused(args, settings, message):
     with pytest.raises(ValueError, match=message):
-        MAMuJoCo(*args)
+        MAMuJoCo(*args, **settings)
 
 
 @pytest.mark.parametrize(
-    ("kind", "joints", "message"),
+    ("partition", "joints", "message"),
     [
         ("joints", (("bfoot", "bshim", "bthigh"), ("ffoot", "fshin", "fthigh")), "joint 'bshim'. Did you mean 'bshin'"),
-        ("joints", (("bfoot", "bshin", "bfoot"), ("ffoot", "fshin", "fthigh")), "must be named once"),
-        ("consecutive", (("bfoot", "bshin"), ("ffoot",)), r"\[2, 1\] joints.* 6 actuators"),
+        ("joints", (("bfoot", "bshin", "bfoot"), ("ffoot", "fshin", "fthigh")), "by exactly one agent"),
+        ("consecutive", (("bfoot", "bshin"), ("ffoot",)), r"6 actuators into \[\[2, 1\], \[5\]\]"),
     ],
 )
-def test_partitions_that_do_not_fit_the_model_are_refused(monkeypatch, kind, joints, message):
-    wrong = mamujoco.Scenario("HalfCheetah", "HalfCheetah-v4", {"2x3": joints})
-    monkeypatch.setitem(mamujoco.SCENARIOS, "halfcheetah", wrong)
+def test_joint_lists_that_do_not_fit_the_model_are_refused(monkeypatch, partition, joints, message):
+    right = mamujoco_scenarios.SCENARIOS["halfcheetah"]
+    wrong = dataclasses.replace(right, joints={"2x3": joints})
+    monkeypatch.setitem(mamujoco_scenarios.SCENARIOS, "halfcheetah", wrong)
     with pytest.raises(ValueError, match=message):
-        MAMuJoCo("HalfCheetah", "2x3", kind)
-
-
-def test_ids_and_families():
-    assert sorted(envs.ENV_IDS) == sorted(map(env_id, TASKS))
-    assert envs.env_family("mamujoco_ant_4x2") == "mamujoco"
-    assert envs.env_family("bidexhands_pen") == "bidexhands"
-    assert [envs.env_family(other) for other in ("CartPole-v1", "mamujoco", MAMuJoCo, None)] == [None] * 4
-
-
-def test_unknown_ids_and_keys_are_refused():
-    with pytest.raises(ValueError, match=r"'mamujoco_ant_4x4'. Did you mean 'mamujoco_ant_4x2'"):
-        envs.make("mamujoco_ant_4x4")
-    with pytest.raises(ValueError, match=r"'partition_kin'. Did you mean 'partition_kind'"):
-        envs.make("mamujoco_ant_4x2", partition_kin="joints")
-
-
-def test_creators_are_picklable_and_accept_every_form_of_env_config():
-    create = pickle.loads(pickle.dumps(envs.creator("mamujoco_ant_4x2")))
-    for env_config in (None, {}, EnvContext({}, worker_index=1), EnvContext({"team_reward": "mean"}, worker_index=1)):
-        assert create(env_config).actuators[0].tolist() == [0, 1]
-    joints = create(EnvContext({"partition_kind": "joints"}, worker_index=1))
-    assert joints.actuators[0].tolist() == [2, 3]
-
-
-def test_every_id_is_registered_with_ray():
-    from ray.tune.registry import ENV_CREATOR, _global_registry
-
-    envs.register_envs()
-    envs.register_envs()
-    for name in envs.ENV_IDS:
-        assert _global_registry.contains(ENV_CREATOR, name)
-    assert len(_global_registry.get(ENV_CREATOR, "mamujoco_halfcheetah_6x1")({}).possible_agents) == 6
+        MAMuJoCo("HalfCheetah", "2x3", partition=partition)

@@ -1,11 +1,13 @@
-"""The environments by id: `mamujoco_<scenario>_<partition>`, as in "mamujoco_ant_4x2".
+"""The environments by id: `mamujoco_<scenario>_<agent_conf>`, as in "mamujoco_ant_4x2", and `bidexhands_<task>`.
 
-Ids are what a configuration names; `env_config` accepts the keys in `ENV_CONFIG_KEYS`.
+Ids are what a configuration names. The ids "mamujoco" and "bidexhands" take the scenario, division or task from
+`env_config` instead. `env_config` accepts what `env_config_keys` lists, and nothing else.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -13,17 +15,28 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
-from rllib_dima.envs.mamujoco import SCENARIOS, MAMuJoCo
+from rllib_dima.envs.bidexhands.env import SETTING_NAMES, BiDexHands
+from rllib_dima.envs.bidexhands.isaacgym import IsaacGymBiDexHands
+from rllib_dima.envs.bidexhands.tasks import TASKS
+from rllib_dima.envs.mamujoco import MAMuJoCo
+from rllib_dima.envs.mamujoco_scenarios import registered_agent_confs
+from rllib_dima.envs.pettingzoo import PettingZooEnv, as_multi_agent_env, to_pettingzoo
 
 EnvFamily = Literal["mamujoco", "bidexhands"]
+BACKENDS = ("mujoco", "isaacgym")  # of Bi-DexHands
 
-ENV_CONFIG_KEYS = ("partition_kind", "render_mode")
 WRAPPER_CONFIG_KEYS = ("team_reward",)  # in the same env_config, but read by the env runner for CooperativeEnv
 
-_TASKS = {
-    f"mamujoco_{scenario}_{partition}": (scenario, partition)
-    for scenario in SCENARIOS
-    for partition in SCENARIOS[scenario].partitions
+# Every id: its family, and what the id itself says of the environment.
+_TASKS: dict[str, tuple[EnvFamily, dict[str, str]]] = {
+    **{
+        f"mamujoco_{scenario}_{agent_conf}": ("mamujoco", {"scenario": scenario, "agent_conf": agent_conf})
+        for scenario, agent_confs in registered_agent_confs().items()
+        for agent_conf in agent_confs
+    },
+    **{f"bidexhands_{task}": ("bidexhands", {"task": task}) for task in TASKS},
+    "mamujoco": ("mamujoco", {}),
+    "bidexhands": ("bidexhands", {}),
 }
 
 ENV_IDS = tuple(_TASKS)
@@ -34,16 +47,44 @@ def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
 
     Args:
         env_id: one of `ENV_IDS`.
-        env_config: settings of the environment, of `ENV_CONFIG_KEYS`.
+        env_config: settings of the environment, of `env_config_keys(env_id)`.
 
     Raises:
-        ValueError: unknown id or setting, with the nearest known names.
+        ValueError: unknown id or setting, with the nearest known names; a missing one; or see the environment's class.
     """
     check_name(env_id, ENV_IDS, "environment id")
+    known = env_config_keys(env_id, env_config.get("backend", "mujoco"))
     for key in env_config:
-        check_name(key, ENV_CONFIG_KEYS, f"env_config key of {env_id}:")
-    scenario, partition = _TASKS[env_id]
-    return MAMuJoCo(scenario, partition, **env_config)
+        check_name(key, known, f"env_config key of {env_id}:")
+    family, named = _TASKS[env_id]
+    settings = {**named, **env_config}
+    env_class = _CLASSES[family, settings.pop("backend", "mujoco")]
+    for key, parameter in _arguments(env_class).items():
+        if parameter.default is parameter.empty and key not in settings:
+            raise ValueError(
+                f"{env_id} needs {key!r} in env_config, which has {sorted(env_config)} of {sorted(known)}."
+            )
+    return env_class(**settings)
+
+
+def env_config_keys(env_id: str, backend: str = "mujoco") -> tuple[str, ...]:
+    """What `env_config` of an environment may hold, besides `WRAPPER_CONFIG_KEYS`.
+
+    Args:
+        env_id: one of `ENV_IDS`.
+        backend: of Bi-DexHands, one of `BACKENDS`, as in `env_config["backend"]`.
+
+    Raises:
+        ValueError: unknown id or backend.
+    """
+    check_name(env_id, ENV_IDS, "environment id")
+    family, named = _TASKS[env_id]
+    if family == "mamujoco":
+        keys = _arguments(MAMuJoCo)
+    else:
+        check_name(backend, BACKENDS, "backend")
+        keys = ("backend", *_arguments(_CLASSES[family, backend]), *(SETTING_NAMES if backend == "mujoco" else ()))
+    return tuple(key for key in keys if key not in named)
 
 
 def creator(env_id: str) -> Callable[[Mapping[str, Any] | None], MultiAgentEnv]:
@@ -63,9 +104,8 @@ def register_envs() -> None:
 
 
 def env_family(env_id: object) -> EnvFamily | None:
-    """The benchmark that an environment belongs to, by the prefix of its id; None for any other environment."""
-    prefix = env_id.split("_")[0] if isinstance(env_id, str) and "_" in env_id else None
-    return prefix if prefix in ("mamujoco", "bidexhands") else None
+    """The benchmark that an id of `ENV_IDS` belongs to; None for any other environment."""
+    return _TASKS[env_id][0] if isinstance(env_id, str) and env_id in _TASKS else None
 
 
 def _create(env_id: str, env_config: Mapping[str, Any] | None = None) -> MultiAgentEnv:
@@ -74,15 +114,34 @@ def _create(env_id: str, env_config: Mapping[str, Any] | None = None) -> MultiAg
     return make(env_id, **{key: value for key, value in settings.items() if key not in WRAPPER_CONFIG_KEYS})
 
 
+def _arguments(env_class: type) -> dict[str, inspect.Parameter]:
+    """Arguments of a constructor that `env_config` may give; seeds come from RLlib, at the first reset."""
+    parameters = inspect.signature(env_class).parameters.values()
+    return {p.name: p for p in parameters if p.name != "seed" and p.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+_CLASSES: dict[tuple[str, str], type[MultiAgentEnv]] = {
+    ("mamujoco", "mujoco"): MAMuJoCo,
+    ("bidexhands", "mujoco"): BiDexHands,
+    ("bidexhands", "isaacgym"): IsaacGymBiDexHands,
+}
+
 __all__ = [
-    "ENV_CONFIG_KEYS",
+    "BACKENDS",
     "ENV_IDS",
+    "WRAPPER_CONFIG_KEYS",
+    "BiDexHands",
     "CooperativeEnv",
     "EnvFamily",
+    "IsaacGymBiDexHands",
     "MAMuJoCo",
     "NonFiniteError",
+    "PettingZooEnv",
+    "as_multi_agent_env",
     "creator",
+    "env_config_keys",
     "env_family",
     "make",
     "register_envs",
+    "to_pettingzoo",
 ]

@@ -17,6 +17,8 @@ O, A, S and the masks of what is padding are in `CooperativeEnv.layout`.
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -28,7 +30,15 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.spaces import agent_action, box_size
+from rllib_dima.envs.spaces import (
+    BoxAction,
+    ContractError,
+    DiscreteAction,
+    EnvTypeError,
+    agent_action,
+    all_finite,
+    box_size,
+)
 
 TeamReward = Literal["shared", "mean", "sum"]
 TEAM_REWARDS = ("shared", "mean", "sum")
@@ -62,25 +72,31 @@ class CooperativeEnv(MultiAgentEnv):
         state_space: Box of shape (S,), float32.
 
     Raises:
-        TypeError: `env` is no `MultiAgentEnv`, or is wrapped already.
-        ValueError: unsupported agents or spaces, or an unknown `team_reward`.
+        EnvTypeError: `env` is no `MultiAgentEnv`, or is wrapped already.
+        ContractError: unsupported agents or spaces.
+        ValueError: an unknown `team_reward`.
     """
 
+    observations_identify_agent = True
+
     def __init__(self, env: MultiAgentEnv, team_reward: TeamReward = "shared") -> None:
-        _require_multi_agent(env)
+        require_multi_agent(env)
         check_name(team_reward, TEAM_REWARDS, "team_reward")
         self.env = env
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
-        self.possible_agents = _ordered_agents(env)
+        self.possible_agents = ordered_agents(env)
         self.agents = list(self.possible_agents)
         super().__init__()
         self._team_reward = team_reward
-        self._actions = _agent_actions(env, self.agents)
-        self._offers_state = _offers_state(env)
+        self._actions = {agent: agent_action(agent, env.get_action_space(agent)) for agent in self.agents}
+        require_one_kind(self._actions)
+        self._offers_state = offers_state(env)
         self.layout = self._build_layout()
         self._build_spaces()
+        self._build_blank()
         self._num_steps = 0
         self._is_running = False
+        self._state: np.ndarray | None = None
 
     def _build_layout(self) -> AgentLayout:
         sizes = tuple(
@@ -106,6 +122,16 @@ class CooperativeEnv(MultiAgentEnv):
         self.observation_spaces = dict.fromkeys(self.agents, observation_space)
         self.action_spaces = dict.fromkeys(self.agents, action_space)
 
+    def _build_blank(self) -> None:
+        """What `_observe` needs at every step: observations without their own entries, and where those belong."""
+        layout = self.layout
+        self._blank = np.zeros((layout.num_agents, layout.observation_size), np.float32)  # (N, O)
+        if layout.appends_agent_id:
+            self._blank[:, -layout.num_agents :] = np.eye(layout.num_agents)
+        shapes = [self.env.get_observation_space(agent).shape for agent in self.agents]
+        self._own = list(zip(self.agents, shapes, layout.observation_sizes, strict=True))
+        self._own_mask = np.arange(layout.observation_size) < np.array(layout.observation_sizes)[:, None]  # (N, O)
+
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Starts an episode.
 
@@ -118,7 +144,7 @@ class CooperativeEnv(MultiAgentEnv):
 
         Raises:
             NonFiniteError: an observation or the state is not finite.
-            ValueError: the environment breaks the contract.
+            ContractError: the environment breaks the contract.
         """
         observations, infos = self.env.reset(seed=seed, options=options)
         self._num_steps = 0
@@ -139,7 +165,8 @@ class CooperativeEnv(MultiAgentEnv):
         Raises:
             RuntimeError: no episode is running.
             NonFiniteError: an observation, the state or a reward is not finite.
-            ValueError: wrong actions, or the environment breaks the contract.
+            ContractError: the environment breaks the contract.
+            ValueError: wrong actions.
         """
         require_running(self._is_running)
         require_agents("action_dict", action_dict, self.agents)
@@ -159,9 +186,62 @@ class CooperativeEnv(MultiAgentEnv):
         Raises:
             RuntimeError: the environment was never reset.
         """
-        if not hasattr(self, "_state"):
+        if self._state is None:
             raise RuntimeError("There is no state before the first episode: call reset() first.")
         return self._state.copy()
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether the wrapped environment offers both `get_state()` and `set_state()`."""
+        return can_restore(self.env)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything the future depends on, as numpy arrays and plain values.
+
+        Raises:
+            NotImplementedError: the wrapped environment does not offer it.
+        """
+        self._require_restorable()
+        return {"agents": list(self.agents), **self._progress(), "env": self.env.get_state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on exactly where another environment of the same kind was.
+
+        Args:
+            state: what its `get_state()` returned.
+
+        Raises:
+            NotImplementedError: the wrapped environment does not offer it.
+            ValueError: the state is that of another environment; nothing has changed then.
+        """
+        self._require_restorable()
+        self._require_own(state)
+        self.env.set_state(state["env"])
+        self._num_steps, self._is_running = int(state["num_steps"]), bool(state["is_running"])
+        self._state = copy.copy(state["state"])
+
+    def _progress(self) -> dict[str, Any]:
+        return {"num_steps": self._num_steps, "is_running": self._is_running, "state": copy.copy(self._state)}
+
+    def _require_restorable(self) -> None:
+        if not self.can_restore:
+            raise NotImplementedError(
+                f"{type(self.env).__name__} cannot be saved and restored: it needs both get_state(), which returns "
+                "a picklable dict of everything its future depends on, and set_state(state), which goes on from there."
+            )
+
+    def _require_own(self, state: Mapping[str, Any]) -> None:
+        expected = {"agents", "env", *self._progress()}
+        if not isinstance(state, Mapping) or set(state) != expected:
+            given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"set_state() needs what get_state() returned, {sorted(expected)}, but was given {given}.")
+        sizes = (len(self.agents), self.layout.state_size)
+        given_sizes = (len(state["agents"]), sizes[1] if state["state"] is None else np.size(state["state"]))
+        if list(state["agents"]) != self.agents or given_sizes != sizes:
+            raise ValueError(
+                f"The state is that of another environment: it has agents {list(state['agents'])} and {given_sizes[1]} "
+                f"entries in the global state, but this one has agents {self.agents} and {sizes[1]} entries."
+            )
 
     def render(self) -> Any:
         """What the environment's own `render()` returns."""
@@ -178,46 +258,49 @@ class CooperativeEnv(MultiAgentEnv):
     def _observe(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any] | None) -> tuple[dict, dict]:
         """Padded observations, and infos with the state."""
         require_agents("the environment's observations", observations, self.agents, "; all agents act at every step")
-        own = [self._own_entries(agent, observations[agent]) for agent in self.agents]
-        self._state = self._read_state(own)
-        infos = {agent: dict(info or {}) for agent, info in (infos or {}).items()}
-        infos.setdefault(self.agents[0], {})["state"] = self._state.copy()
-        return {agent: self._pad(index, own[index]) for index, agent in enumerate(self.agents)}, infos
-
-    def _own_entries(self, agent: Any, observation: Any) -> np.ndarray:
-        """(own size,) float32, an observation flattened."""
-        shape = self.env.get_observation_space(agent).shape
-        return self._flat(f"the observation of agent {agent!r}", observation, shape)
-
-    def _read_state(self, own_entries: list[np.ndarray]) -> np.ndarray:
-        if not self._offers_state:
-            return np.concatenate(own_entries)
-        return self._flat("the state", self.env.state(), self.env.state_space.shape)
-
-    def _flat(self, name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """Float32 vector of all entries, checked."""
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
-            values = np.array(values, dtype=np.float32)
+            padded = self._padded(observations)
+            state = self._read_state(padded)
+        if not (all_finite(padded) and all_finite(state)):
+            self._raise_non_finite(padded, state)
+        self._state = state
+        infos = {agent: dict(info or {}) for agent, info in (infos or {}).items()}
+        infos.setdefault(self.agents[0], {})["state"] = state.copy()
+        return dict(zip(self.agents, padded, strict=True)), infos
+
+    def _padded(self, observations: Mapping[Any, Any]) -> np.ndarray:
+        """(N, O) float32: all observations in a new array."""
+        padded = self._blank.copy()
+        for row, (agent, shape, size) in zip(padded, self._own, strict=True):
+            values = np.asarray(observations[agent])
+            if values.shape != shape:
+                raise _wrong_shape(f"the observation of agent {agent!r}", values, shape)
+            row[:size] = values.reshape(-1)
+        return padded
+
+    def _read_state(self, padded: np.ndarray) -> np.ndarray:
+        """(S,) float32, in a new array."""
+        if not self._offers_state:
+            return padded[self._own_mask]  # all agents' own entries, one agent after the other
+        values, shape = np.array(self.env.state(), np.float32), self.env.state_space.shape
         if values.shape != shape:
-            raise ValueError(f"{name} has shape {values.shape}, but its space says {shape}: correct one of the two.")
-        require_finite(name, values, self._num_steps)
+            raise _wrong_shape("the state", values, shape)
         return values.reshape(-1)
 
-    def _pad(self, index: int, own_entries: np.ndarray) -> np.ndarray:
-        padded = np.zeros(self.layout.observation_size, np.float32)
-        padded[: own_entries.size] = own_entries
-        if self.layout.appends_agent_id:
-            padded[index - self.layout.num_agents] = 1.0
-        return padded
+    def _raise_non_finite(self, padded: np.ndarray, state: np.ndarray) -> None:
+        for row, (agent, _, size) in zip(padded, self._own, strict=True):
+            require_finite(f"the observation of agent {agent!r}", row[:size], self._num_steps)
+        require_finite("the state", state, self._num_steps)
 
     def _reward(self, rewards: Mapping[Any, Any]) -> float:
         require_agents("the environment's rewards", rewards, self.agents)
-        values = [float(rewards[agent]) for agent in self.agents]
-        for agent, value in zip(self.agents, values, strict=True):
-            require_finite(f"the reward of agent {agent!r}", value, self._num_steps)
+        values = {agent: float(rewards[agent]) for agent in self.agents}
+        for agent, value in values.items():
+            if not math.isfinite(value):
+                require_finite(f"the reward of agent {agent!r}", value, self._num_steps)
         if self._team_reward == "shared":
-            return _shared_reward(dict(zip(self.agents, values, strict=True)))
-        return sum(values) / (len(values) if self._team_reward == "mean" else 1)
+            return shared_reward(values)
+        return sum(values.values()) / (len(values) if self._team_reward == "mean" else 1)
 
 
 def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncateds: Mapping[Any, bool]) -> tuple:
@@ -233,8 +316,10 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
         truncateds: likewise.
 
     Raises:
-        ValueError: some agents are done and others are not, and the episode goes on.
+        ContractError: some agents are done and others are not, and the episode goes on.
     """
+    if not (any(terminateds.values()) or any(truncateds.values())):  # almost every step
+        return False, False
     own_terminated = {agent: bool(terminateds.get(agent, False)) for agent in agents}
     own_truncated = {agent: bool(truncateds.get(agent, False)) for agent in agents}
     done = [agent for agent in own_terminated if own_terminated[agent] or own_truncated[agent]]
@@ -242,10 +327,11 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
     terminated = all(own_terminated.values()) or (bool(terminateds.get(ALL, False)) and not ended_by_limit)
     ended = terminated or bool(truncateds.get(ALL, False)) or len(done) == len(own_terminated)
     if done and not ended:
-        raise ValueError(
+        raise ContractError(
             f"Agents {done} of {list(own_terminated)} are done while the episode goes on, but DIMA needs every agent "
-            "until the end. Keep a finished agent in the environment, with its actions without effect, and end the "
-            "episode for all agents at once."
+            "until the end.",
+            "Keep a finished agent in the environment, with its actions without effect, and end the episode for all "
+            "agents at once.",
         )
     return terminated, ended and not terminated
 
@@ -273,6 +359,8 @@ def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], w
         ValueError: agents are missing or unknown.
     """
     agents = list(agents)
+    if given.keys() == set(agents):
+        return
     missing = [agent for agent in agents if agent not in given]
     unknown = [agent for agent in given if agent not in agents]
     if missing or unknown:
@@ -292,9 +380,8 @@ def require_finite(quantity: str, values: np.ndarray | float, step: int) -> None
     Raises:
         NonFiniteError: an entry is NaN or infinite.
     """
-    finite = np.isfinite(values)
-    if not finite.all():
-        entries = np.flatnonzero(~np.atleast_1d(finite)).tolist()
+    if not all_finite(values):
+        entries = np.flatnonzero(~np.isfinite(np.atleast_1d(values))).tolist()
         raise NonFiniteError(
             f"In step {step} of the episode (0 is the reset), {quantity} became NaN or infinite, in entries "
             f"{entries[:8]}{'...' if len(entries) > 8 else ''} of {np.size(values)}. "
@@ -302,33 +389,45 @@ def require_finite(quantity: str, values: np.ndarray | float, step: int) -> None
         )
 
 
-def _require_multi_agent(env: Any) -> None:
+def require_multi_agent(env: Any) -> None:
+    """Refuses what `CooperativeEnv` cannot wrap.
+
+    Raises:
+        EnvTypeError: it is no `MultiAgentEnv`, or is a `CooperativeEnv` already.
+    """
     if isinstance(env, CooperativeEnv):
-        raise TypeError("The environment is a CooperativeEnv already: wrap it once only (DIMA's env runner wraps it).")
+        raise EnvTypeError(
+            "The environment is a CooperativeEnv already.", "Wrap it once only; DIMA's env runner wraps it."
+        )
     if isinstance(env, MultiAgentEnv):
         return
     if isinstance(env, gymnasium.Env):
-        raise TypeError(
+        raise EnvTypeError(
             f"{type(env).__name__} is a single-agent gymnasium.Env, but DIMA trains teams: it needs an RLlib "
-            "MultiAgentEnv with at least 2 agents. For a single agent use RLlib's PPO or SAC."
+            "MultiAgentEnv with at least 2 agents.",
+            "For a single agent use RLlib's PPO or SAC.",
         )
-    raise TypeError(
-        f"DIMA needs an RLlib MultiAgentEnv, but was given a {type(env).__name__}. Wrap a parallel PettingZoo "
-        "environment in ray.rllib.env.wrappers.pettingzoo_env.ParallelPettingZooEnv."
+    raise EnvTypeError(
+        f"DIMA needs an RLlib MultiAgentEnv, but was given a {type(env).__name__}.",
+        "Convert a parallel PettingZoo environment with rllib_dima.envs.pettingzoo.as_multi_agent_env, as DIMA's env "
+        "runner does.",
     )
 
 
-def _ordered_agents(env: MultiAgentEnv) -> list:
+def ordered_agents(env: MultiAgentEnv) -> list:
     """All agents in the natural order of their names.
 
-    The environment's own order does not serve: RLlib's PettingZoo wrapper takes it from a set of strings, and Python
-    orders that differently in every process.
+    The environment's own order does not serve: it may come from a set of strings, as in RLlib's PettingZoo wrapper, and
+    Python orders that differently in every process.
+
+    Raises:
+        ContractError: there are fewer than two.
     """
     agents = list(env.possible_agents)
     if len(agents) < 2:
-        raise ValueError(
-            f"DIMA trains teams of at least 2 agents, but possible_agents of {type(env).__name__} is {agents}. "
-            "If it has more, set self.possible_agents to all of them in its __init__."
+        raise ContractError(
+            f"DIMA trains teams of at least 2 agents, but possible_agents of {type(env).__name__} is {agents}.",
+            "If it has more, set self.possible_agents to all of them in its __init__.",
         )
     return sorted(agents, key=_natural_order)
 
@@ -339,37 +438,63 @@ def _natural_order(agent: Any) -> tuple[list, str]:
     return [int(part) if index % 2 else part for index, part in enumerate(text_and_numbers)], str(agent)
 
 
-def _agent_actions(env: MultiAgentEnv, agents: list) -> dict:
-    actions = {agent: agent_action(agent, env.get_action_space(agent)) for agent in agents}
+def require_one_kind(actions: Mapping[Any, BoxAction | DiscreteAction]) -> None:
+    """Refuses a team whose agents have different kinds of actions.
+
+    Args:
+        actions: by agent.
+
+    Raises:
+        ContractError: some are continuous and others discrete.
+    """
     kinds = {agent: action.kind for agent, action in actions.items()}
     if len(set(kinds.values())) > 1:
-        raise ValueError(
-            f"All agents must have the same kind of actions, but they are {kinds}. Make all of them Box or all of "
-            "them Discrete, for example by giving continuous agents a few fixed actions to choose from."
+        raise ContractError(
+            f"All agents must have the same kind of actions, but they are {kinds}.",
+            "Make all of them Box or all of them Discrete, for example by giving continuous agents a few fixed "
+            "actions to choose from.",
         )
-    return actions
 
 
-def _offers_state(env: MultiAgentEnv) -> bool:
+def offers_state(env: MultiAgentEnv) -> bool:
     """Whether the environment has a global state of its own.
 
     Raises:
-        ValueError: it has only one of `state()` and `state_space`.
+        ContractError: it has only one of `state()` and `state_space`.
     """
     has_method, has_space = callable(getattr(env, "state", None)), getattr(env, "state_space", None) is not None
     if has_method != has_space:
-        raise ValueError(
-            f"{type(env).__name__} has {'state() but no state_space' if has_method else 'state_space but no state()'}. "
-            "Give it both to offer a global state, or neither to have all observations concatenated instead."
+        one, other = ("state()", "state_space") if has_method else ("state_space", "state()")
+        raise ContractError(
+            f"{type(env).__name__} has {one} but no {other}.",
+            "Give it both to offer a global state, or neither to have all observations concatenated instead.",
         )
     return has_method
 
 
-def _shared_reward(rewards: dict) -> float:
+def can_restore(env: Any) -> bool:
+    """Whether an environment offers both `get_state()` and `set_state()`.
+
+    A wrapper always has both methods; it says with an attribute `can_restore` whether what it wraps has them.
+    """
+    has_methods = all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
+    return has_methods and getattr(env, "can_restore", True)
+
+
+def shared_reward(rewards: Mapping[Any, float]) -> float:
+    """The reward that all agents have in common.
+
+    Raises:
+        ContractError: the rewards differ by more than float32 rounding.
+    """
     low, high = min(rewards.values()), max(rewards.values())
     if high - low > SHARED_REWARD_TOLERANCE * max(1.0, abs(low), abs(high)):
-        raise ValueError(
-            f"The agents' rewards differ: {rewards}. DIMA is for cooperative tasks, with one reward for the team. If "
-            'the task is cooperative, say how to combine them: env_config={"team_reward": "mean"} or "sum".'
+        raise ContractError(
+            f"The agents' rewards differ: {rewards}. DIMA is for cooperative tasks, with one reward for the team.",
+            'If the task is cooperative, say how to combine them: env_config={"team_reward": "mean"} or "sum".',
         )
     return next(iter(rewards.values()))
+
+
+def _wrong_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> ContractError:
+    return ContractError(f"{name} has shape {values.shape}, but its space says {shape}.", "Correct one of the two.")

@@ -1,17 +1,16 @@
 """Multi-agent MuJoCo (MAMuJoCo): one robot whose joints are divided among several agents.
 
 The tasks of the paper run on Gymnasium's `-v4` environments, whose rewards and states are those of the old `-v2`
-(`-v5` changed both), with 1,000 steps per episode. `SCENARIOS` holds everything that differs between tasks.
+(`-v5` changed both). The robots and their divisions are in `mamujoco_scenarios.py`.
 """
 
 from __future__ import annotations
 
-import warnings
+import copy
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
@@ -19,67 +18,27 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import ALL, NonFiniteError, require_agents, require_finite, require_running
+from rllib_dima.envs.mamujoco_observations import FullObservations, LocalObservations
+from rllib_dima.envs.mamujoco_scenarios import (
+    PARTITIONS,
+    Partition,
+    check_agent_conf,
+    divide_actuators,
+    find_scenario,
+    find_version,
+)
+from rllib_dima.envs.mamujoco_simulator import check_saved, load_simulator, make_simulator, save_simulator
 from rllib_dima.envs.spaces import finite_action
 
-PartitionKind = Literal["consecutive", "joints"]
-PARTITION_KINDS = ("consecutive", "joints")
+Observations = Literal["full", "local"]
+OBSERVATIONS = ("full", "local")
+Version = Literal["v4", "v5"]
 RENDER_MODES = ("human", "rgb_array", "depth_array", "rgbd_tuple")  # of Gymnasium's MuJoCo environments
-EPISODE_STEPS = 1000
 
-Partition = tuple[tuple[str, ...], ...]  # for every agent, the joints it moves
+# MuJoCo's own arrays, which Gymnasium's v5 humanoids put into every info, though the next step changes them.
+_SHARED_INFOS = ("tendon_length", "tendon_velocity")
 
-
-@dataclass(frozen=True)
-class Scenario:
-    """A robot and the ways to divide it.
-
-    Args:
-        name: as the benchmark writes it.
-        env_id: Gymnasium's id of the single-agent environment.
-        partitions: by name, for every agent the joints it moves, in the order of its action.
-    """
-
-    name: str
-    env_id: str
-    partitions: Mapping[str, Partition]
-
-
-SCENARIOS = {
-    "ant": Scenario(
-        "Ant",
-        "Ant-v4",
-        {
-            "2x4": (("hip_1", "ankle_1", "hip_2", "ankle_2"), ("hip_3", "ankle_3", "hip_4", "ankle_4")),
-            "4x2": (("hip_1", "ankle_1"), ("hip_2", "ankle_2"), ("hip_3", "ankle_3"), ("hip_4", "ankle_4")),
-        },
-    ),
-    "halfcheetah": Scenario(
-        "HalfCheetah",
-        "HalfCheetah-v4",
-        {
-            "2x3": (("bfoot", "bshin", "bthigh"), ("ffoot", "fshin", "fthigh")),
-            "3x2": (("bfoot", "bshin"), ("bthigh", "ffoot"), ("fshin", "fthigh")),
-            "6x1": (("bfoot",), ("bshin",), ("bthigh",), ("ffoot",), ("fshin",), ("fthigh",)),
-        },
-    ),
-    "walker2d": Scenario(
-        "Walker2d",
-        "Walker2d-v4",
-        {
-            "2x3": (
-                ("foot_joint", "leg_joint", "thigh_joint"),
-                ("foot_left_joint", "leg_left_joint", "thigh_left_joint"),
-            ),
-            "3x2": (
-                ("foot_joint", "leg_joint"),
-                ("thigh_joint", "foot_left_joint"),
-                ("leg_left_joint", "thigh_left_joint"),
-            ),
-        },
-    ),
-}
-"""The scenarios by their name in lower case."""
-
+_FLOAT32 = np.dtype(np.float32)
 _INSTABILITY = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -89,70 +48,109 @@ _INSTABILITY = (
 
 
 class MAMuJoCo(MultiAgentEnv):
-    """One MuJoCo robot moved by a team, as in the paper.
+    """One MuJoCo robot moved by a team.
 
-    - Agents "agent_0", "agent_1", ... move the joints of their partition, with actions in [-1, 1] that are rescaled to
-      the range of the environment. Entries outside [-1, 1] are clipped.
+    - Agents "agent_0", "agent_1", ... move the joints of their part, with actions in [-1, 1] that are rescaled to the
+      range of the environment. Entries outside [-1, 1] are clipped.
     - Global state: the environment's observation, raw, in `infos["agent_0"]["state"]` and from `state()`.
     - Observation of an agent: (environment's observation, one-hot agent id), standardised over its own entries,
-      (x - mean(x)) / std(x). The last N entries identify the agent by their largest.
+      (x - mean(x)) / std(x), as in the paper; the last N entries identify the agent by their largest. Or, if local,
+      that of Gymnasium-Robotics. What local observations show need not be in the state: ants' contain contact forces
+      (`cfrc_ext`), which are part of the state of Ant-v5 but not of Ant-v4.
     - Reward: the environment's, given to every agent.
-    - Flags only under "__all__": terminated as the environment says, truncated after 1,000 steps.
+    - Flags only under "__all__": terminated as the environment says, truncated after its registered number of steps
+      (Reacher 50, Pusher 100, all others 1,000).
+
+    Pickling or copying an instance keeps its state, but not an open window.
 
     Args:
-        scenario: "Ant", "HalfCheetah" or "Walker2d", in any case.
-        partition: agents x joints per agent, as in "4x2".
-        partition_kind: "consecutive": agent i moves the i-th block of consecutive actuators of the MuJoCo model, as in
-            the code behind the published numbers, whose step function ignores the benchmark's joint lists. "joints":
-            the benchmark's joint lists.
+        scenario: name of the robot, in any case; see `mamujoco_scenarios.SCENARIOS`.
+        agent_conf: its division, agents x joints per agent as in "4x2", or a name as "9|8".
+        partition: "consecutive": agent i moves the i-th block of consecutive actuators of the MuJoCo model, as in the
+            code behind the published numbers, whose step function ignores the benchmark's joint lists. "joints": the
+            benchmark's joint lists.
+        observations: "full" or "local". With "local", an agent's own joints are those that it truly moves.
+        agent_obsk: how many edges of the robot's graph local observations reach; 1 if not given. Only with "local".
+        version: "v4" or "v5" of Gymnasium's environment; by default "v4" where it works and else "v5" (Pusher,
+            ManySegmentAnt, ManySegmentSwimmer). CoupledHalfCheetah has a single version and accepts none.
         render_mode: one of `RENDER_MODES`, or None; with "rgb_array" `render()` returns images.
         seed: seed of the first episode, unless `reset` is given one.
 
     Attributes:
-        env: the Gymnasium environment.
+        env: the environment of the robot as a whole, a Gymnasium `MujocoEnv` without wrappers.
+        version: of it, "v4" or "v5"; None for CoupledHalfCheetah.
         actuators: for every agent the actuators it moves, as indices into the environment's action.
+        max_episode_steps: after which an episode is truncated.
+        observations_identify_agent: whether `CooperativeEnv` need not append an agent id; true for full observations.
 
     Raises:
-        ValueError: unknown scenario, partition, kind of partition or render mode; joints that do not fit the model.
+        ValueError: unknown names, or settings that do not go together.
     """
-
-    observations_identify_agent = True
 
     def __init__(
         self,
         scenario: str,
-        partition: str,
-        partition_kind: PartitionKind = "consecutive",
+        agent_conf: str,
+        *,
+        partition: Partition = "consecutive",
+        observations: Observations = "full",
+        agent_obsk: int | None = None,
+        version: Version | None = None,
         render_mode: str | None = None,
         seed: int | None = None,
     ) -> None:
-        joints = find_partition(scenario, partition)
-        check_name(partition_kind, PARTITION_KINDS, "partition_kind")
+        robot = find_scenario(scenario)
+        check_agent_conf(robot, agent_conf)
+        check_name(partition, PARTITIONS, "partition")
+        agent_obsk = _find_agent_obsk(observations, agent_obsk)
+        self.version = find_version(robot, version)
         if render_mode is not None:  # Gymnasium would only warn
             check_name(render_mode, RENDER_MODES, "render_mode")
-        self.env = _make_gymnasium(SCENARIOS[scenario.lower()].env_id, render_mode)
+        self._settings = {
+            "scenario": robot.name,
+            "agent_conf": agent_conf,
+            "partition": partition,
+            "observations": observations,
+            "agent_obsk": agent_obsk,
+            "version": self.version,
+        }
+        self.env, self.max_episode_steps = make_simulator(robot, agent_conf, self.version, render_mode)
         self.metadata, self.render_mode = dict(self.env.metadata), render_mode
-        divide = consecutive_actuators if partition_kind == "consecutive" else actuators_of_joints
-        self.actuators = divide(self.env.unwrapped.model, joints)
+        self.actuators = divide_actuators(robot, agent_conf, partition, self.env.model)
         self.possible_agents = [f"agent_{index}" for index in range(len(self.actuators))]
         self.agents = list(self.possible_agents)
         super().__init__()
+        self.observations_identify_agent = observations == "full"
+        if observations == "full":
+            self._observe = FullObservations(self.agents, self.env.observation_space.shape[0])
+        else:
+            self._observe = LocalObservations(self.env, robot, agent_conf, self.actuators, self.agents, agent_obsk)
         self._build_spaces()
+        self._build_action()
+        self._warning_counts = self.env.data.warning.number  # MuJoCo counts in the same memory
         self._first_seed = seed
         self._num_steps = 0
         self._is_running = False
+        self._state: np.ndarray | None = None
 
     def _build_spaces(self) -> None:
-        num_agents, state_size = len(self.agents), self.env.observation_space.shape[0]
-        self.state_space = Box(-np.inf, np.inf, (state_size,), np.float32)
-        observation_space = Box(-np.inf, np.inf, (state_size + num_agents,), np.float32)
-        self.observation_spaces = dict.fromkeys(self.agents, observation_space)
+        self.state_space = _unbounded(self.env.observation_space.shape[0])
+        sizes = dict(zip(self.agents, self._observe.sizes, strict=True))
+        self.observation_spaces = {agent: _unbounded(size) for agent, size in sizes.items()}
         self.action_spaces = {
-            agent: Box(-1.0, 1.0, (len(own),), np.float32)
+            agent: Box(-1.0, 1.0, (own.size,), np.float32)
             for agent, own in zip(self.agents, self.actuators, strict=True)
         }
+
+    def _build_action(self) -> None:
+        """What `_joint_action` needs at every step."""
+        moved = np.concatenate(self.actuators)
+        self._action_sizes = [own.size for own in self.actuators]
+        order = np.argsort(moved)  # from the agents' actions, one after the other, to the environment's
+        self._order = None if (order == np.arange(moved.size)).all() else order
         low, high = self.env.action_space.low, self.env.action_space.high
         self._center, self._half_range = (high + low) / 2, (high - low) / 2
+        self._has_unit_range = bool((low == -1.0).all() and (high == 1.0).all())
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Starts an episode.
@@ -162,18 +160,19 @@ class MAMuJoCo(MultiAgentEnv):
             options: passed to Gymnasium.
 
         Returns:
-            Observations (S + N,) of all agents, and infos with the state (S,).
+            Observations (own size,) of all agents, and infos with the state (S,).
 
         Raises:
             NonFiniteError: the observation is not finite.
         """
         seed = self._first_seed if seed is None else seed
         self._first_seed = None
+        self._is_running = False
         observation, info = self.env.reset(seed=seed, options=options)
         self._num_steps = 0
-        self._read_state(observation)
+        observations = self._read(observation)
         self._is_running = True
-        return self._observations(), self._infos(info)
+        return observations, self._infos(info)
 
     def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         """Moves all joints.
@@ -182,7 +181,7 @@ class MAMuJoCo(MultiAgentEnv):
             action_dict: for every agent its action, (joints,) in [-1, 1].
 
         Returns:
-            Observations (S + N,) and rewards of all agents, flags under "__all__", and infos with the state (S,).
+            Observations (own size,) and rewards of all agents, flags under "__all__", and infos with the state (S,).
 
         Raises:
             RuntimeError: no episode is running.
@@ -194,13 +193,16 @@ class MAMuJoCo(MultiAgentEnv):
         self._is_running = False  # until the step has succeeded: after an error only reset() helps
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._num_steps += 1
-        self._require_stable()
-        self._read_state(observation)
-        require_finite("the reward", reward, self._num_steps)
+        if any(self._warning_counts.tolist()):
+            self._require_stable()
+        observations = self._read(observation)
+        reward = float(reward)
+        if not math.isfinite(reward):
+            require_finite("the reward", reward, self._num_steps)
+        terminated, truncated = bool(terminated), bool(truncated) or self._num_steps >= self.max_episode_steps
         self._is_running = not (terminated or truncated)
-        rewards = dict.fromkeys(self.agents, float(reward))
-        flags = {ALL: bool(terminated)}, {ALL: bool(truncated)}
-        return self._observations(), rewards, *flags, self._infos(info)
+        rewards = dict.fromkeys(self.agents, reward)
+        return observations, rewards, {ALL: terminated}, {ALL: truncated}, self._infos(info)
 
     def state(self) -> np.ndarray:
         """(S,) float32: a copy of the present global state, the environment's raw observation.
@@ -208,30 +210,122 @@ class MAMuJoCo(MultiAgentEnv):
         Raises:
             RuntimeError: the environment was never reset.
         """
-        if not hasattr(self, "_state"):
-            raise RuntimeError("There is no state before the first episode: call reset() first.")
-        return self._state.copy()
+        return self._require_state().copy()
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything the future depends on, as numpy arrays and plain values.
+
+        With it, another instance made with the same settings (but for `render_mode` and `seed`) goes on exactly as
+        this one would.
+        """
+        return {
+            "settings": dict(self._settings),
+            "simulator": save_simulator(self.env),
+            "first_seed": self._first_seed,
+            "num_steps": self._num_steps,
+            "is_running": self._is_running,
+            "state": copy.copy(self._state),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on exactly where another instance was.
+
+        Args:
+            state: what its `get_state()` returned.
+
+        Raises:
+            ValueError: the state is that of another environment; nothing has changed then.
+        """
+        self._require_own(state)
+        load_simulator(self.env, state["simulator"])
+        self._first_seed = state["first_seed"]
+        self._num_steps, self._is_running = int(state["num_steps"]), bool(state["is_running"])
+        self._state = copy.copy(state["state"])
 
     def render(self) -> Any:
-        """What Gymnasium's `render()` returns: for "rgb_array" an image (height, width, 3), uint8."""
+        """What Gymnasium's `render()` returns: for "rgb_array" an image (height, width, 3), uint8.
+
+        Raises:
+            RuntimeError: the environment was never reset, or has no render mode.
+        """
+        if self.render_mode is None:
+            raise RuntimeError("There is nothing to render: make the environment with render_mode='rgb_array'.")
+        self._require_state()
         return self.env.render()
 
     def close(self) -> None:
         """Closes the simulator and its window."""
         self.env.close()
 
+    def __reduce__(self) -> tuple:
+        settings = {**self._settings, "render_mode": self.render_mode}
+        return _restored, (type(self), settings, self.get_state())
+
     def _joint_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
         """The environment's action, one entry per actuator, from those of all agents."""
+        joint = self._usual_action(action_dict)
+        if joint is None:
+            joint = self._checked_action(action_dict)
+        if self._order is not None:
+            joint = joint[self._order]
+        return joint if self._has_unit_range else self._center + self._half_range * joint
+
+    def _usual_action(self, action_dict: Mapping[str, Any]) -> np.ndarray | None:
+        """All agents' actions, one after the other, if they are what a policy usually gives; quick."""
+        try:
+            given = [action_dict[agent] for agent in self.agents]
+            if list(map(len, given)) != self._action_sizes or len(action_dict) != len(given):
+                return None
+            joint = np.concatenate(given)
+        except (KeyError, TypeError, ValueError):
+            return None
+        if joint.dtype != _FLOAT32 or joint.ndim != 1:
+            return None
+        values = joint.tolist()
+        is_in_range = math.isfinite(sum(values)) and min(values) >= -1.0 and max(values) <= 1.0
+        return joint if is_in_range else None
+
+    def _checked_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
+        """All agents' actions, one after the other, in any form that is correct."""
         require_agents("action_dict", action_dict, self.agents)
-        unit = np.zeros_like(self._center)
-        for agent, own in zip(self.agents, self.actuators, strict=True):
-            unit[own] = np.clip(finite_action(agent, action_dict[agent], len(own)), -1.0, 1.0)
-        return self._center + self._half_range * unit
+        checked = [
+            finite_action(agent, action_dict[agent], own.size)
+            for agent, own in zip(self.agents, self.actuators, strict=True)
+        ]
+        return np.concatenate(checked).clip(-1.0, 1.0).astype(np.float32)
+
+    def _read(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """Takes over the state, and returns what the agents observe."""
+        observations = self._observe(observation, self._num_steps)
+        self._state = observation.astype(np.float32)
+        return observations
+
+    def _infos(self, info: Mapping[str, Any]) -> dict[str, dict]:
+        info = {**info, "state": self._state.copy()}
+        for name in _SHARED_INFOS:
+            if name in info:
+                info[name] = info[name].copy()
+        return {self.agents[0]: info}
+
+    def _require_state(self) -> np.ndarray:
+        if self._state is None:
+            raise RuntimeError("There is no state before the first episode: call reset() first.")
+        return self._state
+
+    def _require_own(self, state: Mapping[str, Any]) -> None:
+        expected = {"settings", "simulator", "first_seed", "num_steps", "is_running", "state"}
+        if not isinstance(state, Mapping) or set(state) != expected:
+            given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"set_state() needs what get_state() returned, {sorted(expected)}, but was given {given}.")
+        if state["settings"] != self._settings:
+            raise ValueError(
+                f"The state is that of another environment, {state['settings']}, but this one is {self._settings}."
+            )
+        check_saved(self.env, state["simulator"])
 
     def _require_stable(self) -> None:
         """MuJoCo answers an exploding simulation by resetting it in mid-episode, with finite numbers."""
-        counts = self.env.unwrapped.data.warning
-        unstable = [warning.name for warning in _INSTABILITY if counts[warning].number]
+        unstable = [warning.name for warning in _INSTABILITY if self._warning_counts[warning]]
         if unstable:
             raise NonFiniteError(
                 f"In step {self._num_steps} of the episode the simulation became unstable (NaN, infinite or huge "
@@ -239,76 +333,34 @@ class MAMuJoCo(MultiAgentEnv):
                 "Reset the environment. If it happens again, look for actions that alternate between extremes."
             )
 
-    def _read_state(self, observation: np.ndarray) -> None:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
-            self._state = observation.astype(np.float32)
-        require_finite("the simulator's observation", self._state, self._num_steps)
-        self._raw_observation = observation
 
-    def _observations(self) -> dict[str, np.ndarray]:
-        """Observation (S + N,) of every agent."""
-        num_agents = len(self.agents)
-        raw = np.broadcast_to(self._raw_observation, (num_agents, self._raw_observation.size))
-        return dict(zip(self.agents, standardised(np.hstack([raw, np.eye(num_agents)])), strict=True))
-
-    def _infos(self, info: dict) -> dict[str, dict]:
-        return {self.agents[0]: {**info, "state": self._state.copy()}}
-
-
-def standardised(vectors: np.ndarray) -> np.ndarray:
-    """(..., D) float32: every vector minus its mean, divided by its standard deviation, both over its own D entries."""
-    centered = vectors - vectors.mean(axis=-1, keepdims=True)
-    return (centered / vectors.std(axis=-1, keepdims=True)).astype(np.float32)
-
-
-def find_partition(scenario: str, partition: str) -> Partition:
-    """The joints of every agent, from `SCENARIOS`.
-
-    Args:
-        scenario: name of the robot, in any case.
-        partition: name of the partition.
+def _find_agent_obsk(observations: str, agent_obsk: object) -> int | None:
+    """How far local observations reach; None for full observations.
 
     Raises:
-        ValueError: unknown scenario, or a partition the scenario does not have.
+        ValueError: unknown observations, or an `agent_obsk` that does not fit them.
     """
-    if str(scenario).lower() not in SCENARIOS:
-        check_name(scenario, SCENARIOS, "MAMuJoCo scenario")
-    known = SCENARIOS[scenario.lower()]
-    check_name(partition, known.partitions, f"partition of {known.name}")
-    return known.partitions[partition]
+    check_name(observations, OBSERVATIONS, "observations")
+    if observations == "full":
+        if agent_obsk is not None:
+            raise ValueError(
+                f"agent_obsk={agent_obsk!r} has no meaning for full observations: leave it out, or use "
+                "observations='local'."
+            )
+        return None
+    if agent_obsk is None:
+        return 1
+    if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, (int, np.integer)) or agent_obsk < 0:
+        raise ValueError(f"agent_obsk is {agent_obsk!r}, but it must be a whole number, 0 or more.")
+    return int(agent_obsk)
 
 
-def consecutive_actuators(model: mujoco.MjModel, partition: Partition) -> list[np.ndarray]:
-    """For every agent a block of consecutive actuators of the model, as many as its partition has joints.
-
-    Raises:
-        ValueError: the partition has not as many joints as the model has actuators.
-    """
-    sizes = [len(joints) for joints in partition]
-    if sum(sizes) != model.nu:
-        raise ValueError(f"The agents move {sizes} joints, but the MuJoCo model has {model.nu} actuators.")
-    return np.split(np.arange(model.nu), np.cumsum(sizes)[:-1])
+def _unbounded(size: int) -> Box:
+    return Box(-np.inf, np.inf, (size,), np.float32)
 
 
-def actuators_of_joints(model: mujoco.MjModel, partition: Partition) -> list[np.ndarray]:
-    """For every agent the actuators of the joints that the partition names.
-
-    Raises:
-        ValueError: a joint that the model does not have or does not drive; joints that are missing or named twice.
-    """
-    actuator_of = {model.joint(joint).name: index for index, joint in enumerate(model.actuator_trnid[:, 0])}
-    named = [joint for joints in partition for joint in joints]
-    for joint in named:
-        check_name(joint, actuator_of, "joint")
-    if sorted(named) != sorted(actuator_of):
-        raise ValueError(f"Every joint of {sorted(actuator_of)} must be named once, but the partition has {partition}.")
-    return [np.array([actuator_of[joint] for joint in joints]) for joints in partition]
-
-
-def _make_gymnasium(env_id: str, render_mode: str | None) -> gymnasium.Env:
-    with warnings.catch_warnings():
-        # -v4 is what the published numbers were obtained on, so the advice to use -v5 is of no use here.
-        warnings.filterwarnings("ignore", f".*The environment {env_id} is out of date", DeprecationWarning)
-        return gymnasium.make(
-            env_id, render_mode=render_mode, max_episode_steps=EPISODE_STEPS, disable_env_checker=True
-        )
+def _restored(env_class: type[MAMuJoCo], settings: Mapping[str, Any], state: Mapping[str, Any]) -> MAMuJoCo:
+    """An unpickled instance."""
+    env = env_class(**settings)
+    env.set_state(state)
+    return env

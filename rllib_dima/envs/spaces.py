@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+
+
+class ContractError(ValueError):
+    """An environment is not as DIMA needs it.
+
+    Args:
+        found: what is wrong.
+        advice: what to do about it.
+    """
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(found, advice)
+        self.found, self.advice = found, advice
+
+    def __str__(self) -> str:
+        return f"{self.found} {self.advice}"
+
+
+class EnvTypeError(ContractError, TypeError):
+    """An object is no environment, or of a kind that DIMA cannot train on."""
 
 
 def box_size(space: gymnasium.Space | None, owner: str) -> int:
@@ -17,16 +38,17 @@ def box_size(space: gymnasium.Space | None, owner: str) -> int:
         owner: whose space it is, for the error, as in "The observation space of agent 'a'".
 
     Raises:
-        ValueError: the space is missing, is not a Box or has no entries.
+        ContractError: the space is missing, is not a Box or has no entries.
     """
     if not isinstance(space, Box):
-        raise ValueError(
-            f"{owner} is {space}, but DIMA needs a gymnasium.spaces.Box of any shape. Convert it in the environment, "
-            "for example with gymnasium.spaces.flatten_space(space) and gymnasium.spaces.flatten(space, value)."
+        raise ContractError(
+            f"{owner} is {space}, but DIMA needs a gymnasium.spaces.Box of any shape.",
+            "Convert it in the environment, for example with gymnasium.spaces.flatten_space(space) and "
+            "gymnasium.spaces.flatten(space, value).",
         )
     size = int(np.prod(space.shape))
     if size < 1:
-        raise ValueError(f"{owner} has shape {space.shape}, without any entry; it needs at least one.")
+        raise ContractError(f"{owner} has shape {space.shape}, without any entry.", "Give it at least one entry.")
     return size
 
 
@@ -41,7 +63,7 @@ class BoxAction:
         size: real entries of the agent's action vector.
 
     Raises:
-        ValueError: a bound is infinite, or the entries are integers.
+        ContractError: a bound is infinite, or the entries are integers.
     """
 
     kind = "continuous"
@@ -49,18 +71,20 @@ class BoxAction:
     def __init__(self, agent: object, space: Box) -> None:
         self.size = box_size(space, f"The action space of agent {agent!r}")
         if not np.issubdtype(space.dtype, np.floating):
-            raise ValueError(
-                f"The action space of agent {agent!r} is a Box of {space.dtype}, but DIMA needs float entries. "
-                "Use a float Box, or a gymnasium.spaces.Discrete for a choice among numbered actions."
+            raise ContractError(
+                f"The action space of agent {agent!r} is a Box of {space.dtype}, but DIMA needs float entries.",
+                "Use a float Box, or a gymnasium.spaces.Discrete for a choice among numbered actions.",
             )
         if not np.isfinite([space.low, space.high]).all():
-            raise ValueError(
+            raise ContractError(
                 f"The action space of agent {agent!r} is {space}, but DIMA needs finite bounds, because its policy "
-                "acts in [-1, 1] and is rescaled to them. Give the Box finite low and high."
+                "acts in [-1, 1] and is rescaled to them.",
+                "Give the Box finite low and high.",
             )
         self._agent, self._space = agent, space
         self._center = (space.high.astype(np.float64) + space.low) / 2
         self._half_range = (space.high.astype(np.float64) - space.low) / 2
+        self._is_unit = bool((space.low == -1).all() and (space.high == 1).all())
 
     def to_env(self, action: Any, width: int) -> np.ndarray:
         """The environment's form of an action; entries outside [-1, 1] are clipped first.
@@ -76,9 +100,11 @@ class BoxAction:
             ValueError: wrong shape, or entries that are NaN or infinite.
         """
         action = finite_action(self._agent, action, width)[: self.size]
-        unit = np.clip(action, -1.0, 1.0).astype(np.float64).reshape(self._space.shape)
-        scaled = (self._center + self._half_range * unit).astype(self._space.dtype)
-        return np.clip(scaled, self._space.low, self._space.high)  # rounding may have passed a bound
+        unit = action.clip(-1.0, 1.0).reshape(self._space.shape)
+        if self._is_unit:
+            return unit.astype(self._space.dtype)
+        scaled = (self._center + self._half_range * unit.astype(np.float64)).astype(self._space.dtype)
+        return scaled.clip(self._space.low, self._space.high)  # rounding may have passed a bound
 
 
 class DiscreteAction:
@@ -125,16 +151,17 @@ def agent_action(agent: object, space: gymnasium.Space | None) -> BoxAction | Di
     """The translation of one agent's actions.
 
     Raises:
-        ValueError: the space is neither a bounded float Box nor a Discrete.
+        ContractError: the space is neither a bounded float Box nor a Discrete.
     """
     if isinstance(space, Box):
         return BoxAction(agent, space)
     if isinstance(space, Discrete):
         return DiscreteAction(agent, space)
-    raise ValueError(
+    raise ContractError(
         f"The action space of agent {agent!r} is {space}, but DIMA needs a bounded float gymnasium.spaces.Box or a "
-        "gymnasium.spaces.Discrete. Flatten Dict and Tuple actions into one Box, and number the combinations of a "
-        "MultiDiscrete or MultiBinary with one Discrete, in the environment."
+        "gymnasium.spaces.Discrete.",
+        "Flatten Dict and Tuple actions into one Box, and number the combinations of a MultiDiscrete or MultiBinary "
+        "with one Discrete, in the environment.",
     )
 
 
@@ -155,9 +182,20 @@ def finite_action(agent: object, action: Any, size: int) -> np.ndarray:
             f"The action of agent {agent!r} has shape {action.shape} and dtype {action.dtype}, but it must be "
             f"{size} numbers, shape ({size},), in [-1, 1]."
         )
-    if not np.isfinite(action).all():
+    if not all_finite(action):
         raise ValueError(
             f"The action of agent {agent!r} has NaN or infinite entries: {action.tolist()}. The policy that computed "
             "it has most likely diverged; look for NaN in its losses and lower its learning rate."
         )
     return action
+
+
+def all_finite(values: np.ndarray | float) -> bool:
+    """Whether no entry is NaN or infinite.
+
+    Args:
+        values: numbers, of any shape.
+    """
+    # This runs several times in every step of every environment. A sum of squares costs half as much as testing every
+    # entry, and is finite only if all are; it may overflow, so that only its "yes" counts.
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())

@@ -1,0 +1,20 @@
+"""Bi-DexHands: two Shadow Hands that handle an object with joints together.
+
+`BiDexHands` is the port to MuJoCo; importing this package does not import MuJoCo until it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rllib_dima.envs.bidexhands.tasks import TASKS, Task
+
+__all__ = ["TASKS", "BiDexHands", "Task"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BiDexHands":
+        from rllib_dima.envs.bidexhands.env import BiDexHands
+
+        return BiDexHands
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

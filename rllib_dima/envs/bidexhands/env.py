@@ -1,0 +1,253 @@
+"""The four Bi-DexHands tasks in MuJoCo, as an RLlib environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_dima.core.names import check_name
+from rllib_dima.envs.base import ALL, require_agents, require_running
+from rllib_dima.envs.bidexhands.observations import LIMIT, Observer
+from rllib_dima.envs.bidexhands.rendering import Camera
+from rllib_dima.envs.bidexhands.settings import Settings
+from rllib_dima.envs.bidexhands.simulation import Simulation
+from rllib_dima.envs.bidexhands.tasks import (
+    ACTION_SIZE,
+    AGENT_IDS,
+    CONTROL_FREQUENCY,
+    HAND_OBSERVATION_SIZE,
+    TASKS,
+    Outcome,
+    Points,
+)
+from rllib_dima.envs.spaces import finite_action
+
+RENDER_MODES = ("rgb_array",)
+SETTING_NAMES = tuple(field.name for field in dataclasses.fields(Settings))
+_FAILURE = Outcome(reward=0.0, terminated=True, success=False)
+
+
+class BiDexHands(MultiAgentEnv):
+    """Two Shadow Hands that handle an object together; a port of four Bi-DexHands tasks to MuJoCo.
+
+    Sizes, order and scales of observations and actions, rewards, terminations, success and resets are the benchmark's.
+    Contacts are MuJoCo's, objects are built from primitives, and the measured joint forces and contact wrenches are
+    stand-ins for Isaac Gym's sensors: returns are of the same scale as the benchmark's, but not certified equal.
+
+    - "agent_0" is the right hand, "agent_1" the left one. Actions (26,) in [-1, 1], clipped: force and torque on the
+      base in world axes, 20 joint targets. 60 steps per second.
+    - Observation of an agent (221,) or (218,): its own hand, and the object. Global state (420,) or (417,): both hands
+      and the object; in `infos["agent_0"]["state"]` and from `state()`. See `observations.py`. Both clipped to [-5, 5].
+    - Reward: one for both. Flags only under "__all__": terminated as the task says, truncated at the time limit, and
+      terminated if both happen at once.
+    - `infos["agent_0"]["success"]`: whether the object has been open far enough in this episode. Ends nothing.
+    - Resets are deterministic.
+    - Forces of 833 N on hands of 5 kg may, rarely, make a simulation unstable. The episode then ends: terminated,
+      with a reward of 0 for that step, the last observations again, and `infos["agent_0"]["unstable"] = True`.
+
+    Args:
+        task: "bottle_cap", "door_open_inward", "door_open_outward" or "pen".
+        render_mode: "rgb_array" or None.
+        seed: accepted for symmetry with other environments; nothing here is random.
+        settings: parameters that only Isaac Gym could settle, with documented defaults: see `settings.Settings`.
+
+    Attributes:
+        task: the task.
+        simulation: the physics.
+        state_space: Box of the global state.
+        num_unstable: episodes that ended because the simulation became unstable.
+
+    Raises:
+        ValueError: unknown task, render mode or setting, or a setting with an impossible value.
+    """
+
+    def __init__(self, task: str, *, render_mode: str | None = None, seed: int | None = None, **settings: Any) -> None:
+        check_name(task, TASKS, "Bi-DexHands task")
+        if render_mode is not None:
+            check_name(render_mode, RENDER_MODES, "render_mode")
+        for name in settings:
+            check_name(name, SETTING_NAMES, "setting of BiDexHands:")
+        self.task, self.render_mode = TASKS[task], render_mode
+        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": int(CONTROL_FREQUENCY)}
+        self.possible_agents = list(AGENT_IDS)
+        self.agents = list(AGENT_IDS)
+        super().__init__()
+        self.simulation = Simulation(self.task, Settings(**settings))
+        self._observer = Observer(self.simulation)
+        self._camera: Camera | None = None
+        self._state: np.ndarray | None = None
+        self._episode_steps = self.simulation.settings.episode_steps or self.task.episode_steps
+        self._build_spaces()
+        self._actions = np.zeros((len(AGENT_IDS), ACTION_SIZE))
+        self._num_steps = 0
+        self._is_running = self._has_succeeded = False
+        self.num_unstable = 0
+
+    def _build_spaces(self) -> None:
+        self.state_space = Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32)
+        observation_space = Box(-LIMIT, LIMIT, (self.task.observation_size,), np.float32)
+        self.observation_spaces = dict.fromkeys(self.agents, observation_space)
+        self.action_spaces = dict.fromkeys(self.agents, Box(-1.0, 1.0, (ACTION_SIZE,), np.float32))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Starts an episode; always in the same state.
+
+        Args:
+            seed: without effect.
+            options: without effect.
+
+        Returns:
+            Observations (O,) of both agents, and infos with the state (S,) and success.
+        """
+        self.simulation.reset()
+        self._actions[:] = 0.0
+        self._num_steps = 0
+        self._has_succeeded = False
+        self._read_state()
+        self._is_running = True
+        return self._observations(), self._infos()
+
+    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        """Moves both hands for 1/60 s.
+
+        Args:
+            action_dict: for each agent (26,) in [-1, 1].
+
+        Returns:
+            Observations (O,) and rewards of both agents, flags under "__all__", and infos with the state (S,), success
+            and, after an unstable simulation, "unstable".
+
+        Raises:
+            RuntimeError: no episode is running.
+            ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
+        """
+        require_running(self._is_running)
+        self._read_actions(action_dict)
+        self._is_running = False  # until the step has succeeded: after an error only reset() helps
+        self.simulate(self._actions)
+        self._num_steps += 1
+        unstable = not (self.simulation.is_stable() and self._read_state())
+        outcome = _FAILURE if unstable else self.task.outcome(self.points())
+        self.num_unstable += unstable
+        self._has_succeeded |= outcome.success
+        truncated = self._num_steps >= self._episode_steps and not outcome.terminated
+        self._is_running = not (outcome.terminated or truncated)
+        rewards = dict.fromkeys(self.agents, outcome.reward)
+        flags = {ALL: outcome.terminated}, {ALL: truncated}
+        return self._observations(), rewards, *flags, self._infos(unstable)
+
+    def simulate(self, actions: np.ndarray) -> None:
+        """The bare physics of one step, without observations, reward or end.
+
+        Args:
+            actions: (2, 26) in [-1, 1], right hand first.
+        """
+        self.simulation.advance(actions)
+
+    def points(self) -> Points:
+        """The present positions of fingertips, palms and object, on which the reward depends."""
+        return self._observer.points()
+
+    def state(self) -> np.ndarray:
+        """(S,) float32: a copy of the present global state.
+
+        Raises:
+            RuntimeError: the environment was never reset.
+        """
+        if self._state is None:
+            raise RuntimeError("There is no state before the first episode: call reset() first.")
+        return self._state.copy()
+
+    def render(self) -> np.ndarray:
+        """(480, 640, 3) uint8: a picture of the scene.
+
+        Raises:
+            RuntimeError: the environment was made without render_mode="rgb_array", or was never reset.
+        """
+        if self.render_mode is None:
+            raise RuntimeError('This environment does not render: make it with render_mode="rgb_array".')
+        if self._state is None:
+            raise RuntimeError("There is nothing to render before the first episode: call reset() first.")
+        if self._camera is None:
+            self._camera = Camera(self.simulation.model)
+        return self._camera.image(self.simulation.data)
+
+    def close(self) -> None:
+        """Frees the graphics context."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the future depends on, for `set_state`: numpy arrays and plain values."""
+        return {
+            "task": self.task.name,
+            "settings": dataclasses.asdict(self.simulation.settings),
+            "simulation": self.simulation.get_state(),
+            "joint_forces": self.simulation.joint_forces.copy(),
+            "fingertip_wrenches": self.simulation.fingertip_wrenches.copy(),
+            "actions": self._actions.copy(),
+            "state": None if self._state is None else self._state.copy(),
+            "num_steps": self._num_steps,
+            "is_running": self._is_running,
+            "has_succeeded": self._has_succeeded,
+            "num_unstable": self.num_unstable,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on, bit by bit, where `get_state` was called, in this or another process.
+
+        Args:
+            state: from an environment of the same task and settings.
+
+        Raises:
+            ValueError: a state of another environment.
+        """
+        self._require_own(state)
+        self.simulation.set_state(state["simulation"])
+        self.simulation.joint_forces[:] = state["joint_forces"]
+        self.simulation.fingertip_wrenches[:] = state["fingertip_wrenches"]
+        self._actions[:] = state["actions"]
+        self._state = None if state["state"] is None else state["state"].copy()
+        self._num_steps, self._is_running = state["num_steps"], state["is_running"]
+        self._has_succeeded, self.num_unstable = state["has_succeeded"], state["num_unstable"]
+
+    def _require_own(self, state: Mapping[str, Any]) -> None:
+        """Refuses a state of another environment."""
+        own = {"task": self.task.name, "settings": dataclasses.asdict(self.simulation.settings)}
+        given = {key: state.get(key) for key in own} if isinstance(state, Mapping) else type(state).__name__
+        if given != own:
+            raise ValueError(
+                f"This state is of {given}, but the environment is {own}. Make the environment with the same task and "
+                "settings as the one whose get_state() was called."
+            )
+
+    def _read_actions(self, action_dict: Mapping[str, Any]) -> None:
+        require_agents("action_dict", action_dict, self.agents)
+        actions = [finite_action(agent, action_dict[agent], ACTION_SIZE) for agent in self.agents]
+        np.clip(actions, -1.0, 1.0, out=self._actions)
+
+    def _read_state(self) -> bool:
+        """Reads the state, unless it is not finite; whether it is."""
+        state = self._observer.state(self._actions)
+        if not np.isfinite(state).all():
+            return False
+        self._state = state.clip(-LIMIT, LIMIT).astype(np.float32)
+        return True
+
+    def _observations(self) -> dict[str, np.ndarray]:
+        """Observation (O,) of each agent: its hand and the object."""
+        hands, size = self._state, HAND_OBSERVATION_SIZE
+        return {
+            agent: np.concatenate([hands[index * size : (index + 1) * size], hands[2 * size :]])
+            for index, agent in enumerate(self.agents)
+        }
+
+    def _infos(self, unstable: bool = False) -> dict[str, dict]:
+        info = {"state": self._state.copy(), "success": self._has_succeeded}
+        return {self.agents[0]: {**info, "unstable": True} if unstable else info}

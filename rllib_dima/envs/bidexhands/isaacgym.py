@@ -1,0 +1,623 @@
+"""The real Bi-DexHands: a bridge to the benchmark on Isaac Gym, which runs in a process with a Python of its own.
+
+Isaac Gym needs Python 3.7 or 3.8 and is loaded by no newer one. So the simulator lives in a process of that Python
+(`isaacgym_worker.py`), one per environment, and only arrays travel.
+
+This bridge has been tested against a stand-in for Isaac Gym, not against Isaac Gym.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from gymnasium.spaces import Box
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_dima.core.names import check_name
+from rllib_dima.envs.base import ALL, require_agents, require_finite, require_running
+from rllib_dima.envs.bidexhands import isaacgym_worker as worker
+from rllib_dima.envs.bidexhands.tasks import AGENT_IDS, TASKS, Task
+from rllib_dima.envs.spaces import finite_action
+
+SUPPORTED_PYTHONS = ((3, 7), (3, 8))
+MAX_SEED = 2**32 - 1  # numpy's, which the benchmark seeds
+LIMIT = 5.0  # to which the benchmark clips observations and state
+CLOSING_TIME_S = 5.0  # for the simulator to end by itself
+PROBE_TIMEOUT_S = 60.0
+LAST_WORDS_BYTES = 4000
+LOG_LIMIT_BYTES = 16 * 2**20
+_PROBE = """
+import json, sys, sysconfig
+print(json.dumps([list(sys.version_info[:3]), sysconfig.get_config_var("LIBDIR")]))
+"""
+
+_NO_IMAGES = (
+    'The bridge to Isaac Gym makes no images. Use the MuJoCo version of the task for them: leave "backend" out of '
+    "env_config."
+)
+
+# What each stage of the worker is, and what to do when it fails.
+_FAILURES = {
+    "isaacgym": (
+        "could not import isaacgym",
+        "Install Isaac Gym Preview 4 into this Python: {python} -m pip install -e <isaacgym>/python. After that, "
+        "{python} -c 'import isaacgym.gymapi' must succeed.",
+    ),
+    "torch": (
+        "could not import torch",
+        "Install it into this Python, with CUDA.",
+    ),
+    "cuda": (
+        "found no such GPU",
+        "Isaac Gym needs an NVIDIA GPU; device is {device!r}, and CUDA_VISIBLE_DEVICES is {visible} in this process. "
+        "Ray hides all GPUs from env runners that reserve none: config.env_runners(num_gpus_per_env_runner=...).",
+    ),
+    "bidexhands": (
+        "could not import the benchmark",
+        "Install what it needs into this Python: {python} -m pip install -e {checkout}, with numpy 1.23 or older.",
+    ),
+    "make": (
+        "could not build the task",
+        "Run the benchmark by itself: cd {checkout}/bidexhands && {python} train.py --task={task} --algo=mappo "
+        "--headless. If that fails too, look at GPU memory, the NVIDIA driver and Vulkan, which is needed without a "
+        "window too (VK_ICD_FILENAMES=/usr/share/vulkan/icd.d/nvidia_icd.json, if there are other drivers).",
+    ),
+    "reset": ("failed in reset()", "Make a new environment."),
+    "step": ("failed in step()", "Make a new environment."),
+}
+_SLOW_STEP = "Raise step_timeout_s if it only needs more time."
+_SLOW_START = (
+    "The first start on a machine compiles code and decomposes meshes for minutes: raise start_timeout_s. If every "
+    "start hangs, delete ~/.cache/torch_extensions: an aborted compilation leaves a lock there."
+)
+
+
+class IsaacGymBiDexHands(MultiAgentEnv):
+    """A task of the real Bi-DexHands, the same team as in the MuJoCo version.
+
+    - Agents "agent_0" (right hand) and "agent_1" ("left" hand), with actions (26,) in [-1, 1]; entries outside are
+      clipped.
+    - Observation: the agent's own hand and the object. Global state: both hands and the object, in
+      `infos["agent_0"]["state"]` and from `state()`. Both clipped to [-5, 5].
+    - Reward: the benchmark's, one for both.
+    - `infos["agent_0"]["success"]`: whether the object has been open far enough in this episode. Ends nothing.
+    - Flags only under "__all__". The benchmark says only that an episode is over. It counts as truncated at the time
+      limit, also if the task ended by itself in the same step, and as terminated before.
+
+    The benchmark never returns the observation of a reset: its `reset()` puts everything back, moves once with random
+    actions within 0.01 of zero, and returns what follows. This step counts for the time limit and its reward is lost.
+    So the team acts in one step less than the benchmark's episode has: 124 instead of 125, 249 instead of 250.
+
+    The simulator's state cannot be read or set, so there is no `get_state` and no `set_state`. It is not reproducible
+    to the bit either: `seed` fixes the random actions of the resets, but physics on a GPU varies.
+
+    After a time-out or a failure of the simulator, or an interrupt during a step, its process has been ended: make a
+    new environment. After a `NonFiniteError` call `reset()`, and make a new environment if it raises the same again.
+
+    Args:
+        task: one of `TASKS`.
+        python: the Python (3.7 or 3.8) in which isaacgym is installed, a path or a name to be found on PATH. It is
+            started with PATH and LD_LIBRARY_PATH extended by its own folders, and without PYTHONPATH and PYTHONHOME,
+            which belong to this Python.
+        bidexhands: folder of a checkout of PKU-MARL/DexterousHands.
+        device: GPU of simulator and tensors, "cuda:<index>", counted within CUDA_VISIBLE_DEVICES.
+        start_timeout_s: seconds for the simulator to start. The first start on a machine takes minutes.
+        step_timeout_s: seconds for a step or a reset.
+        seed: the benchmark's own seed; None draws one.
+        render_mode: must be None: there are no images.
+
+    Attributes:
+        task: the task.
+        max_steps: steps of the team until the time limit.
+
+    Raises:
+        ValueError: an argument is wrong, or `python` or `bidexhands` is not what it should be, or the checkout's task
+            has other sizes.
+        RuntimeError: the simulator failed to start.
+        TimeoutError: it did not start in time.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        python: str | os.PathLike,
+        bidexhands: str | os.PathLike,
+        device: str = "cuda:0",
+        start_timeout_s: float = 900.0,
+        step_timeout_s: float = 120.0,
+        seed: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        check_name(task, TASKS, "Bi-DexHands task")
+        _check_arguments(device, start_timeout_s, step_timeout_s, seed, render_mode)
+        self.task = TASKS[task]
+        self.max_steps = self.task.episode_steps - 1
+        self.possible_agents = list(AGENT_IDS)
+        self.agents = list(AGENT_IDS)
+        super().__init__()
+        self._build_spaces()
+        self._step_timeout_s = step_timeout_s
+        self._num_steps = 0
+        self._is_running = False
+        setup = Setup(find_python(python), find_checkout(bidexhands, self.task), self.task, device)
+        self._simulator = SimulatorProcess(setup, secrets.randbelow(MAX_SEED) if seed is None else seed)
+        self._simulator.start(start_timeout_s)
+
+    def _build_spaces(self) -> None:
+        self.state_space = Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32)
+        observation_space = Box(-LIMIT, LIMIT, (self.task.observation_size,), np.float32)
+        self.observation_spaces = dict.fromkeys(self.agents, observation_space)
+        self.action_spaces = dict.fromkeys(self.agents, Box(-1.0, 1.0, (self.task.action_size,), np.float32))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Starts an episode, also in the middle of one.
+
+        Args:
+            seed: seed of the random action in the benchmark's own reset; None goes on with the random numbers there
+                are.
+            options: ignored, there are none.
+
+        Returns:
+            Observations (O,) of both agents, and infos with the state (S,) and "success".
+
+        Raises:
+            ValueError: a seed that numpy would not take.
+            NonFiniteError: the observations are not finite.
+            RuntimeError: the simulator failed, or has ended.
+            TimeoutError: it did not answer in time, and was ended.
+        """
+        _check_seed(seed)
+        self._is_running = False
+        self._num_steps = 0
+        payload = worker.SEED.pack(worker.NO_SEED if seed is None else seed)
+        _, _, success = self._receive(self._simulator.ask(worker.RESET, payload, self._step_timeout_s, "in reset()"))
+        self._is_running = True
+        return self._observations(), self._infos(success)
+
+    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        """Moves both hands for 1/60 s.
+
+        Args:
+            action_dict: for both agents an action (26,) in [-1, 1].
+
+        Returns:
+            Observations (O,) and rewards of both agents, flags under "__all__", and infos with the state (S,) and
+            "success". At the end of an episode these are its last ones, not those of the next.
+
+        Raises:
+            ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
+            NonFiniteError: observations or reward are not finite.
+            RuntimeError: no episode is running, or the simulator failed, or has ended.
+            TimeoutError: it did not answer in time, and was ended.
+        """
+        require_running(self._is_running)
+        payload = self._both_actions(action_dict).tobytes()
+        self._is_running = False  # until the step has succeeded: after an error only reset() helps
+        self._num_steps += 1
+        answer = self._simulator.ask(worker.STEP, payload, self._step_timeout_s, f"in step {self._num_steps}")
+        reward, done, success = self._receive(answer)
+        terminated, truncated = self._flags(done)
+        self._is_running = not done
+        rewards = dict.fromkeys(self.agents, reward)
+        return self._observations(), rewards, {ALL: terminated}, {ALL: truncated}, self._infos(success)
+
+    def state(self) -> np.ndarray:
+        """(S,) float32: a copy of the present global state: right hand, left hand, object.
+
+        Raises:
+            RuntimeError: the environment was never reset.
+        """
+        if not hasattr(self, "_state"):
+            raise RuntimeError("There is no state before the first episode: call reset() first.")
+        return self._state.copy()
+
+    def render(self) -> NoReturn:
+        """There are no images.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(_NO_IMAGES)
+
+    def close(self) -> None:
+        """Ends the simulator. Calling it again does no harm."""
+        self._is_running = False
+        self._simulator.end("close() was called")
+
+    def _both_actions(self, action_dict: Mapping[str, Any]) -> np.ndarray:
+        """(2, A) float32, of the right and the left hand."""
+        require_agents("action_dict", action_dict, self.agents)
+        actions = [finite_action(agent, action_dict[agent], self.task.action_size) for agent in self.agents]
+        return np.clip(np.stack(actions), -1.0, 1.0).astype(np.float32)
+
+    def _receive(self, answer: bytes) -> tuple[float, bool, bool]:
+        """Reads a result into the state and the observations; returns reward, done and success."""
+        reward, done, success = worker.OUTCOME.unpack_from(answer)
+        numbers = np.frombuffer(answer, np.float32, offset=worker.OUTCOME.size)
+        state, observations = np.split(numbers, [self.task.state_size])
+        require_finite("the simulator's state", state, self._num_steps)  # the observations are parts of it
+        require_finite("the reward", reward, self._num_steps)
+        self._state = state
+        self._own = observations.reshape(len(self.agents), self.task.observation_size)
+        return reward, done, success
+
+    def _flags(self, done: bool) -> tuple[bool, bool]:
+        """Terminated and truncated."""
+        at_limit = self._num_steps == self.max_steps
+        if at_limit and not done:
+            self._simulator.end("its time limit did not work")
+            raise RuntimeError(
+                f"The benchmark's episode goes on after its {self.task.episode_steps} steps. Use an unchanged checkout."
+            )
+        return done and not at_limit, at_limit
+
+    def _observations(self) -> dict[str, np.ndarray]:
+        return {agent: own.copy() for agent, own in zip(self.agents, self._own, strict=True)}
+
+    def _infos(self, success: bool) -> dict[str, dict]:
+        return {self.agents[0]: {"state": self._state.copy(), "success": success}}
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that can run the worker.
+
+    Args:
+        path: absolute path of the executable.
+        version: as in "3.8.18".
+        library_dir: folder of its shared library, which Isaac Gym loads, or None.
+    """
+
+    path: str
+    version: str
+    library_dir: str | None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a simulator is started from.
+
+    Args:
+        python: the Python with Isaac Gym.
+        checkout: folder of the benchmark.
+        task: the task.
+        device: the GPU.
+    """
+
+    python: Interpreter
+    checkout: str
+    task: Task
+    device: str
+
+    def sizes(self) -> dict[str, Any]:
+        """What the worker must report."""
+        agents = len(AGENT_IDS)
+        return {
+            "environments": 1,
+            "agents": agents,
+            "observations": [self.task.observation_size] * agents,
+            "states": [self.task.state_size] * agents,
+            "actions": [self.task.action_size] * agents,
+            "steps of an episode": self.task.episode_steps,
+        }
+
+    def options(self, seed: int) -> dict[str, Any]:
+        """What the worker is told."""
+        task = {"task": self.task.isaac_name, "episode_steps": self.task.episode_steps}
+        return {**task, "checkout": self.checkout, "device": self.device, "seed": seed}
+
+    def advice(self, stage: str) -> str:
+        """What to do about a failure of the worker."""
+        return _FAILURES[stage][1].format(
+            python=self.python.path,
+            device=self.device,
+            visible=repr(os.environ["CUDA_VISIBLE_DEVICES"]) if "CUDA_VISIBLE_DEVICES" in os.environ else "not set",
+            checkout=self.checkout,
+            task=self.task.isaac_name,
+        )
+
+
+class SimulatorProcess:
+    """The worker and the conversation with it. It ends with this object, or with this process.
+
+    Args:
+        setup: what to start.
+        seed: the benchmark's seed.
+
+    Attributes:
+        process: the worker.
+    """
+
+    def __init__(self, setup: Setup, seed: int) -> None:
+        self._setup = setup
+        self._log = _open_log()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            options = {**setup.options(seed), "socket": theirs.fileno()}
+            self.process = subprocess.Popen(
+                [setup.python.path, "-u", worker.__file__, json.dumps(options)],
+                cwd=os.path.join(setup.checkout, "bidexhands"),  # the benchmark's paths are relative to it
+                env=_environment(setup.python.path, setup.python.library_dir),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for this process; and all that the worker starts can be ended
+            )
+        self._channel = worker.Channel(ours)
+        self._finalizer = weakref.finalize(self, _end_process, self.process, ours, self._log)
+        self._why_ended: str | None = None
+
+    def start(self, timeout_s: float) -> None:
+        """Waits until the simulator is ready.
+
+        Args:
+            timeout_s: how long.
+
+        Raises:
+            ValueError: the task has other sizes than it should.
+            RuntimeError: the simulator failed.
+            TimeoutError: it was not ready in time.
+        """
+        sizes = json.loads(self._exchange(None, timeout_s, "at its start"))
+        expected = self._setup.sizes()
+        if sizes != expected:
+            self.end("it has other sizes than expected")
+            raise ValueError(_wrong_sizes(self._setup, sizes, expected))
+
+    def ask(self, kind: bytes, payload: bytes, timeout_s: float, doing: str) -> bytes:
+        """The answer to a request.
+
+        Args:
+            kind: RESET or STEP.
+            payload: of the request.
+            timeout_s: how long to wait for the answer.
+            doing: what it is about, as in "in step 7".
+
+        Raises:
+            RuntimeError: the simulator failed, or has ended.
+            TimeoutError: no answer in time.
+        """
+        if self._why_ended is not None:
+            raise RuntimeError(f"The simulator has been ended, because {self._why_ended}: make a new environment.")
+        _shorten(self._log)
+        return self._exchange((kind, payload), timeout_s, doing)
+
+    def end(self, why: str) -> str:
+        """Ends the worker, unless it has ended.
+
+        Args:
+            why: what later requests will be told.
+
+        Returns:
+            The last words of the simulator.
+        """
+        self._why_ended = self._why_ended or why
+        return self._finalizer() or ""
+
+    def kill(self, why: str) -> str:
+        """Like `end`, without waiting for a worker that does not listen."""
+        _kill(self.process)
+        return self.end(why)
+
+    def _exchange(self, request: tuple[bytes, bytes] | None, timeout_s: float, doing: str) -> bytes:
+        """Sends a request, or none at the start, and returns the answer."""
+        try:
+            if request is not None:
+                self._channel.send(*request)
+            kind, payload = self._channel.receive(timeout_s)
+        except TimeoutError:
+            raise TimeoutError(self._slow(timeout_s, doing, request is None)) from None
+        except (EOFError, OSError):
+            raise RuntimeError(self._dead(doing, request is None)) from None
+        except BaseException:  # an interrupt: the answer would be taken for that to the next request
+            self.kill("it was interrupted")
+            raise
+        if kind == worker.FAILURE:
+            raise RuntimeError(self._failed(**json.loads(payload)))
+        return payload
+
+    def _slow(self, timeout_s: float, doing: str, starting: bool) -> str:
+        words = self.kill(f"it did not answer {doing}")
+        advice = _SLOW_START if starting else _SLOW_STEP
+        return f"{self._name()} did not answer {doing} within {timeout_s:g} s and was ended. {advice}{_quote(words)}"
+
+    def _dead(self, doing: str, starting: bool) -> str:
+        words = self.end(f"it died {doing}")
+        advice = self._setup.advice("make" if starting else "step")
+        return f"{self._name()} died {doing}, {_exit(self.process)}. {advice}{_quote(words)}"
+
+    def _failed(self, stage: str, error: str) -> str:
+        what = _FAILURES[stage][0]
+        words = self.end(f"it {what}")
+        return f"{self._name()} {what}: {error}. {self._setup.advice(stage)}{_quote(words)}"
+
+    def _name(self) -> str:
+        python = self._setup.python
+        return f"Isaac Gym's process ({python.path}, Python {python.version})"
+
+
+def find_python(python: str | os.PathLike) -> Interpreter:
+    """The Python for the worker.
+
+    Args:
+        python: path, or a name on PATH.
+
+    Raises:
+        ValueError: there is no such program, it is no Python, or a Python for which there is no Isaac Gym.
+    """
+    given = os.path.expanduser(os.fspath(python))
+    found = shutil.which(given)
+    if found is None:
+        problem = "is not an executable file" if os.path.exists(given) else "does not exist"
+        raise ValueError(f"python={str(python)!r} {problem}. Give the path of the Python with isaacgym.")
+    path = os.path.abspath(found)  # of the link itself, by which a virtual environment is recognised
+    version, library_dir = _probe(path)
+    if tuple(version[:2]) not in SUPPORTED_PYTHONS:
+        raise ValueError(
+            f"python={path!r} is Python {'.'.join(map(str, version))}, but there is no Isaac Gym for it: give the path "
+            "of a Python 3.8 (or 3.7) with isaacgym."
+        )
+    return Interpreter(path, ".".join(map(str, version)), library_dir)
+
+
+def find_checkout(bidexhands: str | os.PathLike, task: Task) -> str:
+    """Absolute path of the benchmark's checkout.
+
+    Args:
+        bidexhands: the folder.
+        task: the task it must have.
+
+    Raises:
+        ValueError: it is no checkout of the benchmark.
+    """
+    root = Path(bidexhands).expanduser().absolute()
+    needed = ("bidexhands/__init__.py", f"bidexhands/cfg/{task.isaac_name}.yaml", "assets")
+    missing = [name for name in needed if not (root / name).exists()]
+    if not missing:
+        return str(root)
+    inner = (root / "cfg" / f"{task.isaac_name}.yaml").exists()
+    problem = f"has no {', '.join(missing)}" if root.exists() else "does not exist"
+    raise ValueError(
+        f"bidexhands={str(bidexhands)!r} {problem}. "
+        + (f"Give the folder above it: {str(root.parent)!r}." if inner else "")
+        + ("" if inner else "Give a checkout: git clone https://github.com/PKU-MARL/DexterousHands.")
+    )
+
+
+def _check_arguments(
+    device: str, start_timeout_s: float, step_timeout_s: float, seed: int | None, render_mode: str | None
+) -> None:
+    if render_mode is not None:
+        raise ValueError(f"render_mode is {render_mode!r}, but must be None. {_NO_IMAGES}")
+    if not re.fullmatch(r"cuda:[0-9]+", str(device)):
+        raise ValueError(f"device is {device!r}, but it must be an NVIDIA GPU by its number, as in 'cuda:0'.")
+    for name, value in (("start_timeout_s", start_timeout_s), ("step_timeout_s", step_timeout_s)):
+        if not value > 0:
+            raise ValueError(f"{name} is {value!r}, but it must be a positive number of seconds.")
+    _check_seed(seed)
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and not (isinstance(seed, Integral) and 0 <= seed <= MAX_SEED):
+        raise ValueError(f"seed is {seed!r}, but it must be None or an integer from 0 to {MAX_SEED}.")
+
+
+def _probe(path: str) -> tuple[list[int], str | None]:
+    """Version and library folder of a Python, from itself."""
+    try:
+        answer = subprocess.run(
+            [path, "-c", _PROBE],
+            env=_environment(path),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=True,
+        ).stdout
+        version, library_dir = json.loads(answer.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace")
+        raise ValueError(
+            f"python={path!r} could not be asked for its version ({type(error).__name__}: {error}). Give the path of "
+            f"the Python with isaacgym itself.{_quote(said)}"
+        ) from error
+    return version, library_dir
+
+
+def _environment(path: str, library_dir: str | None = None) -> dict[str, str]:
+    """Variables for a process of another Python: this process's, but for what belongs to this process's Python.
+
+    As in an activated environment, that Python's own programs come first: torch needs ninja to compile the tensor
+    interface of Isaac Gym.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    variables["PYTHONFAULTHANDLER"] = "1"  # last words of a crash
+    _prepend(variables, "PATH", os.path.dirname(path))
+    if library_dir:
+        _prepend(variables, "LD_LIBRARY_PATH", library_dir)
+    return variables
+
+
+def _prepend(variables: dict[str, str], name: str, folder: str) -> None:
+    before = variables.get(name)
+    variables[name] = folder + (os.pathsep + before if before else "")
+
+
+def _wrong_sizes(setup: Setup, sizes: dict, expected: dict) -> str:
+    differing = [name for name in expected if sizes[name] != expected[name]]
+    wrong = [f"{name}: {sizes[name]} instead of {expected[name]}" for name in differing]
+    return (
+        f"{setup.task.isaac_name} of the checkout {setup.checkout!r} has other sizes than the benchmark's: "
+        f"{'; '.join(wrong)}. Use the benchmark's own settings: copies of it may ask for point clouds "
+        "(observationType: point_cloud instead of full_state in cfg), split the hands into more agents "
+        "(handAgentIndex), or set another episode length (resetTime)."
+    )
+
+
+def _open_log() -> BinaryIO:
+    """A file without a name, to which the simulator appends."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+    flags = fcntl.fcntl(log, fcntl.F_GETFL)
+    fcntl.fcntl(log, fcntl.F_SETFL, flags | os.O_APPEND)
+    return log
+
+
+def _shorten(log: BinaryIO) -> None:
+    """Empties the log once it is too long to keep."""
+    if os.fstat(log.fileno()).st_size > LOG_LIMIT_BYTES:
+        os.ftruncate(log.fileno(), 0)
+
+
+def _last_words(log: BinaryIO) -> str:
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), LAST_WORDS_BYTES, max(0, size - LAST_WORDS_BYTES)).decode(errors="replace")
+
+
+def _quote(words: str) -> str:
+    return f"\nIts last words:\n{words.strip()}" if words.strip() else "\nIt said nothing."
+
+
+def _exit(process: subprocess.Popen) -> str:
+    code = process.returncode
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"with exit code {code}"
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Ends a process and all it has started, now."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end_process(process: subprocess.Popen, connection: socket.socket, log: BinaryIO) -> str:
+    """Ends the worker, which ends by itself once the connection is closed; returns its last words."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # also for copies of it in forks of this process
+    connection.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(CLOSING_TIME_S)
+    _kill(process)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a process stuck in a driver cannot be ended
+        process.wait(CLOSING_TIME_S)
+    with log:
+        return _last_words(log)

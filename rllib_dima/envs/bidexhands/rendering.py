@@ -1,0 +1,47 @@
+"""Pictures of a simulation, also on machines without a display."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import mujoco
+import numpy as np
+
+from rllib_dima.envs.bidexhands.scene import CAMERA, IMAGE_HEIGHT, IMAGE_WIDTH
+
+
+class Camera:
+    """Renders the scene of a model from its camera.
+
+    Args:
+        model: with a camera named `scene.CAMERA`.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
+
+    def __init__(self, model: mujoco.MjModel, width: int = IMAGE_WIDTH, height: int = IMAGE_HEIGHT) -> None:
+        _use_egl_without_display()
+        self._renderer = mujoco.Renderer(model, height, width)
+
+    def image(self, data: mujoco.MjData) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        self._renderer.update_scene(data, CAMERA)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Frees the graphics context."""
+        self._renderer.close()
+
+
+def _use_egl_without_display() -> None:
+    """Lets MuJoCo render through EGL where there is no display and the user has not chosen with MUJOCO_GL.
+
+    MuJoCo chooses when it is first imported, and without a display its choice cannot work, so it must choose again.
+    """
+    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform != "linux" or has_display or os.environ.get("MUJOCO_GL"):
+        return
+    os.environ["MUJOCO_GL"] = "egl"
+    importlib.reload(mujoco.gl_context)

@@ -1,0 +1,1 @@
+"""What one imports to load Isaac Gym's library."""
