@@ -22,6 +22,7 @@ import numpy as np
 
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.envs import make
+from rllib_dima.progress import progress_line
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -60,19 +61,6 @@ def random_return(episodes: int, seed: int) -> float:
     return float(np.mean(returns))
 
 
-def describe(result: dict, minutes_left: float) -> str:
-    """One line per iteration: steps, return, losses, time left."""
-    episodes, learners = result["env_runners"], result["learners"]
-    line = f"iteration {result['training_iteration']:3d}   steps {episodes['num_env_steps_sampled_lifetime']:6.0f}"
-    line += f"   return {episodes.get('episode_return_mean', float('nan')):7.1f}"
-    model = learners["world_model"]
-    if "dynamics_loss" not in model:
-        return f"{line}   collecting with the untrained policy"
-    losses = f"decoder {model['decoder_loss']:.3f} dynamics {model['dynamics_loss']:.3f}"
-    losses += f" reward {model['reward_loss']:.3f} value {learners['critic']['value_loss']:.3f}"
-    return f"{line}   losses: {losses}   {minutes_left:4.1f} min left"
-
-
 def plot(curve: Path, picture: Path, random: float, final: float) -> None:
     """The learning curve from its CSV file."""
     with curve.open() as file:
@@ -105,7 +93,8 @@ def main() -> None:
     end = time.monotonic() + 60 * args.minutes
     while time.monotonic() < end:
         result = algo.train()
-        print(describe(result, max(0.0, end - time.monotonic()) / 60), flush=True)
+        minutes_left = max(0.0, end - time.monotonic()) / 60
+        print(f"{progress_line(result)}   {minutes_left:4.1f} min left", flush=True)
         episodes = result["env_runners"]
         with curve.open("a") as file:
             steps = episodes["num_env_steps_sampled_lifetime"]

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rllib_dima.algorithm import DIMA
     from rllib_dima.config import DIMAConfig
+    from rllib_dima.policy import Policy
 
-__all__ = ["DIMA", "DIMAConfig", "register"]
+__all__ = ["DIMA", "DIMAConfig", "Policy", "register"]
 
-_MODULE_OF = {"DIMA": "rllib_dima.algorithm", "DIMAConfig": "rllib_dima.config"}
+_MODULE_OF = {"DIMA": "rllib_dima.algorithm", "DIMAConfig": "rllib_dima.config", "Policy": "rllib_dima.policy"}
 
 
 def register() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from collections import deque
+from functools import partial
 from typing import Any
 
 import pyarrow.fs
@@ -21,11 +23,14 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     TIMERS,
 )
+from ray.tune import Checkpoint
 
+from rllib_dima.checkpoint import replacing, split_uri, verify, write_manifest
 from rllib_dima.config import DIMAConfig
 from rllib_dima.env_runner import make_cooperative_env
 from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
+from rllib_dima.progress import progress_line
 from rllib_dima.rl_modules import POLICY_ID
 
 
@@ -77,6 +82,7 @@ class DIMA(Algorithm):
             RuntimeError: if the remote runners failed for a reason that does not show in this process.
         """
         self._num_empty_iterations = 0
+        self._evaluation_sampling: list[dict[str, Any] | None] = []
         self._episode_window = EpisodeWindow(config.metrics_num_episodes_for_smoothing)
         try:
             super().setup(config)
@@ -85,6 +91,13 @@ class DIMA(Algorithm):
                 raise
             self._explain_dead_runners(error)
 
+    def train(self) -> dict[str, Any]:
+        """One iteration, with a line of progress if the configuration asks for it."""
+        result = super().train()
+        if self.config.progress:
+            print(progress_line(result), flush=True)
+        return result
+
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """Returns of the deterministic policy in separate environments, built on the first call if not before."""
         if self.eval_env_runner_group is None:
@@ -92,14 +105,23 @@ class DIMA(Algorithm):
         return super().evaluate(parallel_train_future)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state and the statistics of the last episodes."""
-        return {**super().get_state(*args, **kwargs), "episode_window": list(self._episode_window.iterations)}
+        """RLlib's state, the statistics of the last episodes, and the episodes that are running."""
+        return {
+            **super().get_state(*args, **kwargs),
+            "episode_window": list(self._episode_window.iterations),
+            "sampling": self._get_sampling(self.env_runner_group),
+            "evaluation_sampling": self._get_sampling(self.eval_env_runner_group),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Sets the state, also one older than the present one."""
         self._forget_weights_versions()
         self._episode_window.iterations = deque(state.get("episode_window", ()))
         super().set_state(state)
+        _set_sampling(self.env_runner_group, state.get("sampling", []))
+        self._evaluation_sampling = state.get("evaluation_sampling", [])
+        if self.eval_env_runner_group is not None:
+            _set_sampling(self.eval_env_runner_group, self._evaluation_sampling)
 
     def save_to_path(
         self,
@@ -109,22 +131,32 @@ class DIMA(Algorithm):
         filesystem: pyarrow.fs.FileSystem | None = None,
         use_msgpack: bool = False,
     ) -> str:
-        """Saves a checkpoint and checks that the learner's part, which may have been written elsewhere, is whole.
+        """Saves a checkpoint; one that is at `path` already is replaced only when the new one is whole.
 
         Raises:
-            RuntimeError: if the learner's files are missing.
+            rllib_dima.checkpoint.CheckpointError: saving failed. What was at `path` before is still there.
         """
-        saved = super().save_to_path(path, state=state, filesystem=filesystem, use_msgpack=use_msgpack)
-        if state is None or COMPONENT_LEARNER_GROUP in state:
-            self._check_learner_was_saved(saved, filesystem or _filesystem(path))
-        return saved
+        path = tempfile.mkdtemp() if path is None else path
+        target_system, target = split_uri(path, filesystem)
+        if isinstance(target_system, pyarrow.fs.LocalFileSystem):
+            with replacing(pathlib.Path(target)) as folder:
+                self._write_checkpoint(folder.as_posix(), target_system, state, use_msgpack)
+        else:
+            self._write_checkpoint(target, target_system, state, use_msgpack)
+        return target
 
     def restore_from_path(self, path: str | pathlib.Path, *args: Any, **kwargs: Any) -> None:
         """Restores a checkpoint, also one older than the present state.
 
         Raises:
-            RuntimeError: if a remote learner failed to load it.
+            rllib_dima.checkpoint.CheckpointError: it is missing, damaged, incomplete or of another algorithm.
+            ValueError: its networks have other sizes than this algorithm's.
+            RuntimeError: a remote learner failed to load it.
         """
+        if kwargs.get("filesystem") is None and "://" not in str(path):
+            path = pathlib.Path(path).expanduser().absolute()
+        if kwargs.get("component") is None:
+            verify(path, kwargs.get("filesystem"))
         self._forget_weights_versions()
         super().restore_from_path(path, *args, **kwargs)
         if self.learner_group.is_remote:
@@ -176,15 +208,22 @@ class DIMA(Algorithm):
         train_results[ENV_RUNNER_RESULTS] = self._episode_window.smooth(episodes)
         return super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
 
+    def _get_sampling(self, group: EnvRunnerGroup | None) -> list[dict[str, Any] | None]:
+        """What every runner of the group is at, the local one first; of dead runners nothing."""
+        return [] if group is None else group.foreach_env_runner(_get_sampling_state)
+
     def _make_evaluation_runners(self) -> EnvRunnerGroup:
+        """Runners for evaluation, which go on where those of a restored checkpoint were."""
         _, env_creator = self._get_env_id_and_creator(self.evaluation_config.env, self.evaluation_config)
-        return EnvRunnerGroup(
+        group = EnvRunnerGroup(
             env_creator=env_creator,
             config=self.evaluation_config,
             logdir=self.logdir,
             tune_trial_id=self.trial_id,
             pg_offset=self.config.num_env_runners,
         )
+        _set_sampling(group, self._evaluation_sampling)
+        return group
 
     def _forget_weights_versions(self) -> None:
         """Runners refuse weights older than theirs; after this they take those of a restored checkpoint."""
@@ -192,14 +231,36 @@ class DIMA(Algorithm):
             if group is not None:
                 group.foreach_env_runner(_forget_weights_version)
 
+    @classmethod
+    def from_checkpoint(cls, path: Any, filesystem: pyarrow.fs.FileSystem | None = None, **kwargs: Any) -> DIMA:
+        """Builds the algorithm that a checkpoint describes and restores it; arguments as in RLlib.
+
+        Raises:
+            rllib_dima.checkpoint.CheckpointError: the checkpoint is missing, damaged, incomplete or not DIMA's.
+        """
+        verify(path.path if isinstance(path, Checkpoint) else path, filesystem or getattr(path, "filesystem", None))
+        return super().from_checkpoint(path, filesystem, **kwargs)
+
+    def _write_checkpoint(
+        self, folder: str, filesystem: pyarrow.fs.FileSystem, state: dict[str, Any] | None, use_msgpack: bool
+    ) -> None:
+        super().save_to_path(folder, state=state, filesystem=filesystem, use_msgpack=use_msgpack)
+        if state is None or COMPONENT_LEARNER_GROUP in state:
+            self._check_learner_was_saved(folder, filesystem)
+        write_manifest(folder, filesystem)
+
     def _check_learner_was_saved(self, saved: str, filesystem: pyarrow.fs.FileSystem) -> None:
-        """RLlib ignores the error of a remote learner that could not save itself; the missing files show it."""
+        """RLlib ignores the error of a remote learner that could not save itself; the missing files show it.
+
+        Raises:
+            RuntimeError: if the learner's files are missing.
+        """
         folder = pathlib.PurePosixPath(saved) / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER
         last_written = REPLAY_FILE_NAME if self.config.checkpoint_replay else "class_and_ctor_args.pkl"
         if filesystem.get_file_info((folder / last_written).as_posix()).type != pyarrow.fs.FileType.File:
             raise RuntimeError(
-                f"The checkpoint {saved} is incomplete: the learner did not write {folder.name}/{last_written}. "
-                "Check the disk space at that path and the learner's error in Ray's log above."
+                f"the learner did not write {folder.name}/{last_written}; check the disk space, and the error of the "
+                "learner in Ray's log above"
             )
 
     def _explain_dead_runners(self, error: Exception) -> None:
@@ -216,8 +277,17 @@ def _forget_weights_version(runner: Any) -> None:
     runner.forget_weights_version()
 
 
-def _filesystem(path: str | pathlib.Path | None) -> pyarrow.fs.FileSystem:
-    """The file system that a checkpoint path or URI names."""
-    if path is not None and "://" in str(path):
-        return pyarrow.fs.FileSystem.from_uri(str(path))[0]
-    return pyarrow.fs.LocalFileSystem()
+def _get_sampling_state(runner: Any) -> dict[str, Any] | None:
+    return runner.get_sampling_state()
+
+
+def _set_sampling(group: EnvRunnerGroup, states: list[dict[str, Any] | None]) -> None:
+    """Lets every runner go on where the one of the same number was; others start new episodes."""
+    if states:
+        group.foreach_env_runner(partial(_set_sampling_state, states=states))
+
+
+def _set_sampling_state(runner: Any, states: list[dict[str, Any] | None]) -> None:
+    for state in states:
+        if state is not None and state["worker_index"] == runner.worker_index:
+            runner.set_sampling_state(state)

@@ -43,7 +43,7 @@ from rllib_dima.rl_modules import (
     DIMAWorldModel,
 )
 
-OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay")
+OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay", "progress")
 
 # Settings of RLlib that DIMA does not read, and what to set instead. Changing one of them is an error.
 UNUSED_SETTINGS: dict[str, str] = {
@@ -106,6 +106,7 @@ class DIMAConfig(AlgorithmConfig):
             setattr(self, name, None)
         self.model_size = "paper"
         self.checkpoint_replay = True
+        self.progress = False
 
         self.policies = {POLICY_ID}
         self.policy_mapping_fn = map_agent
@@ -158,6 +159,21 @@ class DIMAConfig(AlgorithmConfig):
             self.checkpoint_replay = checkpoint_replay
         return self
 
+    def reporting(self, *, progress: bool = NotProvided, **kwargs: Any) -> Self:
+        """Sets what is reported.
+
+        Args:
+            progress: whether every `train()` prints a line: iteration, steps, return, losses, seconds.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+        """
+        super().reporting(**kwargs)
+        if progress is not NotProvided:
+            self.progress = progress
+        return self
+
     def hyperparameters(self) -> Hyperparameters:
         """The values that a run with this config uses.
 
@@ -179,8 +195,9 @@ class DIMAConfig(AlgorithmConfig):
         self._check_environment()
         self._check_unused_settings()
         super().validate()
-        if not isinstance(self.checkpoint_replay, bool):
-            raise TypeError(f"checkpoint_replay must be True or False, but is {self.checkpoint_replay!r}.")
+        for name in ("checkpoint_replay", "progress"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, but is {getattr(self, name)!r}.")
         self._check_step_split(self.hyperparameters().env_steps_per_iteration)
 
     def build_algo(self, env: str | type | None = None, use_copy: bool = True) -> Any:

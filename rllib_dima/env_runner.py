@@ -7,7 +7,10 @@ unambiguous end. The runner holds the policy only and never reads the state.
 from __future__ import annotations
 
 import contextlib
+import copy
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -23,11 +26,13 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.utils import _gym_env_creator
 from ray.rllib.env.vector.sync_vector_multi_agent_env import SyncVectorMultiAgentEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry
+from ray.util import log_once
 
-from rllib_dima.envs import WRAPPER_CONFIG_KEYS
-from rllib_dima.envs.base import CooperativeEnv
+from rllib_dima.envs import WRAPPER_CONFIG_KEYS, CooperativeEnv, as_multi_agent_env
 
 LAYOUT_KEY = "__layout__"
+
+logger = logging.getLogger("ray.rllib")
 
 
 def make_cooperative_env(config: AlgorithmConfig, context: EnvContext) -> CooperativeEnv:
@@ -38,7 +43,7 @@ def make_cooperative_env(config: AlgorithmConfig, context: EnvContext) -> Cooper
         context: settings of the environment and of its wrapper, and the indices of its worker.
 
     Raises:
-        TypeError: if the environment is no `MultiAgentEnv`.
+        TypeError: if the environment is neither a `MultiAgentEnv` nor a parallel environment of PettingZoo.
         ValueError: if DIMA cannot train on the environment for another reason (see `CooperativeEnv`).
     """
     wrapper_settings = {key: context[key] for key in WRAPPER_CONFIG_KEYS if key in context}
@@ -46,7 +51,7 @@ def make_cooperative_env(config: AlgorithmConfig, context: EnvContext) -> Cooper
     for key in wrapper_settings:
         del own[key]
     env = _creator(config.env)(own)
-    return CooperativeEnv(env.unwrapped if isinstance(env, gym.Wrapper) else env, **wrapper_settings)
+    return CooperativeEnv(as_multi_agent_env(env), **wrapper_settings)
 
 
 def _creator(env: str | type) -> Callable[[EnvContext], gym.Env]:
@@ -56,12 +61,23 @@ def _creator(env: str | type) -> Callable[[EnvContext], gym.Env]:
     return partial(_gym_env_creator, env_descriptor=env)
 
 
+_RUNNING = (
+    "_needs_initial_reset",
+    "_ongoing_episodes",
+    "_ongoing_episodes_for_metrics",
+    "_done_episodes_for_metrics",
+    "_shared_data",
+    "_cached_to_module",
+)
+"""RLlib's attributes of a runner that hold episodes in flight, and what the policy is shown next."""
+
+
 class DIMAEnvRunner(MultiAgentEnvRunner):
     """Collects episodes of joint transitions with the current policy.
 
     Differences from RLlib's runner: environments are wrapped in `CooperativeEnv`; `get_spaces()` also tells the
     learners the `AgentLayout`; returns are the team's, not the sum over agents; sampling noise comes from a private
-    random stream and runs on one thread.
+    random stream and runs on one thread; episodes in flight can be saved and restored.
     """
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
@@ -108,6 +124,79 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
     def forget_weights_version(self) -> None:
         """Makes the runner accept the next weights it is sent, also those of an older checkpoint."""
         self._weights_seq_no = 0
+
+    def get_sampling_state(self) -> dict[str, Any] | None:
+        """Everything besides the policy that the next `sample()` depends on, as copies.
+
+        Returns:
+            The noise stream's position, the metrics' moving averages and, if all environments can tell their state,
+            the state of every environment with the episode that is running in it ("running"; else None). None if this
+            runner has no environments.
+        """
+        if self.env is None:
+            return None
+        return {
+            "worker_index": self.worker_index,
+            "noise_seed": self._noise_seed,
+            "num_sample_calls": self._num_sample_calls,
+            "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
+            "metrics": copy.deepcopy(self.metrics.get_state()),
+            "running": self._get_running() if self._can_restore_envs() else None,
+        }
+
+    def set_sampling_state(self, state: dict[str, Any]) -> None:
+        """Goes on where `get_sampling_state` was called.
+
+        Environments that do not fit the state, for example because the configuration was changed, start new episodes,
+        with a warning.
+        """
+        if self.env is None:
+            return
+        self._noise_seed, self._num_sample_calls = state["noise_seed"], state["num_sample_calls"]
+        self.num_env_steps_sampled_lifetime = state["num_env_steps_sampled_lifetime"]
+        self.metrics.set_state(copy.deepcopy(state["metrics"]))
+        self._drop_episodes()
+        if state["running"] is not None:
+            try:
+                self._set_running(copy.deepcopy(state["running"]))
+            except ValueError as error:
+                self._drop_episodes()
+                logger.warning(f"The episodes that were running are lost, and new ones start: {error}")
+
+    def _can_restore_envs(self) -> bool:
+        if all(env.unwrapped.can_restore for env in self.env.envs):
+            return True
+        if log_once("DIMA_env_without_state"):
+            inner = type(self.env.envs[0].unwrapped.env).__name__
+            logger.warning(
+                f"{inner} has no get_state() and set_state(), so checkpoints cannot hold the episode that is running: "
+                "a restored run starts a new one. Everything else is restored exactly."
+            )
+        return False
+
+    def _get_running(self) -> dict[str, Any] | None:
+        """What is running, or None before the first reset."""
+        if not hasattr(self.env, "_autoreset_envs"):
+            return None
+        running = {name: getattr(self, name) for name in _RUNNING}
+        envs = [env.unwrapped.get_state() for env in self.env.envs]
+        return copy.deepcopy({**running, "envs": envs, "must_reset": self.env._autoreset_envs})
+
+    def _set_running(self, running: dict[str, Any]) -> None:
+        if len(running["envs"]) != self.num_envs:
+            raise ValueError(f"the checkpoint has {len(running['envs'])} environments per runner, not {self.num_envs}.")
+        for env, env_state in zip(self.env.envs, running["envs"], strict=True):
+            env.unwrapped.set_state(env_state)
+        self.env._autoreset_envs = running["must_reset"]
+        for name in _RUNNING:
+            setattr(self, name, running[name])
+
+    def _drop_episodes(self) -> None:
+        """Makes the next `sample()` start new episodes."""
+        self._needs_initial_reset = True
+        self._ongoing_episodes = [None] * self.num_envs
+        self._ongoing_episodes_for_metrics = defaultdict(list)
+        self._done_episodes_for_metrics = []
 
     def _env_context(self) -> EnvContext:
         return EnvContext(

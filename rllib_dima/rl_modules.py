@@ -58,8 +58,18 @@ class DIMAModule(TorchRLModule):
         return {name: tensor.cpu().numpy().copy() for name, tensor in self.state_dict().items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `get_state` returned, exactly. (RLlib would round the float64 statistics to float32.)"""
-        self.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+        """Loads what `get_state` returned, exactly. (RLlib would round the float64 statistics to float32.)
+
+        Raises:
+            ValueError: the state is that of a network of another size or kind.
+        """
+        try:
+            self.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+        except RuntimeError as error:
+            raise ValueError(
+                f"The saved state does not fit this {type(self).__name__}: it was saved with another environment, "
+                f"model_size or network sizes. Build the algorithm with the same ones. {error}"
+            ) from error
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         raise RuntimeError(
@@ -81,7 +91,15 @@ class DIMAPolicy(DIMAModule):
 
     @torch.no_grad()
     def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Any]:
-        return {Columns.ACTIONS: self.net.act(batch[Columns.OBS].float(), deterministic=deterministic)}
+        """Actions in the order of the batch, computed in the order of the agents.
+
+        RLlib orders the agents of an environment as a Python set does, which is another order in every process. Noise
+        must not depend on that, or the same seed would give another run.
+        """
+        observations = batch[Columns.OBS].float()
+        order = self.layout.agent_index(observations).argsort(stable=True)
+        actions = self.net.act(observations[order], deterministic=deterministic)
+        return {Columns.ACTIONS: actions[order.argsort()]}
 
 
 class DIMACritic(DIMAModule):

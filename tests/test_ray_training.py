@@ -3,6 +3,7 @@
 import copy
 import logging
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from test_ray_team import TINY, team_config
 
+from rllib_dima import DIMA
+from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.core.trainer import NonFiniteLossError
 from rllib_dima.learner import DIMALearner
 from rllib_dima.rl_modules import DIMACritic
@@ -268,8 +271,34 @@ def test_state_in_memory_does_not_change_while_training_goes_on(algo):
 
 def test_incomplete_checkpoint_is_an_error(algo, tmp_path, monkeypatch):
     monkeypatch.setattr(DIMALearner, "save_to_path", lambda self, path, **kwargs: str(path))
-    with pytest.raises(RuntimeError, match="incomplete: the learner did not write"):
+    with pytest.raises(RuntimeError, match=r"could not be saved to .*: the learner did not write"):
         algo.save_to_path(tmp_path)
+
+
+def test_checkpoint_at_a_name_that_holds_one_is_replaced_and_another_environments_is_refused(algo, tmp_path):
+    path = algo.save_to_path(tmp_path / "run")
+    (tmp_path / "run" / "curve.csv").write_text("mine")
+    algo.train()
+    assert algo.save_to_path(tmp_path / "run") == path
+    assert Algorithm.from_checkpoint(path).iteration == 1 and (tmp_path / "run" / "curve.csv").exists()
+    other = team_config(actor_hidden_size=12).build()
+    with pytest.raises(ValueError, match=r"does not fit this DIMA.*another environment, model_size or network sizes"):
+        other.restore_from_path(path)
+    other.stop()
+    (tmp_path / "run" / "algorithm_state.pkl").write_bytes(b"")
+    for restore in (algo.restore_from_path, DIMA.from_checkpoint):
+        with pytest.raises(CheckpointError, match=r"not whole: algorithm_state\.pkl is damaged"):
+            restore(path)
+
+
+def test_progress_is_printed_on_demand(capsys):
+    algo = team_config().reporting(progress=True).build()
+    algo.train()
+    algo.config = algo.config.copy(copy_frozen=False).reporting(progress=False)
+    algo.train()
+    algo.stop()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "iteration" in line]
+    assert re.match(r"iteration    1   steps       20   return       7\.0   losses: decoder .* value .* s$", line), line
 
 
 def test_nan_stops_the_run_with_its_name_and_leaves_the_last_checkpoint_whole(tmp_path):
