@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def register() -> None:
     register_envs()
 
 
-def _register_whenever_ray_starts() -> None:
+def register_whenever_ray_starts() -> None:
     """Ray forgets what is registered when it shuts down, so this registers again at every start."""
     import ray
 
@@ -53,5 +55,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'rllib_dima' has no attribute {name!r}; it offers {', '.join(__all__)}.")
 
 
-if importlib.util.find_spec("ray") is not None:
-    _register_whenever_ray_starts()
+def _is_command_line() -> bool:
+    """Whether this process is the `rllib` command, which imports Ray, and then registers, only where it needs it."""
+    is_module = ("-m", "rllib_dima") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    return is_module or Path(sys.argv[0]).name == "rllib"
+
+
+if importlib.util.find_spec("ray") is not None and not _is_command_line():
+    register_whenever_ray_starts()

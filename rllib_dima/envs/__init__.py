@@ -18,6 +18,7 @@ from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
 from rllib_dima.envs.bidexhands.env import SETTING_NAMES, BiDexHands
 from rllib_dima.envs.bidexhands.isaacgym import IsaacGymBiDexHands
 from rllib_dima.envs.bidexhands.tasks import TASKS
+from rllib_dima.envs.check import check_env
 from rllib_dima.envs.mamujoco import MAMuJoCo
 from rllib_dima.envs.mamujoco_scenarios import registered_agent_confs
 from rllib_dima.envs.pettingzoo import PettingZooEnv, as_multi_agent_env, to_pettingzoo
@@ -138,6 +139,7 @@ __all__ = [
     "NonFiniteError",
     "PettingZooEnv",
     "as_multi_agent_env",
+    "check_env",
     "creator",
     "env_config_keys",
     "env_family",

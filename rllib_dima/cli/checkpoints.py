@@ -1,0 +1,72 @@
+"""Which checkpoint a folder stands for: a checkpoint, a trial of Tune's, or an experiment."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from rllib_dima.cli.errors import UsageError
+
+CHECKPOINT_FILE_NAME = "rllib_checkpoint.json"  # in every checkpoint of every algorithm
+RESULTS_FILE_NAME = "result.json"
+RETURN = ("env_runners", "episode_return_mean")
+
+
+def find_checkpoint(folder: str | Path) -> Path:
+    """The checkpoint that a folder is or contains.
+
+    Args:
+        folder: a checkpoint; a trial, of which the newest checkpoint is taken; or an experiment, of which the trial
+            with the highest last return is taken.
+
+    Returns:
+        An absolute path.
+
+    Raises:
+        UsageError: there is no such folder, or no checkpoint in it.
+    """
+    path = Path(folder).expanduser().absolute()
+    if "://" in str(folder):
+        raise UsageError(f"{folder} is a URI: download the checkpoint first.")
+    if not path.is_dir():
+        raise UsageError(f"There is no folder {folder}.")
+    if is_checkpoint(path):
+        return path
+    trials = [trial for trial in (path, *sorted(path.iterdir())) if newest_checkpoint(trial) is not None]
+    if not trials:
+        raise UsageError(
+            f"{folder} holds no checkpoint: neither {CHECKPOINT_FILE_NAME}, nor folders named checkpoint_000000 and so "
+            "on, nor trials with such folders. Training writes checkpoints with --checkpoint-freq and at its end."
+        )
+    return newest_checkpoint(max(trials, key=last_return))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint of an algorithm."""
+    return (path / CHECKPOINT_FILE_NAME).is_file()
+
+
+def newest_checkpoint(trial: Path) -> Path | None:
+    """The checkpoint with the highest number in the folder of a trial, or None."""
+    found = [path for path in trial.glob("checkpoint_*") if is_checkpoint(path)]
+    return max(found, key=lambda path: path.name, default=None)
+
+
+def last_return(trial: Path) -> float:
+    """The last training return that a trial reported, or minus infinity if it reported none."""
+    results = trial / RESULTS_FILE_NAME
+    lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []
+    returns = (_return_in(line) for line in reversed(lines))
+    return next((value for value in returns if math.isfinite(value)), -math.inf)
+
+
+def _return_in(line: str) -> float:
+    """The return in one line of a trial's results; NaN if it has none or was cut off while being written."""
+    try:
+        value = json.loads(line)
+        for key in RETURN:
+            value = value[key]
+        return float(value)
+    except (ValueError, KeyError, TypeError):
+        return math.nan

@@ -1,0 +1,113 @@
+"""One line per training iteration of every trial."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+from ray.tune import Callback
+
+from rllib_dima.cli.spec import flat
+from rllib_dima.cli.spelling import KNOWN_METRICS, Notify
+from rllib_dima.core.names import check_name
+from rllib_dima.progress import progress_line
+
+# Metrics that appear only when the first episode or evaluation has ended.
+_LATE = ("env_runners/", "evaluation/", "learners/")
+
+
+class ProgressLines(Callback):
+    """Prints what Tune hears from trials.
+
+    Args:
+        stop: metrics and values at which trials end, for the time that is left.
+        notify: prints a line that is no progress.
+    """
+
+    def __init__(self, stop: Any, notify: Notify) -> None:
+        self._stop = stop if isinstance(stop, dict) else {}
+        self._notify = notify
+        self._has_checked_stop = False
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A trial has trained for one iteration."""
+        if not self._has_checked_stop:
+            self._has_checked_stop = True
+            for message in missing_criteria(self._stop, result):
+                self._notify(message)
+        name = f"{trial.trial_id}   " if len(trials) > 1 else ""
+        print(f"{name}{describe(result, self._stop)}", flush=True)
+
+    def on_checkpoint(self, iteration: int, trials: list, trial: Any, checkpoint: Any, **info: Any) -> None:
+        """A trial has written a checkpoint."""
+        print(f"checkpoint: {checkpoint.path}", flush=True)
+
+
+def describe(result: dict[str, Any], stop: dict[str, float]) -> str:
+    """One line about one iteration.
+
+    Args:
+        result: what `Algorithm.train()` returned, as Tune passes it on.
+        stop: metrics and values at which the trial ends.
+
+    Returns:
+        Iteration, environment steps, return (of training, and of evaluation if there was one), DIMA's losses, seconds,
+        and how long the trial has taken and will probably take.
+    """
+    is_dima = "world_model" in result.get("learners", {})
+    parts = [progress_line(result) if is_dima else _plain_line(result)]
+    evaluation = result.get("evaluation", {}).get("env_runners", {}).get("episode_return_mean", math.nan)
+    if math.isfinite(evaluation):
+        parts.append(f"evaluation {evaluation:.1f}")
+    seconds = result["time_total_s"]
+    parts.append(f"total {_duration(seconds)}")
+    share = share_done(result, stop)
+    if 0 < share < 1:
+        parts.append(f"left {_duration(seconds / share - seconds)}")
+    return "   ".join(parts)
+
+
+def share_done(result: dict[str, Any], stop: dict[str, float]) -> float:
+    """How much of a trial is over, from 0 to 1, by the counter that is nearest to its end.
+
+    Returns and other metrics that do not grow steadily say nothing about it and are left out.
+    """
+    values = dict(flat(result))
+    counters = [name for name in stop if name in values and ("lifetime" in name or name in _COUNTERS)]
+    return min(1.0, max((values[name] / stop[name] for name in counters if stop[name] > 0), default=0.0))
+
+
+_COUNTERS = ("training_iteration", "iterations_since_restore", "time_total_s", "time_since_restore")
+
+
+def missing_criteria(stop: dict[str, float], result: dict[str, Any]) -> list[str]:
+    """A message for each metric of `stop` that the first result has not, and that should be there from the start."""
+    values = dict(flat(result))
+    missing = [name for name in stop if name not in values and name not in KNOWN_METRICS]
+    return [_missing(name, values) for name in missing if not name.startswith(_LATE)]
+
+
+def _missing(name: str, values: dict[str, Any]) -> str:
+    try:
+        check_name(name, values, "metric")
+    except ValueError as error:
+        return f"stop: {error} Training goes on until another criterion is met, or Ctrl-C."
+    return ""
+
+
+def _plain_line(result: dict[str, Any]) -> str:
+    """The same columns as DIMA's line, for algorithms without a world model."""
+    mean = result.get("env_runners", {}).get("episode_return_mean", math.nan)
+    parts = [
+        f"iteration {result['training_iteration']:4d}",
+        f"steps {result.get('num_env_steps_sampled_lifetime', 0):8.0f}",
+        f"return {mean:9.1f}" if math.isfinite(mean) else f"return {'-':>9}",
+        f"{result['time_this_iter_s']:6.1f} s",
+    ]
+    return "   ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
+    return str(datetime.timedelta(seconds=round(seconds)))

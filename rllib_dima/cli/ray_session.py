@@ -1,0 +1,116 @@
+"""RLlib and Ray in the process of a command: imported, quiet, started, stopped, and asked for enough resources."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rllib_dima
+from rllib_dima.cli.errors import RunError, UsageError
+from rllib_dima.cli.experiment_files import import_code
+
+_CONNECT_TIMEOUT_S = 10.0
+_MACHINE_FLAGS = ("ray_num_cpus", "ray_num_gpus", "ray_object_store_memory")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Makes this process ready for a command: imports RLlib and what the user names, and sets how much they write.
+
+    Raises:
+        UsageError: what the user names cannot be imported.
+    """
+    rllib_dima.register()
+    _set_log_levels(arguments.verbosity)
+    for name in arguments.imports:
+        import_code(name)
+
+
+def _set_log_levels(verbosity: int) -> None:
+    """0 errors only, 1 information, 2 everything. RLlib sets its own level when it is imported, so this comes after."""
+    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    for library in ("ray.tune", "ray.rllib", "ray.train", "ray.air"):
+        logging.getLogger(library).setLevel(level)
+    if verbosity == 0:  # this command reports failed trials itself
+        for module in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
+            logging.getLogger(module).setLevel(logging.CRITICAL)
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's tables, which verbose=0 does not silence
+        warnings.filterwarnings("ignore", module="gymnasium")
+
+
+def is_cluster(arguments: argparse.Namespace) -> bool:
+    """Whether the run is to be on a Ray that was started elsewhere, and may grow while trials wait."""
+    return bool(arguments.ray_address or os.environ.get("RAY_ADDRESS"))
+
+
+@contextmanager
+def ray_session(arguments: argparse.Namespace) -> Iterator[None]:
+    """Ray, connected to or started as the flags say; stopped afterwards, unless it ran before.
+
+    Raises:
+        UsageError: flags about this machine together with the address of a cluster.
+        RunError: Ray could not be reached or started.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    machine = {flag.removeprefix("ray_"): getattr(arguments, flag) for flag in _MACHINE_FLAGS}
+    machine = {name: value for name, value in machine.items() if value is not None}
+    if machine and is_cluster(arguments):
+        given = ", ".join(f"--ray-{name.replace('_', '-')}" for name in machine)
+        raise UsageError(f"{given} is about a Ray started on this machine, but an address of a running Ray is given.")
+    _start(arguments, machine)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(arguments: argparse.Namespace, machine: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        _check_reachable(arguments.ray_address)
+        ray.init(
+            address=arguments.ray_address,
+            include_dashboard=arguments.ray_ui,
+            logging_level=logging.INFO if arguments.verbosity else logging.ERROR,
+            log_to_driver=arguments.verbosity > 0,
+            **machine,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"connect to Ray at {arguments.ray_address}" if arguments.ray_address else "start Ray"
+        raise RunError(f"Could not {where}: {error}") from error
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raises at once where nothing answers; Ray would try for many minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "://" not in host:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+
+
+def require_resources(algorithm: type, config: dict[str, Any]) -> None:
+    """Refuses to start a trial that Ray on this machine has too few CPUs or GPUs for.
+
+    Raises:
+        RunError: the trial would wait for ever.
+    """
+    import ray
+
+    needed = algorithm.default_resource_request(config).required_resources
+    there = ray.cluster_resources()
+    lacking = {name: amount for name, amount in needed.items() if amount > there.get(name, 0)}
+    if lacking:
+        what = " and ".join(f"{name}: {amount:g} (Ray has {there.get(name, 0):g})" for name, amount in lacking.items())
+        raise RunError(
+            f"A trial needs {what}. Lower num_env_runners, num_learners or num_gpus_per_learner, or tell Ray that the "
+            "machine has more with --ray-num-cpus or --ray-num-gpus."
+        )

@@ -1,0 +1,167 @@
+"""Names of settings and metrics as older versions of RLlib spelled them, and what they are called now."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from rllib_dima.cli.errors import UsageError
+
+Notify = Callable[[str], None]
+
+RENAMED_SETTINGS: dict[str, str] = {
+    "num_workers": "num_env_runners",
+    "num_rollout_workers": "num_env_runners",
+    "num_envs_per_worker": "num_envs_per_env_runner",
+    "num_cpus_per_worker": "num_cpus_per_env_runner",
+    "num_gpus_per_worker": "num_gpus_per_env_runner",
+    "custom_resources_per_worker": "custom_resources_per_env_runner",
+    "num_cpus_for_driver": "num_cpus_for_main_process",
+    "num_cpus_for_local_worker": "num_cpus_for_main_process",
+    "num_learner_workers": "num_learners",
+    "num_cpus_per_learner_worker": "num_cpus_per_learner",
+    "num_gpus_per_learner_worker": "num_gpus_per_learner",
+    "validate_workers_after_construction": "validate_env_runners_after_construction",
+    "ignore_worker_failures": "ignore_env_runner_failures",
+    "recreate_failed_workers": "restart_failed_env_runners",
+    "recreate_failed_env_runners": "restart_failed_env_runners",
+    "max_num_worker_restarts": "max_num_env_runner_restarts",
+    "delay_between_worker_restarts_s": "delay_between_env_runner_restarts_s",
+    "num_consecutive_worker_failures_tolerance": "num_consecutive_env_runner_failures_tolerance",
+    "worker_health_probe_timeout_s": "env_runner_health_probe_timeout_s",
+    "worker_restore_timeout_s": "env_runner_restore_timeout_s",
+    "evaluation_num_workers": "evaluation_num_env_runners",
+    "evaluation_num_episodes": "evaluation_duration",
+    "custom_eval_function": "custom_evaluation_function",
+    "collect_metrics_timeout": "metrics_episode_collection_timeout_s",
+    "metrics_smoothing_episodes": "metrics_num_episodes_for_smoothing",
+    "min_iter_time_s": "min_time_s_per_iteration",
+    "min_time_s_per_reporting": "min_time_s_per_iteration",
+    "timesteps_per_iteration": "min_sample_timesteps_per_iteration",
+    "min_sample_timesteps_per_reporting": "min_sample_timesteps_per_iteration",
+    "min_train_timesteps_per_reporting": "min_train_timesteps_per_iteration",
+    "num_sgd_iter": "num_epochs",
+    "sgd_minibatch_size": "minibatch_size",
+    "lr_schedule": "lr",
+    "entropy_coeff_schedule": "entropy_coeff",
+    "model": "model_config",
+    "learning_starts": "num_steps_sampled_before_learning_starts",
+}
+
+_TF = "TensorFlow is gone from RLlib: leave it out."
+_BUFFER = "Set replay_buffer_config, such as {type: PrioritizedEpisodeReplayBuffer, capacity: 100000}."
+_EPISODE_END = "Environments decide when their episodes end: wrap yours in gymnasium's TimeLimit."
+_CONNECTORS = "Observations are filtered by connectors, which only a .py file can set: env_to_module_connector."
+
+# Settings of the old API stack that the new one ignores or refuses, and what to do instead.
+REFUSED_SETTINGS: dict[str, str] = {
+    **dict.fromkeys(("tf_session_args", "local_tf_session_args", "eager_tracing", "eager_max_retraces"), _TF),
+    **dict.fromkeys(("buffer_size", "prioritized_replay", "replay_batch_size", "replay_mode"), _BUFFER),
+    **dict.fromkeys(("prioritized_replay_alpha", "prioritized_replay_beta", "prioritized_replay_eps"), _BUFFER),
+    **dict.fromkeys(("horizon", "soft_horizon", "no_done_at_end"), _EPISODE_END),
+    **dict.fromkeys(("observation_filter", "preprocessor_pref", "synchronize_filters"), _CONNECTORS),
+    "exploration_config": "Exploration belongs to the module's forward_exploration(); DQN has `epsilon`.",
+    "optimizer": "Optimisers belong to the learner class, which only a .py file can set.",
+    "monitor": "Record videos with `rllib evaluate CHECKPOINT --out video.mp4`.",
+    "record_env": "Record videos with `rllib evaluate CHECKPOINT --out video.mp4`.",
+    "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
+    "remote_worker_envs": "Set gym_env_vectorize_mode: async.",
+    "simple_optimizer": "There is one way to optimise now: leave it out.",
+    "worker_cls": "Set env_runner_cls in a .py file.",
+    "sample_collector": "Env runners collect episodes now: leave it out.",
+    "create_env_on_driver": "Set create_env_on_local_worker.",
+    "multiagent": "Set policies and policy_mapping_fn in a .py file.",
+    "no_eager_on_workers": _TF,
+}
+
+# Names that a file may use although the configuration has them under another attribute.
+SPOKEN_SETTINGS = ("framework", "callbacks", "lambda", "input", "model_config", "train_batch_size_per_learner")
+
+RENAMED_METRICS: dict[str, str] = {
+    "episode_reward_mean": "env_runners/episode_return_mean",
+    "episode_reward_min": "env_runners/episode_return_min",
+    "episode_reward_max": "env_runners/episode_return_max",
+    "episode_return_mean": "env_runners/episode_return_mean",
+    "episode_return_min": "env_runners/episode_return_min",
+    "episode_return_max": "env_runners/episode_return_max",
+    "episode_len_mean": "env_runners/episode_len_mean",
+    "episodes_total": "env_runners/num_episodes_lifetime",
+    "episodes_this_iter": "env_runners/num_episodes",
+    "timesteps_total": "num_env_steps_sampled_lifetime",
+    "num_env_steps_sampled": "num_env_steps_sampled_lifetime",
+    "num_env_steps_trained": "learners/__all_modules__/num_env_steps_trained_lifetime",
+}
+
+KNOWN_METRICS: tuple[str, ...] = (
+    "training_iteration",
+    "iterations_since_restore",
+    "time_total_s",
+    "time_this_iter_s",
+    "time_since_restore",
+    "num_env_steps_sampled_lifetime",
+    *dict.fromkeys(RENAMED_METRICS.values()),
+    *(f"evaluation/env_runners/episode_{what}" for what in ("return_mean", "return_min", "return_max", "len_mean")),
+)
+
+
+def translate_settings(settings: dict[str, Any], notify: Notify) -> dict[str, Any]:
+    """Settings of an algorithm under the names they have now.
+
+    Args:
+        settings: as a file or the command line spells them.
+        notify: is told about every name that was translated.
+
+    Raises:
+        UsageError: a setting is given under its old name and its present one.
+    """
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in RENAMED_SETTINGS and value is None:
+            continue
+        translated = {name: value}
+        if name in RENAMED_SETTINGS:
+            translated = {RENAMED_SETTINGS[name]: value}
+        elif name == "num_gpus":
+            translated = _gpus(value)
+        elif name == "evaluation_config" and isinstance(value, dict):
+            translated = {name: translate_settings(value, notify)}
+        if name not in translated:
+            notify(f"{name} is now {', '.join(f'{new}: {new_value}' for new, new_value in translated.items())}")
+        for new in translated.keys() - {name}:
+            if new in result or new in settings:
+                raise UsageError(f"{name} is the old name of {new}, and both are set: remove one of them.")
+        result.update(translated)
+    return result
+
+
+def translate_metric(name: str, notify: Notify) -> str:
+    """The present path of a metric, which older versions reported under another name.
+
+    Args:
+        name: old or present path, such as "episode_reward_mean" or "evaluation/episode_reward_mean".
+        notify: is told if it was translated.
+    """
+    place, rest = ("evaluation/", name.removeprefix("evaluation/")) if name.startswith("evaluation/") else ("", name)
+    old = rest.removeprefix("sampler_results/")
+    if old.startswith("env_runners/episode_reward"):
+        old = old.removeprefix("env_runners/")
+    new = place + RENAMED_METRICS.get(old, old) if old != rest or old in RENAMED_METRICS else name
+    if new != name:
+        notify(f"the metric {name} is now {new}")
+    return new
+
+
+def near_metric(name: str) -> str | None:
+    """The metric of every run that `name` was probably meant to be, if it is none itself but close to one."""
+    if name in KNOWN_METRICS:
+        return None
+    near = difflib.get_close_matches(name, KNOWN_METRICS, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def _gpus(value: Any) -> dict[str, Any]:
+    """The GPUs that the old driver process trained on are those of the learners."""
+    if isinstance(value, int) and value > 1:
+        return {"num_learners": value, "num_gpus_per_learner": 1}
+    return {"num_gpus_per_learner": value}

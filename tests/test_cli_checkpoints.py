@@ -1,0 +1,157 @@
+"""Which checkpoint a folder stands for, and how progress and the end of trials are told."""
+
+import json
+import math
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from rllib_dima.cli.checkpoints import find_checkpoint, last_return
+from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.interruption import noticed_interruption
+from rllib_dima.cli.progress import ProgressLines, describe, missing_criteria, share_done
+from rllib_dima.cli.trial_report import report
+
+
+def make_trial(folder, returns, numbers):
+    """A trial as Tune leaves it: results, and a checkpoint for each number."""
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"env_runners": {} if value is None else {"episode_return_mean": value}}) for value in returns]
+    (folder / "result.json").write_text("\n".join(lines))
+    for number in numbers:
+        (folder / f"checkpoint_{number:06d}").mkdir()
+        (folder / f"checkpoint_{number:06d}" / "rllib_checkpoint.json").write_text("{}")
+    return folder
+
+
+def test_a_checkpoint_is_itself_and_a_trial_its_newest(tmp_path):
+    trial = make_trial(tmp_path / "exp" / "a", [1.0], [0, 9, 10])
+    newest = trial / "checkpoint_000010"
+    assert find_checkpoint(newest) == newest and find_checkpoint(trial) == newest
+    newest.joinpath("rllib_checkpoint.json").unlink()  # being written
+    assert find_checkpoint(str(trial)) == trial / "checkpoint_000009"
+
+
+def test_an_experiment_is_its_trial_with_the_highest_last_return(tmp_path):
+    make_trial(tmp_path / "a", [90.0, 10.0], [3])
+    best = make_trial(tmp_path / "b", [5.0, 20.0, None, math.nan], [1])
+    make_trial(tmp_path / "c", [None], [5])
+    make_trial(tmp_path / "d", [99.0], [])
+    (tmp_path / "b" / "result.json").open("a").write('\n{"env_runners": {"episode_ret')
+    assert last_return(best) == 20.0 and last_return(tmp_path / "c") == -math.inf
+    assert find_checkpoint(tmp_path) == best / "checkpoint_000001"
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    make_trial(tmp_path / "a", [1.0], [0])
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("a") == tmp_path / "a" / "checkpoint_000000"
+
+
+def test_folders_without_a_checkpoint_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, message in ((tmp_path / "no", "no folder"), (tmp_path, "no checkpoint"), ("s3://b/c", "download")):
+        with pytest.raises(UsageError, match=message):
+            find_checkpoint(folder)
+
+
+RESULT = {
+    "training_iteration": 3,
+    "num_env_steps_sampled_lifetime": 600,
+    "time_this_iter_s": 2.5,
+    "time_total_s": 90.0,
+    "env_runners": {"episode_return_mean": 12.34, "num_env_steps_sampled_lifetime": 600},
+    "learners": {"default_policy": {"loss": 1.0}},
+}
+
+
+def test_a_line_tells_steps_return_and_the_time_that_is_left():
+    line = describe(RESULT, {"num_env_steps_sampled_lifetime": 1800, "env_runners/episode_return_mean": 20})
+    assert " ".join(line.split()) == "iteration 3 steps 600 return 12.3 2.5 s total 0:01:30 left 0:03:00"
+    evaluated = {**RESULT, "env_runners": {}, "evaluation": {"env_runners": {"episode_return_mean": 7.0}}}
+    line = " ".join(describe(evaluated, {}).split())
+    assert line == "iteration 3 steps 600 return - 2.5 s evaluation 7.0 total 0:01:30"
+
+
+def test_the_line_of_dima_holds_its_losses():
+    model = {"decoder_loss": 0.25, "dynamics_loss": 0.5, "reward_loss": 0.125}
+    line = describe({**RESULT, "learners": {"world_model": model, "critic": {"value_loss": 0.75}}}, {})
+    assert "decoder 0.250 dynamics 0.500 reward 0.125 value 0.750" in line and "total 0:01:30" in line
+
+
+def test_the_share_done_is_that_of_the_nearest_end():
+    assert share_done(RESULT, {"training_iteration": 12, "time_total_s": 100}) == 0.9
+    assert share_done(RESULT, {"training_iteration": 2}) == 1.0
+    assert share_done(RESULT, {"env_runners/episode_return_mean": 13, "nothing": 1, "time_total_s": 0}) == 0.0
+
+
+def test_a_criterion_that_is_never_reported_is_told_after_the_first_iteration(capsys):
+    stop = {"training_iteration": 9, "trainng_iteration": 9, "evaluation/x": 1, "env_runners/episode_return_mean": 1}
+    (message,) = missing_criteria(stop, RESULT)
+    assert "'trainng_iteration'" in message and "Did you mean 'training_iteration'" in message
+    told = []
+    lines, trial = ProgressLines(stop, told.append), SimpleNamespace(trial_id="ab_1")
+    lines.on_trial_result(1, [trial], trial, RESULT)
+    lines.on_trial_result(2, [trial, trial], trial, RESULT)
+    assert told == [message]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("iteration") and second.startswith("ab_1   iteration")
+
+
+class Trial:
+    """As much of one of Tune's trials as the report reads."""
+
+    path = "/there/trial"
+
+    def __init__(self, name, status, value=None, checkpoint=None, error=None, text=None):
+        self.name, self.status, self.error, self.text = name, status, error, text
+        self.last_result = {"training_iteration": 2, "num_env_steps_sampled_lifetime": 40.0, "env_runners": {}}
+        if value is not None:
+            self.last_result["env_runners"]["episode_return_mean"] = value
+        self.checkpoint = checkpoint and SimpleNamespace(path=checkpoint)
+
+    def __str__(self):
+        return self.name
+
+    def get_pickled_error(self):
+        return self.error
+
+    def get_error(self):
+        return self.text
+
+
+EXPERIMENT = SimpleNamespace(folder="/there")
+
+
+def test_the_end_names_every_trial_and_the_best_checkpoint(capsys):
+    trials = [Trial("a", "TERMINATED", 1.0, "/a"), Trial("b", "TERMINATED", 5.0, "/b"), Trial("c", "TERMINATED")]
+    assert report(EXPERIMENT, trials, was_interrupted=False) == 0
+    out = capsys.readouterr().out
+    assert "a: 2 iterations, 40 steps, return 1.0\n" in out and "c: 2 iterations, 40 steps, no episode" in out
+    assert out.endswith("rllib evaluate /b\n")
+    assert report(EXPERIMENT, trials, was_interrupted=True) == 130
+    assert "--resume" in capsys.readouterr().out
+
+
+def test_a_failed_trial_tells_the_error_behind_rays_wrappers(capsys):
+    wrapper = RuntimeError("ray")
+    wrapper.cause = ValueError("the cable broke")
+    failed = [Trial("a", "ERROR", error=wrapper), Trial("b", "ERROR", text="Traceback\n  x\nKeyError: 'y'\n")]
+    assert report(EXPERIMENT, [*failed, Trial("c", "TERMINATED", 1.0, "/c")], was_interrupted=False) == 1
+    printed = capsys.readouterr()
+    assert "a failed: ValueError: the cable broke\nThe traceback is in /there/trial/error.txt" in printed.err
+    assert "b failed: KeyError: 'y'" in printed.err and "rllib evaluate /c" in printed.out
+
+
+def test_ctrl_c_is_noticed_handed_on_and_the_handler_restored(capsys):
+    before, seen = signal.getsignal(signal.SIGINT), []
+    with noticed_interruption() as interruption:
+        signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))  # as Tune does
+        interruption.setup()
+        assert not interruption.happened
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.happened and seen == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Ctrl-C again" in capsys.readouterr().out
