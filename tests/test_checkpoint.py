@@ -61,9 +61,7 @@ def test_failure_leaves_what_was_there(saved, tmp_path):
     def fail(folder):
         raise OSError("No space left on device")
 
-    with pytest.raises(
-        CheckpointError, match=r"could not be saved to .*run: No space left.*still holds"
-    ):
+    with pytest.raises(CheckpointError, match=r"could not be saved to .*run: No space left.*still holds"):
         save(saved, "second", extra=fail)
     assert content(saved) == "first" and os.listdir(tmp_path) == ["run"]
     (tmp_path / "empty").mkdir()
