@@ -31,8 +31,8 @@ class CarryTray(MultiAgentEnv):
     - Global state (5,): positions and velocities of both carts in metres and m/s, and the spot's position in metres.
     - Observation of a cart: its velocity, where its partner is and how fast (3,). The "left" cart also sees how far the
       tray is from the spot (4,); the "right" one has to follow its partner.
-    - Reward of the team at every step: exp(-d - e), at most 1, with d the distance of the tray's middle to the spot and e
-      by how much the carts are too close or too far apart to hold the tray level, both in metres.
+    - Reward of the team at every step: exp(-d - e), at most 1, with d the distance of the tray's middle to the spot and
+      e by how much the carts are too close or too far apart to hold the tray level, both in metres.
     - An episode is truncated after `max_steps` steps. Nothing ends the task before, so it is never terminated.
 
     Args:

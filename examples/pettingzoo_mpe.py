@@ -6,7 +6,9 @@ How to run:
     python examples/pettingzoo_mpe.py
     python examples/pettingzoo_mpe.py --actions discrete --iterations 100
 
-What to expect: ...
+What to expect: what `check_env` says of the task, one line per iteration of 200 real steps (8 episodes of 25), and the
+return of the deterministic policy before and after. The defaults are for a first look: three agents that learn to part
+from each other take more iterations than these.
 """
 
 from __future__ import annotations

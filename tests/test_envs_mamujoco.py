@@ -162,14 +162,31 @@ def test_actions_are_clipped_to_the_range(dtype):
         np.testing.assert_equal(far, near)
 
 
-def test_actions_may_be_of_any_number_type():
-    results = []
-    for convert in (np.asarray, lambda a: a.astype(np.float64), np.ndarray.tolist, lambda a: np.round(a).astype(int)):
-        env = MAMuJoCo("Walker2d", "2x3")
-        env.reset(seed=0)
-        results.append(env.step({agent: convert(np.array([1, 0, -1], np.float32)) for agent in env.agents}))
-    for result in results[1:]:
-        np.testing.assert_equal(result, results[0])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda action: action.astype(np.float64),
+        lambda action: action.astype(np.float16),
+        lambda action: action.astype(int),
+        lambda action: action.astype(">f4"),
+        lambda action: np.repeat(action, 2)[::2],  # not contiguous
+        np.ndarray.tolist,
+    ],
+    ids=["float64", "float16", "int", "big-endian", "strided", "list"],
+)
+def test_actions_may_have_any_form_that_is_right(convert):
+    env, other = MAMuJoCo("Walker2d", "2x3"), MAMuJoCo("Walker2d", "2x3")
+    env.reset(seed=0), other.reset(seed=0)
+    usual = {"agent_0": np.array([1, 0, -1], np.float32), "agent_1": np.array([-1, -1, 0], np.float32)}
+    result = env.step({agent: convert(action) for agent, action in usual.items()})
+    np.testing.assert_equal(result, other.step(usual))
+
+
+def test_order_of_the_dict_does_not_matter():
+    env, other = MAMuJoCo("Walker2d", "2x3"), MAMuJoCo("Walker2d", "2x3")
+    env.reset(seed=0), other.reset(seed=0)
+    actions = sample(env, np.random.default_rng(0))
+    np.testing.assert_equal(env.step(actions), other.step(dict(reversed(actions.items()))))
 
 
 @pytest.mark.parametrize(("task", "limit"), [(("Humanoid", "9|8"), 0.4), (("Pusher", "3p"), 2.0)], ids=["0.4", "2"])

@@ -25,6 +25,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+import rllib_dima
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import (
     ALL,
@@ -126,6 +127,7 @@ class _Source:
         if not isinstance(self._given, str):
             _require_creator(self._given, context)
             return self._given(context)
+        rllib_dima.register()  # Ray forgets the ids when it is shut down
         if _global_registry.contains(ENV_CREATOR, self._given):
             return _global_registry.get(ENV_CREATOR, self._given)(context)
         return gymnasium.make(self._given, **context)

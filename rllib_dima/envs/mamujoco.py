@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -38,7 +39,6 @@ RENDER_MODES = ("human", "rgb_array", "depth_array", "rgbd_tuple")  # of Gymnasi
 # MuJoCo's own arrays, which Gymnasium's v5 humanoids put into every info, though the next step changes them.
 _SHARED_INFOS = ("tendon_length", "tendon_velocity")
 
-_FLOAT32 = np.dtype(np.float32)
 _INSTABILITY = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -145,7 +145,8 @@ class MAMuJoCo(MultiAgentEnv):
     def _build_action(self) -> None:
         """What `_joint_action` needs at every step."""
         moved = np.concatenate(self.actuators)
-        self._action_sizes = [own.size for own in self.actuators]
+        self._pick = operator.itemgetter(*self.agents)
+        self._usual_forms = [((own.size,), np.dtype(np.float32)) for own in self.actuators]
         order = np.argsort(moved)  # from the agents' actions, one after the other, to the environment's
         self._order = None if (order == np.arange(moved.size)).all() else order
         low, high = self.env.action_space.low, self.env.action_space.high
@@ -271,18 +272,19 @@ class MAMuJoCo(MultiAgentEnv):
         return joint if self._has_unit_range else self._center + self._half_range * joint
 
     def _usual_action(self, action_dict: Mapping[str, Any]) -> np.ndarray | None:
-        """All agents' actions, one after the other, if they are what a policy usually gives; quick."""
+        """All agents' actions, one after the other, if they are such as a policy gives; much quicker than checking all.
+
+        That is, contiguous float32 arrays of the right shapes with entries in [-1, 1]; otherwise None.
+        """
         try:
-            given = [action_dict[agent] for agent in self.agents]
-            if list(map(len, given)) != self._action_sizes or len(action_dict) != len(given):
+            given = self._pick(action_dict)
+            if [(own.shape, own.dtype) for own in given] != self._usual_forms or len(given) != len(action_dict):
                 return None
-            joint = np.concatenate(given)
-        except (KeyError, TypeError, ValueError):
+            joint = np.frombuffer(b"".join(given), np.float32)  # takes half as long as np.concatenate
+        except (KeyError, AttributeError, TypeError, BufferError):
             return None
-        if joint.dtype != _FLOAT32 or joint.ndim != 1:
-            return None
-        values = joint.tolist()
-        is_in_range = math.isfinite(sum(values)) and min(values) >= -1.0 and max(values) <= 1.0
+        entries = joint.tolist()
+        is_in_range = math.isfinite(sum(entries)) and min(entries) >= -1.0 and max(entries) <= 1.0
         return joint if is_in_range else None
 
     def _checked_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:

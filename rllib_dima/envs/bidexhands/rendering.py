@@ -36,12 +36,11 @@ class Camera:
 
 
 def _use_egl_without_display() -> None:
-    """Lets MuJoCo render through EGL where there is no display and the user has not chosen with MUJOCO_GL.
+    """Lets MuJoCo render without a display: through EGL, unless the user has chosen otherwise with MUJOCO_GL.
 
-    MuJoCo chooses when it is first imported, and without a display its choice cannot work, so it must choose again.
+    MuJoCo chooses when it is first imported, perhaps before MUJOCO_GL was set, so it must choose again.
     """
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if sys.platform != "linux" or has_display or os.environ.get("MUJOCO_GL"):
-        return
-    os.environ["MUJOCO_GL"] = "egl"
-    importlib.reload(mujoco.gl_context)
+    if sys.platform == "linux" and not has_display:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        importlib.reload(mujoco.gl_context)
