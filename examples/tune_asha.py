@@ -1,0 +1,102 @@
+"""Which learning rates? Random search on HalfCheetah with early stopping by ASHA.
+
+How to run:
+
+    python examples/tune_asha.py                                 # 6 trials, two at a time
+    python examples/tune_asha.py --trials 16 --iterations 24 --concurrent 8 --storage /data/tune
+    python examples/tune_asha.py --resume                        # after an interruption: go on with the same experiment
+
+Every trial draws learning rates and the entropy coefficient at random. ASHA compares trials of the same age after 2
+and 4 reports, stops those in the lower half, and lets the others go on to 6 reports. A report is one episode of 1,000
+real steps (five iterations of the algorithm) and an evaluation of the deterministic policy.
+
+What to expect: MEASURED
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from rllib_dima.progress import progress_line  # importing rllib_dima registers "DIMA" and the environments
+
+METRIC = "evaluation/env_runners/episode_return_mean"
+NAME = "tune_asha"
+SEARCHED = ("actor_lr", "critic_lr", "dynamics_lr", "entropy_coeff")
+
+
+class Progress(tune.Callback):
+    """A line per report; Ray's own output shows neither the return nor the losses."""
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        returned = result["evaluation"]["env_runners"]["episode_return_mean"]
+        print(f"trial {int(trial.trial_id[-5:])}   evaluated {returned:8.1f}   {progress_line(result)}", flush=True)
+
+
+def build_space() -> dict[str, Any]:
+    """The nano preset, and what is searched."""
+    return {
+        "env": "mamujoco_halfcheetah_2x3",
+        "model_size": "nano",
+        "num_steps_before_learning": 1000,
+        "min_sample_timesteps_per_iteration": 1000,
+        "evaluation_interval": 1,
+        "evaluation_duration": 2,
+        "actor_lr": tune.loguniform(1e-4, 2e-3),
+        "critic_lr": tune.loguniform(1e-4, 2e-3),
+        "dynamics_lr": tune.loguniform(1e-4, 1e-3),
+        "entropy_coeff": tune.loguniform(1e-4, 1e-2),
+    }
+
+
+def build_tuner(
+    space: Any, trials: int, iterations: int, grace: int, concurrent: int, storage: Path, trainable: Any = "DIMA"
+) -> tune.Tuner:
+    """A random search whose worse half stops after `grace` reports, and again after twice, four times, ... as many."""
+    asha = ASHAScheduler(time_attr="training_iteration", max_t=iterations, grace_period=grace, reduction_factor=2)
+    return tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=METRIC, mode="max", scheduler=asha, num_samples=trials, max_concurrent_trials=concurrent
+        ),
+        run_config=tune.RunConfig(
+            name=NAME,
+            storage_path=str(storage.resolve()),
+            callbacks=[Progress()],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+        ),
+    )
+
+
+def main() -> None:
+    """Runs or resumes the search, then prints every trial."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--iterations", type=int, default=6, help="reports of a trial that is never stopped")
+    parser.add_argument("--grace", type=int, default=2, help="reports before a trial may be stopped")
+    parser.add_argument("--concurrent", type=int, default=2, help="trials at a time, each on one CPU core")
+    parser.add_argument("--storage", type=Path, default=Path("results"), help="folder of the experiment")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted search")
+    args = parser.parse_args()
+
+    ray.init(include_dashboard=False, log_to_driver=False)
+    if args.resume:
+        tuner = tune.Tuner.restore(str(args.storage.resolve() / NAME), trainable="DIMA")
+    else:
+        tuner = build_tuner(build_space(), args.trials, args.iterations, args.grace, args.concurrent, args.storage)
+    results = tuner.fit()
+    for result in sorted(results, key=lambda result: result.metrics[METRIC], reverse=True):
+        settings = ", ".join(f"{name} {result.config[name]:.2g}" for name in SEARCHED)
+        print(f"{result.metrics['training_iteration']} reports   return {result.metrics[METRIC]:8.1f}   {settings}")
+    print(f"Best checkpoint: {results.get_best_result().checkpoint.path}")
+
+
+if __name__ == "__main__":
+    main()

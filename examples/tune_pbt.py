@@ -1,0 +1,120 @@
+"""Which learning rates, and when? Population-based training (PBT) of learning rates and entropy bonus on HalfCheetah.
+
+How to run:
+
+    python examples/tune_pbt.py                                  # 4 trials, two at a time
+    python examples/tune_pbt.py --concurrent 4 --iterations 20 --storage /data/tune
+
+Four trials start with random learning rates and entropy coefficients. After every second report the worst trial takes
+over networks, optimisers and replay buffer of the best one, and its settings times 0.8 or 1.2 (or a new draw). The
+optimisers use the new learning rates, and the actor's loss the new entropy coefficient, from then on. A report is one
+episode of 1,000 real steps (five iterations of the algorithm) and an evaluation of the deterministic policy.
+
+What to expect: MEASURED
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import PopulationBasedTraining
+
+from rllib_dima.progress import progress_line  # importing rllib_dima registers "DIMA" and the environments
+
+METRIC = "evaluation/env_runners/episode_return_mean"
+MUTATIONS = {
+    "actor_lr": tune.loguniform(1e-4, 2e-3),
+    "critic_lr": tune.loguniform(1e-4, 2e-3),
+    "dynamics_lr": tune.loguniform(1e-4, 1e-3),
+    "entropy_coeff": tune.loguniform(1e-4, 1e-2),
+}
+
+
+class Progress(tune.Callback):
+    """A line per report; Ray's own output shows neither the return nor the losses."""
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        returned = result["evaluation"]["env_runners"]["episode_return_mean"]
+        print(f"trial {int(trial.trial_id[-5:])}   evaluated {returned:8.1f}   {progress_line(result)}", flush=True)
+
+
+def build_space() -> dict[str, Any]:
+    """Settings of every trial; PBT draws those of `MUTATIONS` itself, so they must not be set here."""
+    return {
+        "env": "mamujoco_halfcheetah_2x3",
+        "model_size": "nano",
+        "num_steps_before_learning": 2000,
+        "min_sample_timesteps_per_iteration": 1000,
+        "evaluation_interval": 1,
+        "evaluation_duration": 2,
+    }
+
+
+def build_tuner(space: dict[str, Any], trials: int, iterations: int, perturb_every: int, storage: Path) -> tune.Tuner:
+    """A population of `trials` that is compared and mutated every `perturb_every` reports.
+
+    How many run at a time is up to Ray's number of CPUs. (`max_concurrent_trials` would count waiting trials too, so
+    that with PBT those beyond it start only when others are done.)
+    """
+    pbt = PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=perturb_every,
+        hyperparam_mutations=MUTATIONS,
+        quantile_fraction=0.25,
+        resample_probability=0.25,
+        synch=True,  # compares trials of the same age, also where they have to take turns
+    )
+    return tune.Tuner(
+        "DIMA",
+        param_space=space,
+        tune_config=tune.TuneConfig(metric=METRIC, mode="max", scheduler=pbt, num_samples=trials),
+        run_config=tune.RunConfig(
+            name="tune_pbt",
+            storage_path=str(storage.resolve()),
+            callbacks=[Progress()],
+            verbose=0,
+            stop={"training_iteration": iterations},
+            # PBT copies checkpoints, so those of the last comparisons must be kept; they hold the replay buffer.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4, checkpoint_at_end=True),
+            failure_config=tune.FailureConfig(fail_fast=True),  # the others would wait for a failed trial for ever
+        ),
+    )
+
+
+def describe_mutations(experiment: Path) -> list[str]:
+    """One line for every time that a trial took over another one, from Ray's own record."""
+    record = experiment / "pbt_global.txt"
+    lines = []
+    for entry in record.read_text().splitlines() if record.exists() else ():
+        target, source, *_, old, new = json.loads(entry)
+        changes = ", ".join(f"{name} {old[name]:.2g} -> {new[name]:.2g}" for name in MUTATIONS)
+        lines.append(f"trial {target.split('_')[0]} took over trial {source.split('_')[0]}: {changes}")
+    return lines
+
+
+def main() -> None:
+    """Runs the population, then prints the mutations and the best trial."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=4, help="size of the population")
+    parser.add_argument("--iterations", type=int, default=6, help="reports of 1,000 steps per trial")
+    parser.add_argument("--perturb-every", type=int, default=2, help="reports between two comparisons")
+    parser.add_argument("--concurrent", type=int, default=2, help="trials at a time, each on one CPU core")
+    parser.add_argument("--storage", type=Path, default=Path("results"), help="folder of the experiment")
+    args = parser.parse_args()
+
+    ray.init(num_cpus=args.concurrent, include_dashboard=False, log_to_driver=False)
+    tuner = build_tuner(build_space(), args.trials, args.iterations, args.perturb_every, args.storage)
+    results = tuner.fit()
+    print("\n" + "\n".join(describe_mutations(Path(results.experiment_path))))
+    best = results.get_best_result()
+    settings = ", ".join(f"{name} {best.config[name]:.2g}" for name in MUTATIONS)
+    print(f"Best trial: return {best.metrics[METRIC]:.1f} with {settings}\nCheckpoint: {best.checkpoint.path}")
+
+
+if __name__ == "__main__":
+    main()
