@@ -1,0 +1,341 @@
+"""What goes wrong on the way: runners, environments, learners, disks and impatient users; and what is lost then."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import conftest
+import numpy as np
+import pytest
+import ray
+import torch.distributed as dist
+from conftest import random_trajectory
+from ray import tune
+from test_ray_team import Team, team_config
+
+from rllib_dima import DIMA
+from rllib_dima.checkpoint import CheckpointError, verify
+from rllib_dima.core.replay_buffer import ReplayBuffer
+
+pytestmark = pytest.mark.slow  # several processes each, and being completed
+
+for module in (conftest, sys.modules[__name__]):  # the functions below are run by remote actors
+    ray.cloudpickle.register_pickle_by_value(module)
+
+
+@pytest.fixture(scope="module")
+def ray_running():
+    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    yield
+    ray.shutdown()
+
+
+class Faulty(Team):
+    """Obeys an order, a file `<worker> <fault>` in the folder `orders`, once, in the third step of ten."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.total_steps = 0
+
+    def reset(self, **kwargs):
+        self._obey("raise in reset")
+        return super().reset(**kwargs)
+
+    def step(self, actions):
+        self.total_steps += 1
+        observations, *others = super().step(actions)
+        if self.total_steps % 10 == 3:
+            self._obey("exit")
+            self._obey("raise in step")
+            if self._obey("nan"):
+                observations["left"][0] = np.nan
+        return observations, *others
+
+    def _obey(self, fault):
+        order = pathlib.Path(self.config["orders"], f"{self.worker_index} {fault}")
+        if not order.exists():
+            return False
+        order.unlink()
+        if fault == "exit":
+            os._exit(1)
+        if fault.startswith("raise"):
+            raise ValueError("the simulator exploded")
+        return True
+
+
+def faulty_config(orders):
+    return team_config({"orders": str(orders)}).environment(Faulty)
+
+
+def each_learner(algo, function):
+    """What `function` returns for every learner, wherever they are."""
+    if algo.learner_group.is_local:
+        return [function(algo.learner_group._learner)]
+    return [result.get() for result in algo.learner_group.foreach_learner(function)]
+
+
+def weights(algo):
+    state = algo.learner_group._learner.module.get_state()
+    return {f"{module}/{name}": value for module, part in state.items() for name, value in part.items()}
+
+
+FAULTS_OF_A_LOCAL_ENVIRONMENT = [
+    ("raise in step", r"Faulty.*failed in step\(\): the simulator exploded"),
+    ("raise in reset", r"Faulty.*failed in .*: the simulator exploded"),
+    ("nan", r"Faulty.*failed in step\(\): In step \d of the episode.*observation of agent 'left' became NaN"),
+]
+
+
+@pytest.mark.parametrize(("fault", "message"), FAULTS_OF_A_LOCAL_ENVIRONMENT)
+def test_environment_that_fails_in_this_process_costs_the_iteration_and_not_the_run(
+    ray_running, fault, message, tmp_path
+):
+    algo = faulty_config(tmp_path).build()
+    algo.train()
+    before, replay = weights(algo), algo.learner_group._learner.trainer.replay
+    (tmp_path / f"0 {fault}").touch()
+    with pytest.raises(RuntimeError, match=message):
+        algo.train()
+    assert len(replay) == 20  # what the iteration had collected so far is lost
+    np.testing.assert_equal(weights(algo), before)
+    path = algo.save_to_path(tmp_path / "run")
+    assert [algo.train()["training_iteration"] for _ in range(2)] == [2, 3]
+    assert len(replay) == 60 == algo.learner_group._learner.trainer.num_env_steps
+    algo.restore_from_path(path)
+    assert algo.iteration == 1 and len(replay) == 20
+    np.testing.assert_equal(weights(algo), before)
+    algo.stop()
+
+
+def test_runner_that_dies_or_fails_in_mid_iteration_loses_its_own_steps_of_that_iteration(ray_running, tmp_path, capfd):
+    algo = faulty_config(tmp_path).env_runners(num_env_runners=2).build()
+    said = []
+    results = [algo.train()]
+    for worker, fault in ((1, "exit"), (2, "nan")):
+        (tmp_path / f"{worker} {fault}").touch()
+        results.append(algo.train())
+        assert results[-1]["fault_tolerance"]["num_healthy_workers"] == 1
+        while results[-1]["fault_tolerance"]["num_healthy_workers"] < 2:
+            results.append(algo.train())
+            assert len(results) < 100
+        said.append(capfd.readouterr())
+    results.append(algo.train())
+    steps = [result["num_env_steps_sampled_lifetime"] for result in results]
+    assert steps == [20 * (i + 1) for i in range(len(results))]
+    assert results[-1]["fault_tolerance"]["num_remote_worker_restarts"] == 2
+    replay = algo.learner_group._learner.trainer.replay
+    assert len(replay) == min(steps[-1], replay.capacity)
+    assert "became NaN or infinite" in str(said)
+    algo.stop()
+
+
+def test_three_runners_of_which_one_dies_still_collect_exactly(ray_running, tmp_path):
+    algo = faulty_config(tmp_path).training(env_steps_per_iteration=30).env_runners(num_env_runners=3).build()
+    algo.train()
+    (tmp_path / "1 exit").touch()
+    results = [algo.train() for _ in range(2)]
+    assert results[0]["fault_tolerance"]["num_healthy_workers"] == 2
+    assert [result["num_env_steps_sampled_lifetime"] for result in results] == [60, 90]
+    algo.stop()
+
+
+def sabotage(marker, how, rank, iteration, learner):
+    """Makes the learner of this rank fail once, while it imagines in this iteration (from 0)."""
+    imagine = learner.trainer._imagine
+
+    def fail():
+        if learner.trainer.num_iterations == iteration and not marker.exists():
+            marker.touch()
+            if how == "die":
+                os._exit(1)
+            raise RuntimeError("CUDA out of memory")
+        return imagine()
+
+    if (dist.get_rank() if learner.distributed else 0) == rank:
+        learner.trainer._imagine = fail
+
+
+def within(seconds, function):
+    """The exception that `function` raises, which it must do in this time instead of waiting for ever."""
+    raised = []
+
+    def run():
+        try:
+            function()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), f"Still waiting after {seconds} seconds."
+    return raised[0]
+
+
+@pytest.mark.parametrize("how", ["raise", pytest.param("die", marks=pytest.mark.slow)])
+def test_learner_that_fails_stops_the_others_and_is_named(ray_running, tmp_path, how):
+    algo = team_config().learners(num_learners=2).build()
+    algo.train()
+    algo.learner_group.foreach_learner(partial(sabotage, tmp_path / "failed", how, 1, 1))
+    error = within(120, algo.train)
+    assert "Learner 2 of 2" in str(error) and ("CUDA out of memory" if how == "raise" else "died") in str(error)
+
+
+def test_tune_brings_a_dead_learner_back_from_the_last_checkpoint(ray_running, tmp_path):
+    marker = tmp_path / "failed"
+    config = team_config().learners(num_learners=1)
+    config.callbacks(
+        on_algorithm_init=lambda algorithm, **kwargs: algorithm.learner_group.foreach_learner(
+            partial(sabotage, marker, "die", 0, 3)
+        )
+    )
+    run_config = tune.RunConfig(
+        stop={"training_iteration": 5},
+        storage_path=str(tmp_path / "results"),
+        verbose=0,
+        failure_config=tune.FailureConfig(max_failures=1),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=2),
+    )
+    (result,) = tune.Tuner(DIMA, param_space=config, run_config=run_config).fit()
+    assert marker.exists() and result.error is None
+    rows = result.metrics_dataframe
+    assert rows["training_iteration"].tolist() == [
+        1,
+        2,
+        3,
+        3,
+        4,
+        5,
+    ]  # the third is done again, the fourth was in flight
+    for counter in ("num_env_steps_sampled_lifetime", "learners/__all_modules__/num_env_steps_trained_lifetime"):
+        assert rows[counter].tolist() == [20, 40, 60, 60, 80, 100]
+    assert "died" in next(pathlib.Path(result.path).glob("error.txt")).read_text()
+
+
+def fill(learner):
+    learner.trainer.replay.add(random_trajectory(learner._layout, 3000))
+
+
+def limit_files(size, _):
+    """Makes writing fail in this process as on a full disk, beyond `size` bytes in a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextlib.contextmanager
+def full_disk(algo, size):
+    each_learner(algo, partial(limit_files, size))
+    try:
+        yield
+    finally:
+        each_learner(algo, partial(limit_files, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize(("num_learners", "size"), [(0, 1_000), (0, 300_000), (1, 300_000)])
+def test_full_disk_costs_the_new_checkpoint_only(ray_running, tmp_path, num_learners, size):
+    """1,000 bytes are not enough for anything, 300,000 for everything but the replay buffer."""
+    algo = team_config(replay_capacity=4000).learners(num_learners=num_learners).build()
+    algo.train()
+    each_learner(algo, fill)
+    path = algo.save_to_path(tmp_path / "run")
+    algo.train()
+    with full_disk(algo, size), pytest.raises(CheckpointError, match=rf"could not be saved to {path}.*File too large"):
+        algo.save_to_path(path)
+    assert os.listdir(tmp_path) == ["run"]
+    restored = team_config(replay_capacity=4000).build()
+    restored.restore_from_path(path)
+    assert restored.iteration == 1 and len(restored.learner_group._learner.trainer.replay) == 3020
+    restored.stop()
+    assert algo.train()["training_iteration"] == 3
+    algo.save_to_path(path)
+    verify(path)
+    algo.stop()
+
+
+def train_for_ever(folder):
+    """What Ctrl-C ends: training with processes of its own, some iterations after a checkpoint."""
+    algo = team_config().env_runners(num_env_runners=1).learners(num_learners=1).build()
+    algo.train()
+    algo.save_to_path(folder / "run")
+    while True:
+        algo.train()
+        (folder / "trains").touch()
+
+
+def die_while_saving(folder):
+    """Saves, and is killed while it saves again to the same place, with half of the files written."""
+    algo = team_config().build()
+    algo.train()
+    algo.save_to_path(folder / "run")
+    algo.train()
+    ReplayBuffer.save = lambda self, path: os.kill(os.getpid(), signal.SIGKILL)
+    algo.save_to_path(folder / "run")
+
+
+def start(function, folder):
+    """Runs a function of this file in a process of its own."""
+    command = [sys.executable, __file__, function.__name__, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def descendants(pid):
+    """Process ids of the children of `pid`, and of theirs."""
+    parents = {}
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found, generation = set(), {pid}
+    while generation:
+        generation = {child for child, parent in parents.items() if parent in generation}
+        found |= generation
+    return found
+
+
+def runs(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"Not within {seconds} seconds."
+        time.sleep(0.1)
+
+
+def test_interrupt_ends_the_run_and_all_its_processes_and_keeps_the_checkpoint(tmp_path):
+    process = start(train_for_ever, tmp_path)
+    wait_until(lambda: (tmp_path / "trains").exists() or process.poll() is not None)
+    children = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode != 0 and len(children) > 4
+    assert output.count("Traceback") == 1 and "KeyboardInterrupt" in output.splitlines()[-2:], output
+    wait_until(lambda: not any(runs(child) for child in children))
+    verify(tmp_path / "run")
+
+
+def test_kill_9_while_saving_keeps_the_checkpoint_that_was_to_be_replaced(ray_running, tmp_path):
+    process = start(die_while_saving, tmp_path)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == -signal.SIGKILL, output
+    assert sorted(os.listdir(tmp_path)) == ["run", "run.incoming"]
+    algo = DIMA.from_checkpoint(tmp_path / "run")
+    assert algo.iteration == 1 and len(algo.learner_group._learner.trainer.replay) == 20
+    assert algo.train()["num_env_steps_sampled_lifetime"] == 40
+    algo.save_to_path(tmp_path / "run")
+    assert os.listdir(tmp_path) == ["run"]
+    algo.stop()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](pathlib.Path(sys.argv[2]))
