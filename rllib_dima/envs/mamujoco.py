@@ -69,7 +69,8 @@ class MAMuJoCo(MultiAgentEnv):
         partition: "consecutive": agent i moves the i-th block of consecutive actuators of the MuJoCo model, as in the
             code behind the published numbers, whose step function ignores the benchmark's joint lists. "joints": the
             benchmark's joint lists.
-        observations: "full" or "local". With "local", an agent's own joints are those that it truly moves.
+        observations: "full" or "local". With "local", an agent's own joints are those that it truly moves; for the
+            mistakes in Gymnasium-Robotics' graphs of some robots see `mamujoco_observations.LocalObservations`.
         agent_obsk: how many edges of the robot's graph local observations reach; 1 if not given. Only with "local".
         version: "v4" or "v5" of Gymnasium's environment; by default "v4" where it works and else "v5" (Pusher,
             ManySegmentAnt, ManySegmentSwimmer). CoupledHalfCheetah has a single version and accepts none.

@@ -82,6 +82,11 @@ class LocalObservations:
     Joints are sorted by label as in Gymnasium-Robotics, and by actuator where it gives several the same label (Pusher):
     there its own order depends on memory addresses, and processes would disagree.
 
+    Its graphs are used as they are, so that results can be compared, but those of version 1.4 show wrong joints in some
+    robots. CoupledHalfCheetah: both agents see those of the second cheetah. ManySegmentAnt: only the last segment sees
+    its own, the others read the root's coordinates or joints of other segments. The humanoids: abdomen_y and abdomen_z
+    are exchanged. Full observations are right everywhere.
+
     Its `build_obs` walks through the graph at every step, which takes longer than the simulation. Here it runs on
     made-up data once, which shows the place in MuJoCo's data that every entry is read from, and its bounds.
 
