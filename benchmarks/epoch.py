@@ -2,25 +2,30 @@
 
     python benchmarks/epoch.py                                           # Ant-4x2 at paper size, all cores
     python benchmarks/epoch.py --task halfcheetah_2x3 --model-size nano --threads 1
-    python benchmarks/epoch.py --device cuda
+    python benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile
+    python benchmarks/epoch.py --through-ray                             # an iteration of the whole algorithm
 
 Times every phase of one iteration of `core/` alone, without Ray and without an environment: insertion of 200 new
 transitions, state decoder, dynamics, reward and termination, imagination, PPO and the metrics' way to the host. A
-phase runs `--updates` updates (one imagined batch) per repeat, after a warm-up; the table shows the median over the
-repeats, scaled to the updates of a whole iteration, and its range. Floating-point operations are counted by
+phase runs `--updates` updates (and as large a part of the imagined batches) per repeat, after a warm-up; the table
+shows the median over the repeats, scaled to the updates of a whole iteration, and its range. Several values of
+--acceleration or --precision take turns in each repeat. Floating-point operations are counted by
 `torch.utils.flop_counter`; the rate beside them is compared with that of a large matrix product, measured between the
-repeats. Transitions are random numbers of the task's sizes.
+repeats in the same arithmetic. Transitions are random numbers of the task's sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
+import math
 import resource
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,13 +33,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rllib_dima.core.behavior import Actor, Critic
+from rllib_dima.core.compile import matrix_product_precision
 from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay_buffer import Trajectory
-from rllib_dima.core.trainer import Trainer
+from rllib_dima.core.trainer import PhaseClock, Trainer
 from rllib_dima.core.world_model import WorldModel
 
 PHASES = ("add", "state_decoder", "dynamics", "reward_termination", "imagination", "ppo")
+UPDATED = {"decoder": ("state_decoder",), "dynamics": ("dynamics",), "reward": ("reward_termination",)}
+POLICY_PHASES = {"policy": ("imagination", "ppo")}
 NEW_STEPS, EPISODE = 200, 1000
 
 
@@ -55,18 +63,18 @@ TASKS = {
 }
 
 
-class CountingTrainer(Trainer):
-    """A trainer that can also count the floating-point operations of every phase."""
+class CountingClock(PhaseClock):
+    """Counts the floating-point operations of every phase, too."""
 
-    counting = False
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.flops: dict[str, int] = {}
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        counter = FlopCounterMode(display=False) if self.counting else None
-        with super()._timed(phase), counter or nullcontext():
+    def timed(self, phase: str) -> Iterator[None]:
+        with super().timed(phase), FlopCounterMode(display=False) as counter:
             yield
-        if counter is not None:
-            self.flops[phase] = self.flops.get(phase, 0) + counter.get_total_flops()
+        self.flops[phase] = self.flops.get(phase, 0) + counter.get_total_flops()
 
 
 def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajectory:
@@ -85,31 +93,39 @@ def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajecto
     )
 
 
-def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int) -> CountingTrainer:
+def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int) -> Trainer:
     """A trainer with `stored` transitions."""
     torch.manual_seed(0)
     networks = [network(layout, hp).to(device) for network in (Actor, Critic, WorldModel)]
-    trainer = CountingTrainer(layout, hp, *networks, device=device, seed=0)
+    trainer = Trainer(layout, hp, *networks, device=device, seed=0)
     trainer.add([random_trajectory(layout, min(EPISODE, stored), number) for number in range(-(-stored // EPISODE))])
     return trainer
 
 
-def matmul_rate(device: str, size: int) -> float:
-    """Floating-point operations per second of a large float32 matrix product, the best of three."""
-    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+def count_flops(layout: AgentLayout, hp: Hyperparameters, device: str) -> dict[str, int]:
+    """Floating-point operations of every phase of an iteration."""
+    trainer = build(layout, dataclasses.replace(hp, acceleration="eager", replay_capacity=2 * EPISODE), device, EPISODE)
+    trainer._clock = CountingClock(trainer.device)
+    run_once(trainer, 0)
+    return trainer._clock.flops
+
+
+def matmul_rate(device: str, size: int, precision: str) -> float:
+    """Floating-point operations per second of a large matrix product of random numbers, the best of five."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def once() -> float:
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(left, right)
-        _wait(device)
-        return time.perf_counter() - start
+        clock = PhaseClock(torch.device(device))
+        with matrix_product_precision(precision, torch.device(device)), clock.timed("product"):
+            torch.mm(left, right)
+        return clock.pop()["product"]
 
     once()
-    return 2 * size**3 / min(once() for _ in range(3))
+    return 2 * size**3 / min(once() for _ in range(5))
 
 
-def run_once(trainer: CountingTrainer, number: int) -> dict[str, float]:
+def run_once(trainer: Trainer, number: int) -> dict[str, float]:
     """Seconds of every phase, and what the whole iteration took besides them."""
     start = time.perf_counter()
     trainer.add([random_trajectory(trainer.replay.layout, NEW_STEPS, 10**6 + number)])
@@ -118,83 +134,164 @@ def run_once(trainer: CountingTrainer, number: int) -> dict[str, float]:
     return seconds
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything the table shows."""
-    full = resolve(json.loads(args.set), "mamujoco", args.model_size)
-    counts = {"decoder": "state_decoder", "dynamics": "dynamics", "reward": "reward_termination"}
-    fewer = {f"{name}_updates_per_iteration": args.updates for name in counts}
-    short = {**json.loads(args.set), **fewer, "policy_updates_per_iteration": 1, "num_steps_before_learning": 0}
-    hp = resolve(short, "mamujoco", args.model_size)
-    scale = {phase: getattr(full, f"{name}_updates_per_iteration") / args.updates for name, phase in counts.items()}
-    scale |= dict.fromkeys(("imagination", "ppo"), full.policy_updates_per_iteration)
-    trainer = build(TASKS[args.task], hp, args.device, args.stored)
-    trainer.flops, trainer.counting = {}, True
-    run_once(trainer, 0)  # a warm-up, too
-    flops = {phase: count * scale.get(phase, 1.0) for phase, count in trainer.flops.items()}
-    trainer.counting = False
-    runs, rates = [], []
-    for number in range(1, args.repeats + 1):
-        rates.append(matmul_rate(args.device, args.matmul_size))
-        runs.append(run_once(trainer, number))
-    seconds = {p: [run.get(p, 0.0) * scale.get(p, 1.0) for run in runs] for p in (*PHASES, "metrics")}
-    return {
-        "task": args.task,
-        "model_size": args.model_size,
-        "settings": json.loads(args.set),
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "stored": len(trainer.replay),
-        "matmul_gflops": statistics.median(rates) / 1e9,
-        "seconds": {phase: statistics.median(values) for phase, values in seconds.items()},
-        "range": {phase: [min(values), max(values)] for phase, values in seconds.items()},
-        "gflop": {phase: count / 1e9 for phase, count in flops.items()},
-        "peak_memory_mb": _peak_memory(args.device),
-    }
+def shortened(full: Hyperparameters, updates: int) -> tuple[Hyperparameters, dict[str, float]]:
+    """An iteration with `updates` of the most frequent updates and its share of the others; factors back to all."""
+    share = min(1.0, updates / max(getattr(full, f"{part}_updates_per_iteration") for part in (*UPDATED, "policy")))
+    names = {f"{part}_updates_per_iteration": phases for part, phases in (UPDATED | POLICY_PHASES).items()}
+    fewer = {name: math.ceil(share * getattr(full, name)) for name in names}
+    factors = {p: getattr(full, name) / fewer[name] for name, phases in names.items() for p in phases}
+    return dataclasses.replace(full, **fewer, num_steps_before_learning=0), factors
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Everything the tables show, for each combination of acceleration and precision."""
+    layout, trainers, factors = TASKS[args.task], {}, {}
+    for combination in itertools.product(args.acceleration, args.precision):
+        settings = {**json.loads(args.set), **dict(zip(("acceleration", "precision"), combination, strict=True))}
+        hp, factors = shortened(resolve(settings, "mamujoco", args.model_size), args.updates)
+        trainers[combination] = build(layout, hp, args.device, args.stored)
+    flops = {phase: n * factors.get(phase, 1.0) for phase, n in count_flops(layout, hp, args.device).items()}
+    runs, rates, memory, first = ({combination: [] for combination in trainers} for _ in range(4))
+    for number in range(args.warmup + args.repeats):
+        for combination, trainer in trainers.items():
+            if args.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            seconds = run_once(trainer, number)
+            if number == 0:
+                first[combination] = sum(seconds.values())
+            if number >= args.warmup:
+                rates[combination].append(matmul_rate(args.device, args.matmul_size, combination[1]))
+                runs[combination].append({p: seconds.get(p, 0.0) * factors.get(p, 1.0) for p in (*PHASES, "metrics")})
+                memory[combination].append(_peak_memory(args.device))
+    return [
+        {
+            "task": args.task,
+            "model_size": args.model_size,
+            "acceleration": acceleration,
+            "precision": precision,
+            "settings": json.loads(args.set),
+            "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "stored": args.stored,
+            "updates_per_repeat": args.updates,
+            "first_run_seconds": first[acceleration, precision],
+            "matmul_gflops": statistics.median(rates[acceleration, precision]) / 1e9,
+            "seconds": {p: statistics.median(run[p] for run in found) for p in (*PHASES, "metrics")},
+            "range": {p: [min(run[p] for run in found), max(run[p] for run in found)] for p in (*PHASES, "metrics")},
+            "iteration": statistics.median(sum(run.values()) for run in found),
+            "gflop": {phase: count / 1e9 for phase, count in flops.items()},
+            "peak_memory_mb": max(memory[acceleration, precision]),
+        }
+        for (acceleration, precision), found in runs.items()
+    ]
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
     where = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['stored']} transitions"
-    lines = [f"{result['task']}, {result['model_size']}: {where}"]
+    how = f"{result['acceleration']}, {result['precision']}"
+    lines = [f"{result['task']}, {result['model_size']}, {how}: {where}"]
     lines.append(f"{'phase':<20} {'seconds':>9} {'range':>17} {'GFLOP':>10} {'GFLOP/s':>9} {'of matmul':>9}")
     for phase, seconds in result["seconds"].items():
         low, high = result["range"][phase]
-        line = f"{phase:<20} {seconds:9.3f} {low:8.3f}-{high:8.3f}"
+        line = f"{phase:<20} {seconds:9.4f} {low:8.4f}-{high:8.4f}"
         if (gflop := result["gflop"].get(phase, 0.0)) > 0:
             rate = gflop / seconds
             line += f" {gflop:10.1f} {rate:9.1f} {rate / result['matmul_gflops']:8.0%}"
         lines.append(line)
-    lines.append(f"{'iteration':<20} {sum(result['seconds'].values()):9.3f}")
+    lines.append(f"{'iteration':<20} {result['iteration']:9.4f}")
     lines.append(
-        f"large matrix product {result['matmul_gflops']:.1f} GFLOP/s; peak memory {result['peak_memory_mb']:.0f} MB"
+        f"large matrix product {result['matmul_gflops']:.1f} GFLOP/s; peak memory {result['peak_memory_mb']:.0f} MB; "
+        f"first run {result['first_run_seconds']:.1f} s"
     )
     return "\n".join(lines)
 
 
+def comparison(results: list[dict[str, Any]]) -> str:
+    """How many times faster than the first result the others are, phase by phase."""
+    first, *others = results
+    names = [f"{other['acceleration']}, {other['precision']}" for other in others]
+    lines = [f"times faster than {first['acceleration']}, {first['precision']}:"]
+    lines.append(f"{'':<20}" + "".join(f"{name:>26}" for name in names))
+    for phase in (*PHASES, "iteration"):
+        values = [result["iteration"] if phase == "iteration" else result["seconds"][phase] for result in results]
+        lines.append(f"{phase:<20}" + "".join(f"{values[0] / value:26.2f}" for value in values[1:]))
+    return "\n".join(lines)
+
+
+def through_ray(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of an iteration of the whole algorithm, medians: what the core does, and what is around it."""
+    from rllib_dima import DIMAConfig
+
+    settings = {**json.loads(args.set), "acceleration": args.acceleration[0], "precision": args.precision[0]}
+    config = DIMAConfig().environment(f"mamujoco_{args.task}").training(model_size=args.model_size, **settings)
+    config.training(num_steps_before_learning=0).debugging(seed=0)
+    algo = config.learners(num_gpus_per_learner=int(args.device == "cuda")).build()
+    runs = []
+    for number in range(args.warmup + args.repeats):
+        start = time.perf_counter()
+        result = algo.train()
+        seconds = {"iteration": time.perf_counter() - start}
+        if number >= args.warmup:
+            learner = result["learners"]["__all_modules__"]
+            seconds |= {phase: learner[f"time_{phase}_s"] for phase in PHASES}
+            seconds |= {name: result["timers"][f"{name}_s"] for name in ("collect", "learn", "send_policy")}
+            runs.append(seconds)
+    algo.stop()
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def ray_table(seconds: dict[str, float]) -> str:
+    """The result of `through_ray` as text."""
+    core = sum(seconds[phase] for phase in PHASES)
+    rows = {
+        "core": core,
+        "learner around core": seconds["learn"] - core,
+        "collecting": seconds["collect"],
+        "sending the policy": seconds["send_policy"],
+        "everything else": seconds["iteration"] - seconds["learn"] - seconds["collect"] - seconds["send_policy"],
+    }
+    lines = [f"{name:<20} {value:9.4f} {value / seconds['iteration']:8.1%}" for name, value in rows.items()]
+    around = seconds["iteration"] - core - seconds["collect"]
+    lines.append(f"{'iteration':<20} {seconds['iteration']:9.4f}; Ray's layer adds {around / core:.1%} to the core")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Prints the table, and a JSON line for the record."""
+    """Prints the tables, and a JSON line each for the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, default="ant_4x2")
     parser.add_argument("--model-size", choices=MODEL_SIZES, default="paper")
     parser.add_argument("--set", default="{}", help="further hyperparameters, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--acceleration", nargs="+", default=["auto"], help="one or more, to be compared")
+    parser.add_argument("--precision", nargs="+", default=["tf32"], help="one or more, to be compared")
     parser.add_argument("--threads", type=int, help="torch's threads on the CPU")
     parser.add_argument("--stored", type=int, default=10_000, help="transitions in the buffer")
-    parser.add_argument("--updates", type=int, default=5, help="updates of each model per repeat")
+    parser.add_argument("--updates", type=int, help="updates per repeat (default: 5 on a CPU, all on a GPU)")
+    parser.add_argument("--warmup", type=int, help="runs before the first repeat (default: 1; 8 for auto on a GPU)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--matmul-size", type=int, default=2048)
+    parser.add_argument("--matmul-size", type=int, help="of the large matrix product (default: 2048; 8192 on a GPU)")
+    parser.add_argument("--through-ray", action="store_true", help="time iterations of the whole algorithm")
     args = parser.parse_args()
+    on_gpu = args.device == "cuda"
+    args.updates = args.updates or (10**6 if on_gpu else 5)
+    args.matmul_size = args.matmul_size or (8192 if on_gpu else 2048)
+    args.warmup = (8 if on_gpu and "auto" in args.acceleration else 1) if args.warmup is None else args.warmup
     if args.threads:
         torch.set_num_threads(args.threads)
-    result = measure(args)
-    print(table(result))
-    print(json.dumps(result))
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if args.through_ray:
+        seconds = through_ray(args)
+        print(ray_table(seconds), json.dumps(seconds), sep="\n")
+        return
+    results = measure(args)
+    for result in results:
+        print(table(result), end="\n\n")
+    if len(results) > 1:
+        print(comparison(results), end="\n\n")
+    for result in results:
+        print(json.dumps(result))
 
 
 def _peak_memory(device: str) -> float:

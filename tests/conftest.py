@@ -90,5 +90,5 @@ def random_trajectory(layout, length, seed=0, **flags):
 def new_trainer(layout, hp, seed=0, network_seed=0, **arguments):
     """A trainer of freshly initialised networks."""
     torch.manual_seed(network_seed)
-    networks = Actor(layout, hp), Critic(layout, hp), WorldModel(layout, hp)
+    networks = [network(layout, hp).to(arguments.get("device", "cpu")) for network in (Actor, Critic, WorldModel)]
     return Trainer(layout, hp, *networks, seed=seed, **arguments)

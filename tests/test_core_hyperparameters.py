@@ -50,6 +50,12 @@ def test_unknown_presets_and_words_are_refused_with_the_nearest():
     check_name("a", ["a", "b"], "letter")
 
 
+@pytest.mark.parametrize(("given", "meant"), [("GAMMA", "gamma"), ("dima", "DIMA"), ("ANT", "Ant"), ("Antt", "Ant")])
+def test_names_are_compared_regardless_of_case(given, meant):
+    with pytest.raises(ValueError, match=f"Unknown name '{given}'. Did you mean '{meant}'"):
+        check_name(given, ["gamma", "DIMA", "Ant", "other"], "name")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -35,7 +35,7 @@ def test_blocks_equal_torchs_transformer_layers():
         )
         layer.train()  # keeps torch off its fused path
         expected = layer(expected, src_mask=torch.nn.Transformer.generate_square_subsequent_mask(8), is_causal=True)
-        x = block(x, None)
+        x = block(x)
         assert torch.allclose(x, expected, atol=1e-4)
     rewards, logits = model(states, actions)
     outcome = model.norm_out(expected[:, 1::2])

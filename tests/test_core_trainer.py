@@ -10,6 +10,7 @@ from conftest import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
 
 from rllib_dima.core.behavior import PPOBatch
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.replay_buffer import ReplayBuffer
 from rllib_dima.core.trainer import NonFiniteLossError
 
 EQUAL = AgentLayout(("a", "b", "c"), 3, (2, 2, 2), (1, 1, 1), appends_agent_id=True)
@@ -139,15 +140,15 @@ def test_every_iteration_draws_other_numbers():
     assert first["actor"]["policy_loss"] != second["actor"]["policy_loss"]
 
 
-def test_each_model_draws_its_windows_and_imagination_is_without_dropout():
-    trainer = filled(hp=tiny(context_length=3, num_autoregressive_steps=2))
-    drawn, sample = [], trainer.replay.sample
+def test_each_model_draws_its_windows_and_imagination_is_without_dropout(monkeypatch):
+    drawn, sample = [], ReplayBuffer.sample
 
-    def spy(batch_size, past=0, future=0):
+    def spy(replay, batch_size, past=0, future=0):
         drawn.append((batch_size, past, future, trainer.world_model.training))
-        return sample(batch_size, past, future)
+        return sample(replay, batch_size, past, future)
 
-    trainer.replay.sample = spy
+    monkeypatch.setattr(ReplayBuffer, "sample", spy)
+    trainer = filled(hp=tiny(context_length=3, num_autoregressive_steps=2))
     for _ in range(2):
         drawn.clear()
         trainer.train_iteration()
@@ -262,9 +263,9 @@ def test_updates_are_as_many_as_configured():
 
 
 def test_minibatches_cover_the_batch_once_per_epoch():
-    trainer = filled(hp=tiny(ppo_epochs=2, ppo_minibatches=4))
+    trainer = filled(hp=tiny(ppo_minibatches=4))
     batch = PPOBatch(*(torch.arange(24.0) for _ in PPOBatch._fields))
-    parts = list(trainer._minibatches(batch))
+    parts = [part for _ in range(2) for part in trainer._minibatches(batch)]
     assert [len(part.returns) for part in parts] == [6] * 8
     for epoch in (parts[:4], parts[4:]):
         assert torch.equal(torch.cat([part.states for part in epoch]).sort().values, torch.arange(24.0))

@@ -111,7 +111,7 @@ class Diffusion(nn.Module):
         """F_theta: noisy (B, S), c_noise (B,) or (1,), context (B, L, S), encoded actions (B, E) -> (B, S)."""
         condition = self.condition(self.noise_features(c_noise) + actions)  # (B, E)
         sequence = torch.cat([context, noisy.unsqueeze(1)], dim=1)  # (B, L + 1, S)
-        return self.unet(sequence, condition)[:, -1]
+        return self.unet(sequence, condition)[:, -1].to(noisy.dtype)
 
     def denoise(
         self, noisy: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, actions: torch.Tensor

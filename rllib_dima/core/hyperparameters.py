@@ -43,6 +43,20 @@ class Hyperparameters:
         ValueError: if a value lies outside its range or its allowed words.
     """
 
+    # Execution
+    acceleration: str = knob(
+        "auto",
+        "How training steps are executed: operation by operation (eager), as CUDA graphs, or compiled as well; auto "
+        "times the latter two on a GPU and is eager on a CPU.",
+        choices=("auto", "eager", "compile", "cuda_graphs"),
+    )
+    precision: str = knob(
+        "tf32",
+        "Arithmetic of matrix products in training: float32, tf32 (on GPUs that have it; float32 elsewhere), or "
+        "bfloat16 for the world model's and tf32 for the others.",
+        choices=("float32", "tf32", "bfloat16"),
+    )
+
     # Collecting real experience
     env_steps_per_iteration: int = knob(200, "Real environment steps collected per iteration.", low=1)
     num_steps_before_learning: int = knob(

@@ -14,6 +14,9 @@ AverageGradients = Callable[[Sequence[nn.Parameter]], None]
 class ModelOptimizer:
     """The optimiser of one model, with gradient clipping, warm-up and weight decay on matrices only.
 
+    An update is `begin_update()`, which counts and sets the learning rate, and then `step(loss)`, which is tensor
+    operations alone: on a GPU it can be captured in a CUDA graph, since the learning rate is a tensor there.
+
     Args:
         name: for messages and metrics.
         model: what it trains.
@@ -42,9 +45,23 @@ class ModelOptimizer:
         self.num_updates = 0
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._average_gradients = average_gradients
+        self._on_gpu = self.parameters[0].is_cuda
+        self._present_lr = lr
+        self._lr_tensor = torch.tensor(lr, dtype=torch.float32, device=self.parameters[0].device)  # read on a GPU only
         decayed, others = _split_by_decay(model)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._optimizer = optimizer_class([g for g in groups if g["params"]], lr=lr, eps=epsilon, fused=True)
+        self._optimizer = optimizer_class(
+            [g for g in groups if g["params"]], lr=lr, eps=epsilon, fused=True, capturable=self._on_gpu
+        )
+        self._configure_groups()
+
+    def begin_update(self, count: int = 1) -> None:
+        """Counts the next `count` updates and sets the learning rate that they use."""
+        warmth = min(1.0, (self.num_updates + 1) / self.warmup_updates) if self.warmup_updates else 1.0
+        self.num_updates += count
+        if self._present_lr != self.lr * warmth:
+            self._present_lr = self.lr * warmth
+            self._configure_groups()
 
     def step(self, loss: torch.Tensor) -> torch.Tensor:
         """Descends the gradient of `loss`; returns its norm before clipping, ()."""
@@ -54,25 +71,31 @@ class ModelOptimizer:
         if self._average_gradients is not None:
             self._average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip, foreach=True)
-        self._set_lr()
         self._optimizer.step()
-        self.num_updates += 1
         return norm
 
     def state_dict(self) -> dict[str, object]:
-        """A copy of the moments, and the number of updates."""
-        return {"optimizer": copy.deepcopy(self._optimizer.state_dict()), "num_updates": self.num_updates}
+        """A copy of the moments, and the number of updates; the same on every device."""
+        state = copy.deepcopy(self._optimizer.state_dict())
+        for group in state["param_groups"]:
+            group.update(lr=self._present_lr, capturable=False)
+        return {"optimizer": state, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restores `state_dict`, except for the learning rate, which stays the configured one."""
+        """Restores `state_dict`, except for the learning rate, which stays the configured one.
+
+        The moments become new tensors, so what was captured with the old ones must be captured anew.
+        """
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.num_updates = state["num_updates"]
-        self._set_lr()
+        self._configure_groups()
 
-    def _set_lr(self) -> None:
-        warmth = min(1.0, (self.num_updates + 1) / self.warmup_updates) if self.warmup_updates else 1.0
+    def _configure_groups(self) -> None:
+        """Gives the present learning rate to the optimiser: as a number, or in the tensor that a graph reads."""
+        self._lr_tensor.fill_(self._present_lr)
+        lr = self._lr_tensor if self._on_gpu else self._present_lr
         for group in self._optimizer.param_groups:
-            group["lr"] = self.lr * warmth
+            group.update(lr=lr, capturable=self._on_gpu)
 
 
 def _split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -257,8 +257,9 @@ class ReplayBuffer:
         if self._num_written + len(rows) <= self.capacity:
             return
         lost = set(rows.tolist())  # still on the host, so this waits for nothing
-        successors = self.following[rows.to(self.device)]
-        self.previous[successors[successors >= 0]] = -1
+        rows = rows.to(self.device)
+        successors = self.following[rows]
+        self.previous[torch.where(successors >= 0, successors, rows)] = -1  # those without a successor are rewritten
         self._open_episodes = {name: row for name, row in self._open_episodes.items() if row not in lost}
 
     def _close(self, trajectory: Trajectory) -> None:

@@ -27,14 +27,22 @@ class KeyValueCache:
         num_heads: attention heads.
         max_tokens: 2H.
         head_size: entries of a key.
-        like: a tensor of the wanted device and type.
+        dtype: of the keys and values.
+        device: where they are.
     """
 
     def __init__(
-        self, num_layers: int, batch_size: int, num_heads: int, max_tokens: int, head_size: int, like: torch.Tensor
+        self,
+        num_layers: int,
+        batch_size: int,
+        num_heads: int,
+        max_tokens: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         shape = (num_layers, 2, batch_size, num_heads, max_tokens, head_size)
-        self.memory = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.memory = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,22 +65,31 @@ class Block(nn.Module):
         self.attention_out = nn.Linear(size, size)
         self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
 
-    def forward(self, x: torch.Tensor, cache: KeyValueCache | None) -> torch.Tensor:
-        """x (B, M, D); with a cache the M tokens follow those in it."""
-        x = x + self._drop(self.attention_out(self._attend(self.norm1(x), cache)))
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _attend(self, x: torch.Tensor, cache: KeyValueCache | None) -> torch.Tensor:
-        heads = self.query_key_value(x).unflatten(-1, (3, self.num_heads, -1))  # (B, M, 3, heads, size)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, M, size) each
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A whole sequence: (B, M, D) -> (B, M, D)."""
+        query, key, value = self._heads(x)
         dropout = self.dropout if self.training else 0.0
-        if cache is None:
-            out = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        else:
-            mask = _causal_mask(x.shape[1], cache.length, x.device)
-            key, value = cache.append(self.layer, key, value)
-            out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return out.transpose(1, 2).flatten(2)
+        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return self._add(x, attended)
+
+    def extend(self, x: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+        """M tokens (B, M, D) that follow those in the cache, and are added to it."""
+        query, key, value = self._heads(x)
+        mask = _causal_mask(x.shape[1], cache.length, x.device)
+        key, value = cache.append(self.layer, key, value)
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self._add(x, attended)
+
+    def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of (B, M, D): (B, heads, M, size) each."""
+        heads = self.query_key_value(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1))  # (B, M, 3, heads, size)
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _add(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """x (B, M, D) plus what its heads attended to (B, heads, M, size), and then plus the MLP's output."""
+        x = x + self._drop(self.attention_out(attended.transpose(1, 2).flatten(2)))
+        return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         return functional.dropout(x, self.dropout, self.training)
@@ -119,17 +136,20 @@ class RewardTermination(nn.Module):
         start = 0 if cache is None else cache.length
         x = self._embed(states, actions, start)
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x) if cache is None else block.extend(x, cache)
         if cache is not None:
             cache.length += x.shape[1]
         outcome = self.norm_out(x[:, 1::2])  # (B, M, D) at the action tokens
-        return self.reward_head(outcome).squeeze(-1), self.continuation_head(outcome).squeeze(-1)
+        heads = (self.reward_head(outcome), self.continuation_head(outcome))
+        return tuple(head.squeeze(-1).to(states.dtype) for head in heads)
 
     def new_cache(self, batch_size: int) -> KeyValueCache:
         """An empty cache for B rollouts of up to H steps."""
         like = self.position_embedding
-        head_size = like.shape[1] // self.num_heads
-        return KeyValueCache(self.num_layers, batch_size, self.num_heads, self.max_tokens, head_size, like)
+        head_size, device = like.shape[1] // self.num_heads, like.device
+        is_reduced = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if is_reduced else like.dtype
+        return KeyValueCache(self.num_layers, batch_size, self.num_heads, self.max_tokens, head_size, dtype, device)
 
     def loss(
         self,

@@ -46,14 +46,14 @@ class StateDecoder(nn.Module):
 
     def encode(self, states: torch.Tensor) -> torch.Tensor:
         """Quantised tokens of normalised states: (..., S) -> (..., tokens, channels), values in [-1, 1]."""
-        tokens = self.encoder(states).reshape(-1, *self.token_shape)  # (prod(...), tokens, channels)
+        tokens = self.encoder(states).to(states.dtype).reshape(-1, *self.token_shape)  # (prod(...), tokens, channels)
         codes, _ = self.quantizer(tokens)
         return codes.reshape(*states.shape[:-1], *self.token_shape)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Observations of all agents; padded entries are 0. (..., S) -> (..., N, O)."""
         flat = self.decoder(self.encode(states).flatten(-2))
-        return flat.unflatten(-1, self.output_shape) * self.observation_mask
+        return flat.to(states.dtype).unflatten(-1, self.output_shape) * self.observation_mask
 
     def loss(self, states: torch.Tensor, observations: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Reconstruction error of the joint observation, eq. 22, as a mean over real entries.

@@ -12,20 +12,26 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 
 from rllib_dima.core.behavior import Actor, Critic, PPOBatch, ppo_batch
+from rllib_dima.core.compile import Accelerator, Step, matrix_product_precision
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.imagination import Rollout, imagine
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.metrics import RunningMeans
 from rllib_dima.core.optimization import AverageGradients, ModelOptimizer
 from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, Window, states_to_count
 from rllib_dima.core.world_model import WorldModel
 
 Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Draw = Callable[[], Window]
 Metrics = dict[str, dict[str, float]]
+
+_WORLD_MODEL_PARTS = ("decoder", "dynamics", "reward")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -48,6 +54,9 @@ class Trainer:
         seed: of all random numbers; None draws one.
         rank: of this learner among several.
         average_gradients: averages gradients over the learners, in place.
+
+    Raises:
+        ValueError: if `hp.acceleration` needs a GPU and `device` is none.
     """
 
     def __init__(
@@ -70,8 +79,11 @@ class Trainer:
         )
         self.num_env_steps = 0
         self.num_iterations = 0  # iterations that trained
-        self._times: dict[str, float] = {}
+        self._clock = PhaseClock(self.device)
         self.optimizers = _build_optimizers(hp, actor, critic, world_model, average_gradients)
+        self._means = {part: RunningMeans(self.device) for part in (*_WORLD_MODEL_PARTS, "rollout", "actor", "critic")}
+        self.accelerator = Accelerator(hp.acceleration, self.device, world_model.fusible_modules())
+        self._steps = self._build_steps(is_alone=average_gradients is None)
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
         """Stores real experience and updates the state statistics with it.
@@ -79,7 +91,7 @@ class Trainer:
         Raises:
             ValueError: if a trajectory does not fit the layout or the buffer.
         """
-        with self._timed("add"):
+        with self._clock.timed("add"):
             for trajectory in trajectories:
                 self.replay.add(trajectory)
                 self.num_env_steps += len(trajectory)
@@ -98,12 +110,16 @@ class Trainer:
         """
         if self.num_env_steps < self.hp.num_steps_before_learning:
             return self._report({})
-        with self._random_numbers():
-            metrics = {"world_model": self._train_world_model()}
+        for means in self._means.values():
+            means.clear()
+        with self._random_numbers(), matrix_product_precision(self.hp.precision, self.device):
+            self._train_world_model()
+            parts = {"world_model": _WORLD_MODEL_PARTS}
             if self.num_iterations >= self.hp.num_world_model_warmup_iterations:
-                metrics.update(self._train_policy())
+                self._train_policy()
+                parts |= {"actor": ("actor",), "critic": ("rollout", "critic")}
         self.num_iterations += 1
-        return self._report(metrics)
+        return self._report(parts)
 
     def state_dict(self) -> dict[str, object]:
         """Optimisers and counters; networks and replay are saved by whoever owns them."""
@@ -118,6 +134,7 @@ class Trainer:
         """Restores `state_dict`; learning rates stay those of this trainer's hyperparameters."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.accelerator.forget()
         self.num_env_steps, self.num_iterations = state["num_env_steps"], state["num_iterations"]
         self.seed = state["seed"]
 
@@ -126,78 +143,109 @@ class Trainer:
         for name, (lr, *_) in _optimizer_settings(hp).items():
             self.optimizers[name].lr = lr
 
-    def _train_world_model(self) -> dict[str, torch.Tensor]:
+    def _train_world_model(self) -> None:
         hp, model = self.hp, self.world_model
         model.train()
-        metrics = {}
-        with self._timed("state_decoder"):
-            draw = lambda: self.replay.sample(hp.decoder_batch_size)  # noqa: E731
-            metrics |= self._fit("decoder", model.state_decoder_loss, draw, hp.decoder_updates_per_iteration)
-        with self._timed("dynamics"):
-            past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
-            draw = lambda: self.replay.sample(hp.dynamics_batch_size, past, future)  # noqa: E731
-            metrics |= self._fit("dynamics", model.dynamics_loss, draw, hp.dynamics_updates_per_iteration)
-        with self._timed("reward_termination"):
-            draw = lambda: self.replay.sample(hp.reward_batch_size, future=hp.imagination_horizon - 1)  # noqa: E731
-            metrics |= self._fit("reward", model.reward_termination_loss, draw, hp.reward_updates_per_iteration)
+        with self._clock.timed("state_decoder"):
+            self._fit("decoder", hp.decoder_updates_per_iteration)
+        with self._clock.timed("dynamics"):
+            self._fit("dynamics", hp.dynamics_updates_per_iteration)
+        with self._clock.timed("reward_termination"):
+            self._fit("reward", hp.reward_updates_per_iteration)
         model.eval()
-        return metrics
 
-    def _fit(self, name: str, loss: Loss, draw: Callable[[], Window], updates: int) -> dict[str, torch.Tensor]:
-        """Updates one part of the world model; means of its metrics."""
-        optimizer, history = self.optimizers[name], []
+    def _fit(self, part: str, updates: int) -> None:
+        """Updates one part of the world model."""
         for _ in range(updates):
-            value, metrics = loss(draw())
-            history.append(metrics | {f"{name}_grad_norm": optimizer.step(value)})
-        return _means(history)
+            self.optimizers[part].begin_update()
+            self._steps[part]()
 
-    def _train_policy(self) -> dict[str, dict[str, torch.Tensor]]:
-        actor_history, critic_history = [], []
-        for _ in range(self.hp.policy_updates_per_iteration):
-            rollout = self._imagine()
-            with self._timed("ppo"):
-                batch, metrics = ppo_batch(rollout, self.critic, self.hp)
-                critic_history.append(metrics)
-                for minibatch in self._minibatches(batch):
-                    actor_history.append(self._update("actor", self.actor, minibatch))
-                    critic_history.append(self._update("critic", self.critic, minibatch))
-        return {"actor": _means(actor_history), "critic": _means(critic_history)}
+    def _train_policy(self) -> None:
+        hp = self.hp
+        for _ in range(hp.policy_updates_per_iteration):
+            with self._clock.timed("imagination"):
+                rollout = self._imagine()
+            with self._clock.timed("ppo"):
+                batch = self._steps["evaluate"](*rollout)
+                for _ in range(hp.ppo_epochs):
+                    self.optimizers["actor"].begin_update(hp.ppo_minibatches)
+                    self.optimizers["critic"].begin_update(hp.ppo_minibatches)
+                    self._steps["ppo_epoch"](*batch)
 
     def _imagine(self) -> Rollout:
-        with self._timed("imagination"):
-            start = self.replay.sample(self.hp.num_imagined_rollouts, past=self.hp.context_length - 1)
-            return imagine(self.world_model, self.actor, start, self.hp.imagination_horizon)
+        return self._steps["imagine"]()
+
+    def _build_steps(self, is_alone: bool) -> dict[str, Step]:
+        """The steps of an iteration, as they are executed."""
+        hp, model = self.hp, self.world_model
+        past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
+        sample, horizon = self.replay.sample, hp.imagination_horizon
+        decoder_windows = partial(sample, hp.decoder_batch_size)
+        dynamics_windows = partial(sample, hp.dynamics_batch_size, past, future)
+        reward_windows = partial(sample, hp.reward_batch_size, future=horizon - 1)
+        starts = partial(sample, hp.num_imagined_rollouts, past)
+        steps = {
+            "decoder": partial(self._update_part, "decoder", model.state_decoder_loss, decoder_windows),
+            "dynamics": partial(self._update_part, "dynamics", model.dynamics_loss, dynamics_windows),
+            "reward": partial(self._update_part, "reward", model.reward_termination_loss, reward_windows),
+            "imagine": lambda: imagine(model, self.actor, starts(), horizon),
+            "evaluate": self._evaluate,
+            "ppo_epoch": self._ppo_epoch,
+        }
+        draws, exchanges = ("decoder", "dynamics", "reward", "imagine"), (*_WORLD_MODEL_PARTS, "ppo_epoch")
+        accelerate = self.accelerator.accelerate
+
+        def is_recordable(name: str) -> bool:
+            is_on_device = self.replay.device == self.replay.output_device
+            return (is_alone or name not in exchanges) and (is_on_device or name not in draws)
+
+        return {name: accelerate(name, step, is_recordable(name)) for name, step in steps.items()}
+
+    def _update_part(self, part: str, loss: Loss, draw: Draw) -> None:
+        """One update of one part of the world model."""
+        value, metrics = loss(draw())
+        self._means[part].add(metrics | {f"{part}_grad_norm": self.optimizers[part].step(value)})
+
+    def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
+        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp)
+        self._means["rollout"].add(metrics)
+        return batch
+
+    def _ppo_epoch(self, *columns: torch.Tensor) -> None:
+        """One pass of actor and critic over an imagined batch."""
+        for minibatch in self._minibatches(PPOBatch(*columns)):
+            for name, model in (("actor", self.actor), ("critic", self.critic)):
+                loss, metrics = model.loss(minibatch)
+                self._means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
 
     def _minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
-        """`ppo_epochs` passes over the batch, in `ppo_minibatches` random parts each."""
-        for _ in range(self.hp.ppo_epochs):
-            if self.hp.ppo_minibatches == 1:
-                yield batch
-                continue
-            order = torch.randperm(len(batch.returns), device=self.device)
-            for rows in order.chunk(self.hp.ppo_minibatches):
-                yield PPOBatch(*(column[rows] for column in batch))
+        """The batch in `ppo_minibatches` random parts."""
+        if self.hp.ppo_minibatches == 1:
+            yield batch
+            return
+        order = torch.rand(len(batch.returns), device=self.device, dtype=torch.float64).argsort()
+        for rows in order.chunk(self.hp.ppo_minibatches):
+            yield PPOBatch(*(column[rows] for column in batch))
 
-    def _update(self, name: str, model: Actor | Critic, batch: PPOBatch) -> dict[str, torch.Tensor]:
-        loss, metrics = model.loss(batch)
-        return metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)}
+    def _report(self, parts: dict[str, Sequence[str]]) -> Metrics:
+        """Moves the means of all metrics to the host at once and checks them."""
+        means = {part: self._means[part].read() for names in parts.values() for part in names}
+        stacked = torch.cat([mean for _, mean in means.values()]).tolist() if means else []
+        numbers = iter(stacked)
+        report: Metrics = {part: {} for part in parts}
+        for part, names in parts.items():
+            for name in (metric for source in names for metric in means[source][0]):
+                report[part][name] = next(numbers)
+                self._check_finite(f"{part}/{name}", report[part][name])
+        return {**report, "time": self._clock.pop()}
 
-    def _report(self, metrics: dict[str, dict[str, torch.Tensor]]) -> Metrics:
-        """Moves all metrics to the host at once and checks them."""
-        names = [(part, name) for part, values in metrics.items() for name in values]
-        stacked = [metrics[part][name].float() for part, name in names]
-        numbers = torch.stack(stacked).tolist() if stacked else []
-        report: Metrics = {part: {} for part in metrics}
-        times, self._times = self._times, {}
-        for (part, name), number in zip(names, numbers, strict=True):
-            if not np.isfinite(number):
-                raise NonFiniteLossError(
-                    f"{part}/{name} became {number} in training iteration {self.num_iterations} (after "
-                    f"{self.num_env_steps} environment steps). Go on from the last checkpoint with a lower learning "
-                    f"rate of that model, or look for extreme values in the environment's states and rewards."
-                )
-            report[part][name] = number
-        return {**report, "time": times}
+    def _check_finite(self, name: str, number: float) -> None:
+        if not np.isfinite(number):
+            raise NonFiniteLossError(
+                f"{name} became {number} in training iteration {self.num_iterations} (after {self.num_env_steps} "
+                f"environment steps). Go on from the last checkpoint with a lower learning rate of that model, or look "
+                f"for extreme values in the environment's states and rewards."
+            )
 
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:
@@ -208,14 +256,41 @@ class Trainer:
             torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
             yield
 
+
+class PhaseClock:
+    """Seconds spent in each phase; on a GPU between events in its queue, so that nothing waits for anything.
+
+    Args:
+        device: where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[str, object, object]] = []
+
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        """Adds the seconds inside to `phase`; on a GPU until its work is done."""
-        start = time.perf_counter()
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the time inside to `phase`."""
+        start = self._now()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self._times[phase] = self._times.get(phase, 0.0) + time.perf_counter() - start
+        self._spans.append((phase, start, self._now()))
+
+    def pop(self) -> dict[str, float]:
+        """Seconds by phase since the last call; on a GPU this waits for the end of the last phase."""
+        spans, self._spans, seconds = self._spans, [], {}
+        if self._on_gpu and spans:
+            spans[-1][2].synchronize()
+        for phase, start, end in spans:
+            elapsed = start.elapsed_time(end) / 1e3 if self._on_gpu else end - start
+            seconds[phase] = seconds.get(phase, 0.0) + elapsed
+        return seconds
+
+    def _now(self) -> object:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def _optimizer_settings(hp: Hyperparameters) -> dict[str, tuple]:
@@ -245,12 +320,6 @@ def _build_optimizers(
         kind, epsilon = (torch.optim.Adam, hp.adam_epsilon) if is_policy else (torch.optim.AdamW, 1e-8)
         optimizers[name] = ModelOptimizer(name, parts[name], kind, lr, clip, decay, epsilon, warmup, average_gradients)
     return optimizers
-
-
-def _means(history: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Mean of every metric over the updates that reported it."""
-    names = {name: None for metrics in history for name in metrics}
-    return {name: torch.stack([m[name] for m in history if name in m]).mean() for name in names}
 
 
 def _replay_device(layout: AgentLayout, hp: Hyperparameters, device: torch.device) -> torch.device:

@@ -47,18 +47,30 @@ class WorldModel(nn.Module):
 
     def state_decoder_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 22 on single transitions (windows of W = 1)."""
-        return self.state_decoder.loss(self.normalizer(window.states[:, 0]), window.observations[:, 0])
+        with self.autocast():
+            return self.state_decoder.loss(self.normalizer(window.states[:, 0]), window.observations[:, 0])
 
     def dynamics_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 9 on windows of L - 1 past steps, the anchor and U - 1 future steps."""
         scale = self.hp.sigma_data
         states, next_states = self.normalizer(window.states) * scale, self.normalizer(window.next_states) * scale
-        return self.dynamics.loss(states, window.actions, next_states, window.valid)
+        with self.autocast():
+            return self.dynamics.loss(states, window.actions, next_states, window.valid)
 
     def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 23 on windows of H steps that begin at the anchor."""
         states = self.normalizer(window.states)
-        return self.reward_termination.loss(states, window.actions, window.rewards, window.terminated, window.valid)
+        with self.autocast():
+            return self.reward_termination.loss(states, window.actions, window.rewards, window.terminated, window.valid)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 for matrix products inside, if hp.precision asks for it; what the models return is float32."""
+        device = self.normalizer.mean.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.hp.precision == "bfloat16")
+
+    def fusible_modules(self) -> list[nn.Module]:
+        """Modules of many small operations, which a compiler can fuse."""
+        return [self.dynamics.unet, *self.reward_termination.blocks]
 
     def reset(self, start: Window) -> Simulation:
         """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present."""
@@ -79,7 +91,8 @@ class Simulation:
         self._valid = start.valid  # (B, L)
         self._context = world_model.normalizer(start.states) * start.valid.unsqueeze(-1)  # (B, L, S)
         self._past_actions = start.actions[:, :-1]  # (B, L - 1, N, A)
-        self._cache = world_model.reward_termination.new_cache(len(start.states))
+        with world_model.autocast():
+            self._cache = world_model.reward_termination.new_cache(len(start.states))
         self.states, self.observations = self._context[:, -1], start.observations[:, -1]
 
     def step(self, actions: torch.Tensor) -> ImaginedStep:
@@ -88,9 +101,10 @@ class Simulation:
         Args:
             actions: (B, N, A) executed actions: continuous in [-1, 1], discrete one-hot.
         """
-        reward, logit = self._model.reward_termination(self.states.unsqueeze(1), actions.unsqueeze(1), self._cache)
         actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
-        self._advance(self._next_states(actions_in_context), actions_in_context)
+        with self._model.autocast():
+            reward, logit = self._model.reward_termination(self.states.unsqueeze(1), actions.unsqueeze(1), self._cache)
+            self._advance(self._next_states(actions_in_context), actions_in_context)
         return ImaginedStep(self.states, self.observations, reward.squeeze(1), logit.squeeze(1).sigmoid())
 
     def _next_states(self, actions: torch.Tensor) -> torch.Tensor:

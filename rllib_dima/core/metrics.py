@@ -1,0 +1,37 @@
+"""Means of metrics that stay on the device until an iteration ends."""
+
+from __future__ import annotations
+
+import torch
+
+
+class RunningMeans:
+    """Means of named scalars, summed in place on their device, in float64.
+
+    Nothing here waits for the device, and `add` can be recorded in a CUDA graph.
+
+    Args:
+        device: where the scalars are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._names: tuple[str, ...] = ()
+        self._sums = torch.zeros(0)  # the last entry counts
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Counts in a set of scalars; it has the same names each time."""
+        if not self._names:
+            self._names = tuple(metrics)
+            self._sums = torch.zeros(len(metrics) + 1, dtype=torch.float64, device=self._device)
+        assert self._names == tuple(metrics), "a set of metrics keeps its names"
+        self._sums[:-1] += torch.stack([value.detach().double() for value in metrics.values()])
+        self._sums[-1] += 1
+
+    def clear(self) -> None:
+        """Starts anew."""
+        self._sums.zero_()
+
+    def read(self) -> tuple[tuple[str, ...], torch.Tensor]:
+        """The names and their means (M,) since the last `clear`; NaN if nothing was added."""
+        return self._names, self._sums[:-1] / self._sums[-1:]

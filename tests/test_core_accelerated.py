@@ -1,0 +1,234 @@
+"""Accelerated steps against eager ones: the same numbers, fresh randomness, and nothing that waits for the device."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from conftest import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
+
+from rllib_dima.core.compile import Accelerator, FasterStep, RecordedStep
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+ANT = AgentLayout(tuple("abcd"), 27, (31,) * 4, (2,) * 4)
+UPDATES = {f"{part}_updates_per_iteration": 10 for part in ("decoder", "dynamics", "reward")}
+
+
+def filled(layout=UNEQUAL, hp=None, device="cpu", seed=0):
+    trainer = new_trainer(layout, hp, seed=seed, device=device)
+    trainer.add([random_trajectory(layout, 40, seed=number, terminated=True) for number in range(3)])
+    return trainer
+
+
+def nano(**changes):
+    """Sizes at which a recorded step is worth its while, without dropout, which fused kernels draw differently."""
+    sizes = {"decoder_hidden_size": 64, "dynamics_channels": 32, "dynamics_blocks_per_level": 1,
+             "dynamics_condition_size": 32, "dynamics_action_size": 32, "reward_embedding_size": 64,
+             "reward_num_layers": 2, "num_imagined_rollouts": 50, "replay_capacity": 1000,
+             "reward_dropout": 0.0, **UPDATES}  # fmt: skip
+    return Hyperparameters(**{**sizes, **changes})
+
+
+def metrics(trainer, iterations):
+    """Everything but seconds, by name, of each iteration."""
+    reports = [trainer.train_iteration() for _ in range(iterations)]
+    parts = ("world_model", "actor", "critic")
+    return [{(part, name): value for part in parts for name, value in report[part].items()} for report in reports]
+
+
+def assert_close(found, expected, relative):
+    for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=relative, abs=relative), (number, name)
+
+
+def parameters(trainer):
+    networks = (trainer.actor, trainer.critic, trainer.world_model)
+    return {
+        (index, name): p.detach().clone() for index, net in enumerate(networks) for name, p in net.named_parameters()
+    }
+
+
+def test_graphs_need_a_gpu_and_say_so():
+    with pytest.raises(ValueError, match=r"'cuda_graphs' needs a CUDA GPU.*'cpu'.*num_gpus_per_learner"):
+        Accelerator("cuda_graphs", CPU, [])
+    with pytest.raises(ValueError, match="cuda_graphs"):
+        new_trainer(UNEQUAL, tiny(acceleration="cuda_graphs"))
+
+
+@pytest.mark.parametrize("mode", ["auto", "eager"])
+def test_on_a_cpu_steps_are_executed_as_they_are(mode):
+    step = lambda: None  # noqa: E731
+    assert Accelerator(mode, CPU, []).accelerate("step", step) is step
+
+
+@pytest.mark.slow
+def test_compiled_and_eager_updates_agree_on_a_cpu():
+    compiled, eager = (metrics(filled(ANT, nano(acceleration=mode)), 5) for mode in ("compile", "eager"))
+    assert_close(compiled, eager, 2e-3)
+
+
+def test_bfloat16_and_float32_updates_agree_on_a_cpu():
+    reduced, exact = (metrics(filled(ANT, nano(precision=precision)), 2) for precision in ("bfloat16", "float32"))
+    assert reduced != exact
+    assert_close(reduced, exact, 0.1)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_results_are_float32_whatever_the_matrix_products_are(precision):
+    trainer = filled(ANT, nano(precision=precision))
+    rollout = trainer._imagine()
+    assert {column.dtype for column in rollout} == {torch.float32}
+    assert (rollout.states.bfloat16().float() != rollout.states).any()  # not rounded to bfloat16 at the end
+
+
+@gpu
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        (ANT, {}),
+        (ANT, {"reward_dropout": 0.1}),
+        (ANT, {"conditioning": "cumulative", "conditioning_order": "random", "ppo_minibatches": 3}),
+        (ANT, {"policy_distribution": "beta", "sampler_churn": 1.0, "replay_recency": 2.0}),
+        (ANT, {"replay_device": "cpu"}),
+        (UNEQUAL, {"conditioning": "joint", "normalize_values": False}),
+        (DISCRETE, {"dynamics_lr_warmup_updates": 7}),
+    ],
+    ids=str,
+)
+def test_replayed_and_eager_updates_agree_over_50_updates(layout, changes):
+    settings = {"precision": "float32", **changes}
+    recorded, eager = (filled(layout, nano(acceleration=m, **settings), GPU) for m in ("cuda_graphs", "eager"))
+    assert_close(metrics(recorded, 5), metrics(eager, 5), 1e-3)
+    for name, parameter in parameters(eager).items():
+        torch.testing.assert_close(parameters(recorded)[name], parameter, rtol=1e-2, atol=1e-3)
+
+
+@gpu
+def test_compiled_and_eager_updates_agree_over_50_updates():
+    compiled, eager = (filled(ANT, nano(acceleration=m, precision="float32"), GPU) for m in ("compile", "eager"))
+    assert_close(metrics(compiled, 5), metrics(eager, 5), 5e-3)
+
+
+@gpu
+@pytest.mark.parametrize(("precision", "relative"), [("tf32", 0.02), ("bfloat16", 0.1)])
+def test_reduced_precision_agrees_with_float32_over_50_updates(precision, relative):
+    reduced, exact = (filled(ANT, nano(precision=p), GPU) for p in (precision, "float32"))
+    assert_close(metrics(reduced, 5), metrics(exact, 5), relative)
+
+
+@gpu
+def test_auto_decides_on_every_step_and_agrees_with_eager():
+    auto, eager = (filled(ANT, nano(acceleration=m, precision="float32"), GPU) for m in ("auto", "eager"))
+    assert_close(metrics(auto, 8), metrics(eager, 8), 1e-2)
+    steps = auto._steps.values()
+    assert all(isinstance(step, FasterStep) and step.chosen in ("cuda_graphs", "compile") for step in steps)
+
+
+@gpu
+def test_two_replays_of_imagination_differ_and_the_same_seed_repeats_them():
+    trainer = filled(ANT, nano(acceleration="cuda_graphs"), GPU)
+    trainer.world_model.eval()
+    for _ in range(3):
+        trainer._imagine()
+    assert trainer._steps["imagine"].is_recorded
+    first = [column.clone() for column in trainer._imagine()]
+    assert all(not torch.equal(ours, theirs) for ours, theirs in zip(first, trainer._imagine(), strict=True))
+    repeated = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        repeated.append([column.clone() for column in trainer._imagine()])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*repeated, strict=True))
+
+
+@gpu
+def test_a_learning_rate_of_zero_stops_recorded_updates():
+    trainer = filled(ANT, nano(acceleration="cuda_graphs"), GPU)
+    trainer.train_iteration()
+    before = parameters(trainer)
+    names = ("decoder_lr", "dynamics_lr", "reward_lr", "actor_lr", "critic_lr")
+    trainer.set_learning_rates(nano(**dict.fromkeys(names, 0.0)))
+    trainer.train_iteration()
+    assert all(torch.equal(parameters(trainer)[name], value) for name, value in before.items())
+    trainer.set_learning_rates(nano())
+    trainer.train_iteration()
+    assert not any(torch.equal(parameters(trainer)[name], value) for name, value in before.items())
+
+
+@gpu
+def test_a_checkpoint_is_restored_into_recorded_steps():
+    trainer = filled(ANT, nano(acceleration="cuda_graphs", precision="float32"), GPU)
+    trainer.train_iteration()
+    networks = [copy.deepcopy(net.state_dict()) for net in (trainer.actor, trainer.critic, trainer.world_model)]
+    saved = trainer.state_dict()
+    expected = metrics(trainer, 2)
+    for net, state in zip((trainer.actor, trainer.critic, trainer.world_model), networks, strict=True):
+        net.load_state_dict(state)
+    trainer.load_state_dict(saved)
+    assert_close(metrics(trainer, 2), expected, 1e-4)
+
+
+@gpu
+@pytest.mark.parametrize(("made_on", "used_on"), [(CPU, GPU), (GPU, CPU)])
+def test_optimizers_move_between_cpu_and_gpu(made_on, used_on):
+    source, target = filled(ANT, nano(), made_on), filled(ANT, nano(), used_on)
+    source.train_iteration()
+    target.load_state_dict(source.state_dict())
+    for name, optimizer in target.optimizers.items():
+        group = optimizer._optimizer.param_groups[0]
+        assert group["capturable"] == (used_on is GPU) and float(group["lr"]) == pytest.approx(optimizer._present_lr)
+        assert optimizer.num_updates == source.optimizers[name].num_updates
+    target.train_iteration()
+
+
+@gpu
+def test_new_transitions_reach_recorded_steps():
+    hp = nano(acceleration="cuda_graphs", **dict.fromkeys(("decoder_lr", "dynamics_lr", "reward_lr"), 0.0))
+    trainer = filled(ANT, hp, GPU)
+    before = metrics(trainer, 2)[-1]["world_model", "reward_loss"]
+    for number in range(20):
+        extreme = random_trajectory(ANT, 40, seed=100 + number, terminated=True)
+        extreme.rewards[:] = 1000.0
+        trainer.add([extreme])
+    assert metrics(trainer, 1)[0]["world_model", "reward_loss"] > 100 * before
+
+
+@gpu
+def test_inputs_of_another_shape_are_recorded_anew():
+    step = RecordedStep(lambda x: x * 2)
+    for size in (3, 5, 3):
+        for number in range(5):
+            x = torch.full((size,), float(number), device=GPU)
+            assert torch.equal(step(x), x * 2)
+        assert step.is_recorded
+
+
+@gpu
+def test_an_iteration_waits_for_the_device_only_to_read_its_metrics():
+    hp = nano(acceleration="cuda_graphs", ppo_minibatches=2)
+    trainer = filled(ANT, hp, GPU)
+    metrics(trainer, 2)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._train_world_model()
+        trainer._train_policy()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_auto_goes_on_without_a_compiler(monkeypatch, caplog):
+    def fails():
+        if torch.compiler.is_compiling() or torch._dynamo.eval_frame._stance.stance != "force_eager":
+            raise torch._dynamo.exc.BackendCompilerFailed(fails, RuntimeError("no compiler"), None)
+        return torch.ones(2, device=GPU)
+
+    step = Accelerator("auto", GPU, []).accelerate("failing", fails)
+    with caplog.at_level(logging.WARNING):
+        outputs = [step() for _ in range(30)]
+    assert step.chosen == "cuda_graphs" and all(torch.equal(out, torch.ones(2, device=GPU)) for out in outputs)
+    assert "torch.compile failed for failing" in caplog.text
