@@ -108,10 +108,11 @@ def test_own_state_is_used_flattened():
 
 
 def test_state_is_not_shared_with_the_environment():
-    wrapped = CooperativeEnv(ToyWithState())
+    wrapped = CooperativeEnv(ToyWithState(state_value=np.array([[5], [6]], np.float32)))
     _, infos = wrapped.reset()
     infos["a"]["state"][:] = 0
     wrapped.state()[:] = 0
+    wrapped.env.state_value[:] = 0
     np.testing.assert_equal(wrapped.state(), np.array([5, 6], np.float32))
 
 
@@ -212,6 +213,7 @@ def test_wrong_discrete_actions_are_refused(action, message):
     [
         ({"a": np.zeros(2)}, r"Missing: \['b'\]"),
         ({**ZERO, "c": np.zeros(2)}, r"unknown: \['c'\]"),
+        ({"a": np.zeros(2), "c": np.zeros(2)}, r"Missing: \['b'\]; unknown: \['c'\]"),
         ({**ZERO, "a": np.zeros(1)}, r"'a' has shape \(1,\).*\(2,\)"),
         ({**ZERO, "b": np.array([np.nan, 0])}, "'b' has NaN"),
     ],

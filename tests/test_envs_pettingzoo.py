@@ -12,11 +12,15 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 from pettingzoo.test.state_test import state_test
 from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel, parallel_to_aec
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.rllib.env.wrappers.pettingzoo_env import PettingZooEnv as TurnBasedPettingZooEnv
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
+from ray.tune import register_env
 
+from rllib_dima import DIMAConfig
+from rllib_dima.env_runner import make_cooperative_env
 from rllib_dima.envs.base import CooperativeEnv
 from rllib_dima.envs.mamujoco import MAMuJoCo
 from rllib_dima.envs.pettingzoo import ParallelTeam, PettingZooEnv, as_multi_agent_env, to_pettingzoo
@@ -202,6 +206,22 @@ def test_conversion_of_whatever_is_given():
     assert as_multi_agent_env(gymnasium.Wrapper(hidden)).par_env is walk
 
 
+class ConfiguredWalk(WalkWithState):
+    def __init__(self, env_config):
+        self.env_config = dict(env_config)
+
+
+@pytest.mark.parametrize("env", ["walk", "walk_of_rllib", ConfiguredWalk])
+def test_a_configuration_may_name_a_pettingzoo_environment(env):
+    register_env("walk", ConfiguredWalk)  # here, as Ray forgets names when a test before this one shuts it down
+    register_env("walk_of_rllib", lambda env_config: ParallelPettingZooEnv(ConfiguredWalk(env_config)))
+    config = DIMAConfig().environment(env)
+    made = make_cooperative_env(config, EnvContext({"length": 3, "team_reward": "sum"}, worker_index=0))
+    assert made.env.par_env.env_config == {"length": 3} and made.layout.state_size == 4
+    made.reset(seed=0)
+    assert made.step(ONES)[1] == dict.fromkeys(made.agents, 3.0)
+
+
 def test_what_cannot_be_converted_is_refused():
     turn_based = simple_spread_v3.env()
     for env in (turn_based, TurnBasedPettingZooEnv(simple_spread_v3.env())):
@@ -268,18 +288,20 @@ def test_rllib_accepts_every_form(make):
 
 def play(env, steps, seed=0):
     """All results of an episode of random actions."""
-    rng, results = np.random.default_rng(seed), [env.reset(seed=seed)]
-    low = {agent: np.zeros(space.shape) - 1 for agent, space in env.action_spaces.items()}
+    results = [env.reset(seed=seed)]
+    for index, space in enumerate(env.action_spaces.values()):
+        space.seed(seed + index)
     for _ in range(steps):
-        results.append(env.step({agent: rng.uniform(bound, 1).astype(np.float32) for agent, bound in low.items()}))
+        results.append(env.step({agent: space.sample() for agent, space in env.action_spaces.items()}))
         if results[-1][2]["__all__"] or results[-1][3]["__all__"]:
             return results
     return results
 
 
-@pytest.mark.parametrize("make", [cheetah, ENVS["unequal boxes"]])
+@pytest.mark.parametrize("make", [cheetah, ENVS["unequal boxes"], lambda: CooperativeEnv(spread(), "mean")])
 def test_there_and_back_nothing_changes(make):
-    direct = play(CooperativeEnv(make(), "mean"), 40)
+    env = make()
+    direct = play(env if isinstance(env, CooperativeEnv) else CooperativeEnv(env, "mean"), 40)
     around = play(CooperativeEnv(PettingZooEnv(to_pettingzoo(make())), "mean"), 40)
     for one, other in zip(direct, around, strict=True):
         assert one[1:-1] == other[1:-1]  # rewards and flags

@@ -70,6 +70,7 @@ class CooperativeEnv(MultiAgentEnv):
         env: the wrapped environment.
         layout: sizes and masks of observations and actions, the agents in order.
         state_space: Box of shape (S,), float32.
+        observations_identify_agent: True, as every observation ends in its agent's id.
 
     Raises:
         EnvTypeError: `env` is no `MultiAgentEnv`, or is wrapped already.
@@ -235,12 +236,12 @@ class CooperativeEnv(MultiAgentEnv):
         if not isinstance(state, Mapping) or set(state) != expected:
             given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(f"set_state() needs what get_state() returned, {sorted(expected)}, but was given {given}.")
-        sizes = (len(self.agents), self.layout.state_size)
-        given_sizes = (len(state["agents"]), sizes[1] if state["state"] is None else np.size(state["state"]))
-        if list(state["agents"]) != self.agents or given_sizes != sizes:
+        agents, size = list(state["agents"]), self.layout.state_size
+        given_size = size if state["state"] is None else np.size(state["state"])
+        if (agents, given_size) != (self.agents, size):
             raise ValueError(
-                f"The state is that of another environment: it has agents {list(state['agents'])} and {given_sizes[1]} "
-                f"entries in the global state, but this one has agents {self.agents} and {sizes[1]} entries."
+                f"The state is that of another environment: it has agents {agents} and {given_size} entries in the "
+                f"global state, but this one has agents {self.agents} and {size} entries."
             )
 
     def render(self) -> Any:
