@@ -11,7 +11,9 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["rllib_dima", "rllib_dima.*"]),
+    packages=[*find_packages(include=["rllib_dima", "rllib_dima.*"]), "rllib_dima.tuned_examples"],
+    package_dir={"rllib_dima.tuned_examples": "tuned_examples"},  # `rllib example` looks for it there
+    package_data={"rllib_dima.tuned_examples": ["*.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "ray[rllib]>=2.60,<2.61",

@@ -179,6 +179,23 @@ def test_unknown_examples_are_refused(capsys):
     assert main(["example", "run", "nothing_like_it"]) == 2
 
 
+SHIPPED = """
+from distutils.core import run_setup
+import setuptools
+
+command = run_setup("setup.py", stop_after="init").get_command_obj("build_py")
+command.ensure_finalized()
+print(*(f"{package}/{file}" for package, _, _, files in command.data_files for file in files))
+"""
+
+
+def test_every_example_is_in_the_wheel():
+    pytest.importorskip("setuptools")
+    where = examples_folder().parent
+    run = subprocess.run([sys.executable, "-c", SHIPPED], cwd=where, capture_output=True, text=True)
+    assert set(run.stdout.split()) == {f"rllib_dima.tuned_examples/{file.name}" for file in FILES}, run.stderr
+
+
 def test_examples_are_found_inside_an_installed_package(tmp_path, monkeypatch):
     installed = tmp_path / "site-packages" / "rllib_dima"
     (installed / "tuned_examples").mkdir(parents=True)

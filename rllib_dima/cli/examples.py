@@ -32,16 +32,16 @@ def example(arguments: argparse.Namespace) -> int:
 
 
 def examples_folder() -> Path:
-    """Where the examples are: beside the package in a checkout, inside it where it was installed.
+    """Where the examples are: inside the package where it was installed, beside it in a checkout.
 
     Raises:
         UsageError: in neither place.
     """
     package = Path(rllib_dima.__file__).parent
-    for folder in (package.parent / "tuned_examples", package / "tuned_examples"):
+    for folder in (package / "tuned_examples", package.parent / "tuned_examples"):
         if any(folder.glob("*.yaml")):
             return folder
-    raise UsageError(f"This installation has no tuned_examples/, neither beside nor inside {package}.")
+    raise UsageError(f"This installation has no tuned_examples/, neither inside nor beside {package}.")
 
 
 def find_example(name: str) -> Path:
