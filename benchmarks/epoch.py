@@ -93,11 +93,11 @@ def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajecto
     )
 
 
-def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int) -> Trainer:
-    """A trainer with `stored` transitions."""
+def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int, side_by_side: bool = False) -> Trainer:
+    """A trainer with `stored` transitions; side by side, the world model's parts cannot be timed one by one."""
     torch.manual_seed(0)
     networks = [network(layout, hp).to(device) for network in (Actor, Critic, WorldModel)]
-    trainer = Trainer(layout, hp, *networks, device=device, seed=0)
+    trainer = Trainer(layout, hp, *networks, device=device, seed=0, side_by_side=side_by_side)
     trainer.add([random_trajectory(layout, min(EPISODE, stored), number) for number in range(-(-stored // EPISODE))])
     return trainer
 
@@ -143,48 +143,76 @@ def shortened(full: Hyperparameters, updates: int) -> tuple[Hyperparameters, dic
     return dataclasses.replace(full, **fewer, num_steps_before_learning=0), factors
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Everything the tables show, for each combination of acceleration and precision."""
-    layout, trainers, factors = TASKS[args.task], {}, {}
-    for combination in itertools.product(args.acceleration, args.precision):
-        settings = {**json.loads(args.set), **dict(zip(("acceleration", "precision"), combination, strict=True))}
-        hp, factors = shortened(resolve(settings, "mamujoco", args.model_size), args.updates)
-        trainers[combination] = build(layout, hp, args.device, args.stored)
-    flops = {phase: n * factors.get(phase, 1.0) for phase, n in count_flops(layout, hp, args.device).items()}
-    runs, rates, memory, first = ({combination: [] for combination in trainers} for _ in range(4))
-    for number in range(args.warmup + args.repeats):
-        for combination, trainer in trainers.items():
-            if args.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            seconds = run_once(trainer, number)
-            if number == 0:
-                first[combination] = sum(seconds.values())
-            if number >= args.warmup:
-                rates[combination].append(matmul_rate(args.device, args.matmul_size, combination[1]))
-                runs[combination].append({p: seconds.get(p, 0.0) * factors.get(p, 1.0) for p in (*PHASES, "metrics")})
-                memory[combination].append(_peak_memory(args.device))
-    return [
-        {
+class Variant:
+    """One way to execute an iteration, and what was measured of it.
+
+    Args:
+        args: the command line's.
+        acceleration: see `Hyperparameters`.
+        precision: likewise.
+    """
+
+    def __init__(self, args: argparse.Namespace, acceleration: str, precision: str) -> None:
+        settings = {**json.loads(args.set), "acceleration": acceleration, "precision": precision}
+        self.args, self.precision, self.acceleration = args, precision, acceleration
+        self.hp, self.factors = shortened(resolve(settings, "mamujoco", args.model_size), args.updates)
+        self.trainer = build(TASKS[args.task], self.hp, args.device, args.stored)
+        self.together = None
+        if self.trainer.accelerator.records:
+            self.together = build(TASKS[args.task], self.hp, args.device, args.stored, side_by_side=True)
+        self.runs: list[dict[str, float]] = []
+        self.runs_together: list[float] = []
+        self.rates: list[float] = []
+        self.memory = 0.0
+
+    def run(self, number: int) -> None:
+        """One repeat, or part of the warm-up."""
+        if self.args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = run_once(self.trainer, number)
+        memory = _peak_memory(self.args.device)
+        together = sum(run_once(self.together, number).values()) if self.together else 0.0
+        if number == 0:
+            self.first_run = sum(seconds.values())
+        if number >= self.args.warmup:
+            self.runs.append({p: seconds.get(p, 0.0) * self.factors.get(p, 1.0) for p in (*PHASES, "metrics")})
+            self.runs_together += [together] if together else []
+            self.memory = max(self.memory, memory)
+            self.rates.append(matmul_rate(self.args.device, self.args.matmul_size, self.precision))
+
+    def result(self, flops: dict[str, int]) -> dict[str, Any]:
+        """What the table shows."""
+        args, phases = self.args, (*PHASES, "metrics")
+        return {
             "task": args.task,
             "model_size": args.model_size,
-            "acceleration": acceleration,
-            "precision": precision,
+            "acceleration": self.acceleration,
+            "precision": self.precision,
             "settings": json.loads(args.set),
             "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "stored": args.stored,
             "updates_per_repeat": args.updates,
-            "first_run_seconds": first[acceleration, precision],
-            "matmul_gflops": statistics.median(rates[acceleration, precision]) / 1e9,
-            "seconds": {p: statistics.median(run[p] for run in found) for p in (*PHASES, "metrics")},
-            "range": {p: [min(run[p] for run in found), max(run[p] for run in found)] for p in (*PHASES, "metrics")},
-            "iteration": statistics.median(sum(run.values()) for run in found),
-            "gflop": {phase: count / 1e9 for phase, count in flops.items()},
-            "peak_memory_mb": max(memory[acceleration, precision]),
+            "first_run_seconds": self.first_run,
+            "matmul_gflops": statistics.median(self.rates) / 1e9,
+            "seconds": {p: statistics.median(run[p] for run in self.runs) for p in phases},
+            "range": {p: [min(run[p] for run in self.runs), max(run[p] for run in self.runs)] for p in phases},
+            "iteration": statistics.median(sum(run.values()) for run in self.runs),
+            "iteration_side_by_side": statistics.median(self.runs_together) if self.runs_together else None,
+            "gflop": {phase: count * self.factors.get(phase, 1.0) / 1e9 for phase, count in flops.items()},
+            "peak_memory_mb": self.memory,
         }
-        for (acceleration, precision), found in runs.items()
-    ]
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Everything the tables show, for each combination of acceleration and precision."""
+    variants = [Variant(args, *combination) for combination in itertools.product(args.acceleration, args.precision)]
+    flops = count_flops(TASKS[args.task], variants[0].hp, args.device)
+    for number in range(args.warmup + args.repeats):
+        for variant in variants:
+            variant.run(number)
+    return [variant.result(flops) for variant in variants]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -201,6 +229,8 @@ def table(result: dict[str, Any]) -> str:
             line += f" {gflop:10.1f} {rate:9.1f} {rate / result['matmul_gflops']:8.0%}"
         lines.append(line)
     lines.append(f"{'iteration':<20} {result['iteration']:9.4f}")
+    if (together := result["iteration_side_by_side"]) is not None:
+        lines.append(f"{'... side by side':<20} {together:9.4f}")
     lines.append(
         f"large matrix product {result['matmul_gflops']:.1f} GFLOP/s; peak memory {result['peak_memory_mb']:.0f} MB; "
         f"first run {result['first_run_seconds']:.1f} s"
@@ -217,6 +247,9 @@ def comparison(results: list[dict[str, Any]]) -> str:
     for phase in (*PHASES, "iteration"):
         values = [result["iteration"] if phase == "iteration" else result["seconds"][phase] for result in results]
         lines.append(f"{phase:<20}" + "".join(f"{values[0] / value:26.2f}" for value in values[1:]))
+    together = [other["iteration_side_by_side"] for other in others]
+    cells = (f"{first['iteration'] / seconds:26.2f}" if seconds else f"{'-':>26}" for seconds in together)
+    lines.append(f"{'... side by side':<20}" + "".join(cells))
     return "\n".join(lines)
 
 

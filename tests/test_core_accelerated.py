@@ -27,8 +27,9 @@ def nano(**changes):
     """Sizes at which a recorded step is worth its while, without dropout, which fused kernels draw differently."""
     sizes = {"decoder_hidden_size": 64, "dynamics_channels": 32, "dynamics_blocks_per_level": 1,
              "dynamics_condition_size": 32, "dynamics_action_size": 32, "reward_embedding_size": 64,
-             "reward_num_layers": 2, "num_imagined_rollouts": 50, "replay_capacity": 1000,
-             "reward_dropout": 0.0, **UPDATES}  # fmt: skip
+             "dynamics_num_levels": 2, "reward_num_layers": 2, "num_imagined_rollouts": 50, "imagination_horizon": 5,
+             "policy_updates_per_iteration": 2, "ppo_epochs": 2, "replay_capacity": 1000, "reward_dropout": 0.0,
+             **UPDATES}  # fmt: skip
     return Hyperparameters(**{**sizes, **changes})
 
 
@@ -80,7 +81,7 @@ def test_bfloat16_and_float32_updates_agree_on_a_cpu():
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 def test_results_are_float32_whatever_the_matrix_products_are(precision):
     trainer = filled(ANT, nano(precision=precision))
-    rollout = trainer._imagine()
+    rollout = trainer._steps["imagine"]()
     assert {column.dtype for column in rollout} == {torch.float32}
     assert (rollout.states.bfloat16().float() != rollout.states).any()  # not rounded to bfloat16 at the end
 
@@ -124,7 +125,7 @@ def test_reduced_precision_agrees_with_float32_over_50_updates(precision, relati
 def test_auto_decides_on_every_step_and_agrees_with_eager():
     auto, eager = (filled(ANT, nano(acceleration=m, precision="float32"), GPU) for m in ("auto", "eager"))
     assert_close(metrics(auto, 8), metrics(eager, 8), 1e-2)
-    steps = auto._steps.values()
+    steps = [*auto._steps.values(), *auto._update_steps.values()]
     assert all(isinstance(step, FasterStep) and step.chosen in ("cuda_graphs", "compile") for step in steps)
 
 
@@ -133,14 +134,14 @@ def test_two_replays_of_imagination_differ_and_the_same_seed_repeats_them():
     trainer = filled(ANT, nano(acceleration="cuda_graphs"), GPU)
     trainer.world_model.eval()
     for _ in range(3):
-        trainer._imagine()
+        trainer._steps["imagine"]()
     assert trainer._steps["imagine"].is_recorded
-    first = [column.clone() for column in trainer._imagine()]
-    assert all(not torch.equal(ours, theirs) for ours, theirs in zip(first, trainer._imagine(), strict=True))
+    first = [column.clone() for column in trainer._steps["imagine"]()]
+    assert all(not torch.equal(ours, theirs) for ours, theirs in zip(first, trainer._steps["imagine"](), strict=True))
     repeated = []
     for _ in range(2):
         torch.manual_seed(7)
-        repeated.append([column.clone() for column in trainer._imagine()])
+        repeated.append([column.clone() for column in trainer._steps["imagine"]()])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*repeated, strict=True))
 
 

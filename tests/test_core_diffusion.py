@@ -71,7 +71,7 @@ def test_denoiser_combines_skip_and_network():
     model = new()
     noisy, sigma = torch.randn(5, 4), torch.tensor([0.01, 0.2, 0.5, 1.0, 4.0])
     context, encoded = torch.randn(5, 3, 4), torch.randn(5, 8)
-    denoised, output = model.denoise(noisy, sigma, context, encoded)
+    denoised, output = model(noisy, sigma, context, encoded)
     for b in range(5):
         c_skip, c_out, c_in, c_noise = precondition((sigma[b] ** 2 + 0.09).sqrt(), 0.5)
         condition = model.condition(model.noise_features(c_noise.unsqueeze(0)) + encoded[b : b + 1])
@@ -178,8 +178,8 @@ def test_training_shows_all_valid_past_actions_and_one_present_agent():
     states, actions, next_states = windows(UNEQUAL, 3, 4)
     valid = torch.tensor([[True] * 4, [False, True, True, True], [False, False, True, False]])
     model.loss(states, actions, next_states, valid)
-    assert len(seen) == 2
-    for step, visible in enumerate(seen):
+    assert len(seen) == 1 and len(seen[0]) == 2 * 3  # both predictions at once
+    for step, visible in enumerate(seen[0].split(3)):
         assert torch.equal(visible[:, :2], valid[:, step : step + 2].unsqueeze(-1).expand(-1, -1, 2))
         assert torch.all(visible[:, 2].sum(-1) == 1)
 
@@ -233,7 +233,7 @@ def gaussian_sampler(**changes):
     """A model whose denoiser is the posterior mean of data from Normal(MEAN, STD^2)."""
     model = new(context_length=1, conditioning="joint", **changes)
     posterior = lambda x, sigma, *_: ((STD**2 * x + sigma**2 * MEAN) / (STD**2 + sigma**2), None)  # noqa: E731
-    model.denoise = posterior
+    model.forward = posterior
     return model
 
 
@@ -288,7 +288,7 @@ def test_samples_have_the_datas_mean_and_deviation(settings):
 
 def test_churn_adds_as_much_noise_as_it_raises_the_noise_level():
     model = gaussian_sampler(num_denoising_steps=10, sampler_churn=2.0, sampler_churn_noise=1.5)
-    model.denoise = lambda x, sigma, *_: (x * 0, sigma)  # then a step from sigma to s multiplies x by s / sigma
+    model.forward = lambda x, sigma, *_: (x * 0, sigma)  # then a step from sigma to s multiplies x by s / sigma
     x = torch.full((50_000, 1), 2.0)
     torch.manual_seed(0)
     moved = model._solver_step(x, 3.0, 1.0, x, x)
@@ -301,8 +301,8 @@ def test_churn_adds_as_much_noise_as_it_raises_the_noise_level():
 
 def test_sampler_evaluates_the_denoiser_at_the_schedules_levels():
     model, levels = gaussian_sampler(num_denoising_steps=4), []
-    denoise = model.denoise
-    model.denoise = lambda x, sigma, *rest: levels.append(sigma.item()) or denoise(x, sigma, *rest)
+    denoise = model.forward
+    model.forward = lambda x, sigma, *rest: levels.append(sigma.item()) or denoise(x, sigma, *rest)
     draw(model, 2)
     np.testing.assert_allclose(levels, karras_schedule(4, 2e-3, 5.0, 7.0)[:4], rtol=1e-5)
 
@@ -361,12 +361,14 @@ def test_loss_and_gradient_equal_a_second_implementation(unroll, conditioning):
 
 def test_training_noise_is_log_normal_and_clipped():
     model, levels = new(noise_log_mean=-0.4, noise_log_std=1.2), []
-    denoise = model.denoise
-    model.denoise = lambda x, sigma, *rest: levels.append((x, sigma)) or denoise(x, sigma, *rest)
+    denoise = model.forward
+    model.forward = lambda x, sigma, *rest: levels.append((x, sigma)) or denoise(x, sigma, *rest)
     torch.manual_seed(0)
     target = torch.full((4000, 4), 3.0)
     with torch.no_grad():
-        model._denoising_error(target, torch.zeros(4000, 3, 4), torch.zeros(4000, 8))
+        states, actions, _ = windows(UNEQUAL, 4000, 3)
+        next_states = target.unsqueeze(1).expand(-1, 3, -1)
+        model.loss(states, actions, next_states, torch.ones(4000, 3, dtype=torch.bool))
     noisy, sigma = levels[0]
     assert abs(sigma.log().mean() + 0.4) < 0.1 and abs(sigma.log().std() - 1.2) < 0.07
     assert sigma.min() >= 2e-3 and sigma.max() <= 20
@@ -395,7 +397,7 @@ def test_invalid_rows_have_exactly_no_influence_on_the_loss():
 
 def test_the_first_context_is_zero_where_padded_and_predictions_follow():
     model, contexts, predictions = new(), [], []
-    denoise = model.denoise
+    denoise = model.forward
 
     def spy(noisy, sigma, context, actions):
         contexts.append(context)
@@ -403,10 +405,14 @@ def test_the_first_context_is_zero_where_padded_and_predictions_follow():
         predictions.append(denoised)
         return denoised, output
 
-    model.denoise = spy
+    model.forward = spy
     states, actions, next_states = windows(UNEQUAL, 4, 5)
     model.loss(states, actions, next_states, VALID)
     assert torch.equal(contexts[0], states[:, :3] * VALID[:, :3, None])
+    *_, trained = contexts
+    contexts = trained.split(4)  # those that gradients are computed with, after a pass without gradients
+    assert [len(prediction) for prediction in predictions] == [4, 4, 12] and not predictions[0].requires_grad
+    assert torch.allclose(predictions[2][:8], torch.cat(predictions[:2]), atol=1e-6)
     assert torch.equal(contexts[1][:, :2], contexts[0][:, 1:]) and torch.equal(contexts[1][:, 2], predictions[0])
     assert torch.equal(contexts[2][:, 1], predictions[0]) and torch.equal(contexts[2][:, 2], predictions[1])
     assert not any(context.requires_grad for context in contexts)  # each prediction is fed back detached

@@ -35,7 +35,11 @@ def test_every_hyperparameter_is_documented():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("gama", "Did you mean 'gamma'"), ("dynamics_learning", "dynamics_"), ("xyzzy", "Known: actor_grad_clip, ")],
+    [
+        ("gama", "Did you mean 'gamma'"),
+        ("dynamics_learning", "dynamics_"),
+        ("xyzzy", "Known: acceleration, actor_grad_clip, "),
+    ],
 )
 def test_unknown_names_are_refused_with_the_nearest(name, hint):
     with pytest.raises(ValueError, match=f"Unknown hyperparameter '{name}'. .*{hint}"):

@@ -60,7 +60,7 @@ def test_cached_steps_equal_the_full_sequence(layout, chunks):
     cache, start = model.new_cache(5), 0
     for length in chunks:
         now = slice(start, start + length)
-        cached_rewards, cached_logits = model(states[:, now], actions[:, now], cache)
+        cached_rewards, cached_logits = model.extend(states[:, now], actions[:, now], cache)
         assert torch.allclose(cached_rewards, rewards[:, now], atol=1e-5)
         assert torch.allclose(cached_logits, logits[:, now], atol=1e-5)
         start += length
@@ -137,9 +137,9 @@ def test_more_steps_than_the_horizon_are_refused():
     with pytest.raises(ValueError, match=r"holds 4 steps, but was given 0 \+ 5"):
         model(states, actions)
     cache = model.new_cache(5)
-    model(states[:, :4], actions[:, :4], cache)
+    model.extend(states[:, :4], actions[:, :4], cache)
     with pytest.raises(ValueError, match=r"given 4 \+ 1"):
-        model(states[:, 4:], actions[:, 4:], cache)
+        model.extend(states[:, 4:], actions[:, 4:], cache)
 
 
 def test_dropout_acts_in_training_only():

@@ -153,7 +153,7 @@ def test_each_model_draws_its_windows_and_imagination_is_without_dropout(monkeyp
         drawn.clear()
         trainer.train_iteration()
         decoder, dynamics, reward = (8, 0, 0, True), (8, 2, 1, True), (4, 0, 3, True)
-        assert drawn == [decoder] * 2 + [dynamics] * 2 + [reward] * 2 + [(6, 2, 0, False)] * 2
+        assert drawn == [decoder, dynamics, reward] * 2 + [(6, 2, 0, False)] * 2
 
 
 def test_no_seed_draws_one():
@@ -317,6 +317,6 @@ def test_averaging_sees_the_gradients_of_every_optimizer():
     trainer = filled(average_gradients=lambda parameters: seen.append(len(parameters)))
     trainer.train_iteration()
     sizes = {name: len(o.parameters) for name, o in trainer.optimizers.items()}
-    assert seen[:6] == [sizes["decoder"]] * 2 + [sizes["dynamics"]] * 2 + [sizes["reward"]] * 2
+    assert seen[:6] == [sizes["decoder"], sizes["dynamics"], sizes["reward"]] * 2
     assert sorted(seen[6:]) == sorted([sizes["actor"]] * 4 + [sizes["critic"]] * 4)
     assert sum(sizes.values()) == len(parameters(trainer))

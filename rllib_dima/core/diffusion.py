@@ -7,6 +7,7 @@ revealing one agent's action per denoising step. States in this file are normali
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,6 +83,16 @@ def _arrange(sequence: torch.Tensor, order: str, batch_size: int) -> torch.Tenso
     return (sequence if order == "ascending" else sequence.flip(0)).expand(batch_size, -1)
 
 
+class _Task(NamedTuple):
+    """One prediction to be trained, for each of B samples."""
+
+    actions: torch.Tensor  # (B, L, N, A)
+    visible: torch.Tensor  # (B, L, N) bool
+    target: torch.Tensor  # (B, S) the next state
+    noisy: torch.Tensor  # (B, S) the target and noise
+    sigma: torch.Tensor  # (B,) the noise level, without offset noise
+
+
 class Diffusion(nn.Module):
     """D_theta(s_{t+1} + noise; sigma, visible actions, context) -> s_{t+1}.
 
@@ -113,7 +124,7 @@ class Diffusion(nn.Module):
         sequence = torch.cat([context, noisy.unsqueeze(1)], dim=1)  # (B, L + 1, S)
         return self.unet(sequence, condition)[:, -1].to(noisy.dtype)
 
-    def denoise(
+    def forward(
         self, noisy: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One evaluation of D_theta, and of F_theta inside it.
@@ -148,20 +159,30 @@ class Diffusion(nn.Module):
             next_states: (B, W, S).
             valid: (B, W) bool; padding before an episode's start and after its end is False.
         """
-        length = self.hp.context_length
+        length, batch_size = self.hp.context_length, len(states)
         states = states * valid.unsqueeze(-1)  # padded context is zero
-        context = states[:, :length]  # (B, L, S)
-        errors = []
-        for step in range(states.shape[1] - length + 1):
-            seen = slice(step, step + length)
-            visible = self._training_visibility(valid[:, seen])
-            target = next_states[:, step + length - 1]
-            denoised, error = self._denoising_error(target, context, self.action_encoder(actions[:, seen], visible))
-            errors.append(error)  # (B,)
-            context = torch.cat([context[:, 1:], denoised.detach().unsqueeze(1)], dim=1)
-        weight = valid[:, length - 1 :].float()  # (B, U)
-        loss = (torch.stack(errors, dim=1) * weight).sum() / weight.sum().clamp(min=1)
+        tasks = [
+            self._denoising_task(actions[:, seen], valid[:, seen], next_states[:, seen.stop - 1])
+            for seen in (slice(step, step + length) for step in range(states.shape[1] - length + 1))
+        ]
+        task = _Task(*(torch.cat(column) for column in zip(*tasks, strict=True)))  # (U * B, ...)
+        encoded = self.action_encoder(task.actions, task.visible)  # (U * B, E)
+        contexts = self._contexts(states[:, :length], tasks, encoded)  # (U * B, L, S)
+        _, output = self(task.noisy, task.sigma, contexts, encoded)
+        c = self.preconditioning(task.sigma)
+        unit_target = (task.target - c.c_skip.unsqueeze(1) * task.noisy) / c.c_out.unsqueeze(1)
+        error = (output - unit_target).square().mean(dim=1).view(-1, batch_size).T  # (B, U)
+        weight = valid[:, length - 1 :].float()
+        loss = (error * weight).sum() / weight.sum().clamp(min=1)
         return loss, {"dynamics_loss": loss.detach()}
+
+    def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, target: torch.Tensor) -> _Task:
+        """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), target (B, S)."""
+        hp, visible = self.hp, self._training_visibility(valid)
+        log_sigma = torch.randn(len(target), device=target.device) * hp.noise_log_std + hp.noise_log_mean
+        sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
+        noise = torch.randn_like(target) * sigma.unsqueeze(1) + torch.randn_like(target) * hp.sigma_offset_noise
+        return _Task(actions, visible, target, target + noise, sigma)
 
     def _training_visibility(self, valid: torch.Tensor) -> torch.Tensor:
         """Past actions where valid, of the present ones a draw: (B, L) -> (B, L, N)."""
@@ -169,19 +190,27 @@ class Diffusion(nn.Module):
         past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)
         return torch.cat([past, present.unsqueeze(1)], dim=1)
 
-    def _denoising_error(
-        self, target: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noises target (B, S), denoises it: the prediction (B, S) and its weighted squared error (B,)."""
-        hp = self.hp
-        log_sigma = torch.randn(len(target), device=target.device) * hp.noise_log_std + hp.noise_log_mean
-        sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
-        noise = torch.randn_like(target) * sigma.unsqueeze(1) + torch.randn_like(target) * hp.sigma_offset_noise
-        noisy = target + noise
-        denoised, output = self.denoise(noisy, sigma, context, actions)
-        c = self.preconditioning(sigma)
-        unit_target = (target - c.c_skip.unsqueeze(1) * noisy) / c.c_out.unsqueeze(1)
-        return denoised, (output - unit_target).square().mean(dim=1)
+    @torch.no_grad()
+    def _contexts(self, first: torch.Tensor, tasks: Sequence[_Task], encoded: torch.Tensor) -> torch.Tensor:
+        """The context of every task: the first one, then each shifted by one to end in the prediction before.
+
+        Predictions are fed back without gradients. That makes the tasks independent of each other once their contexts
+        are known, so that one pass with gradients can do all of them: predicting U - 1 of them twice costs less than
+        U separate backward passes over small batches.
+
+        Args:
+            first: (B, L, S).
+            tasks: U tasks of B samples.
+            encoded: (U * B, E) their encoded actions.
+
+        Returns:
+            (U * B, L, S).
+        """
+        contexts = [first]
+        for task, actions in zip(tasks[:-1], encoded.detach().split(len(first)), strict=False):
+            denoised, _ = self(task.noisy, task.sigma, contexts[-1], actions)
+            contexts.append(torch.cat([contexts[-1][:, 1:], denoised.unsqueeze(1)], dim=1))
+        return torch.cat(contexts)
 
     def sample(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Draws s_{t+1}: starts at Normal(0, sigma_max^2) and follows the probability-flow ODE down to 0.
@@ -226,5 +255,5 @@ class Diffusion(nn.Module):
 
     def _slope(self, x: torch.Tensor, sigma: float, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """dx / dsigma = (x - D(x; sigma)) / sigma."""
-        denoised, _ = self.denoise(x, x.new_full((1,), sigma), context, actions)
+        denoised, _ = self(x, x.new_full((1,), sigma), context, actions)
         return (x - denoised) / sigma

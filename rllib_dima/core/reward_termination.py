@@ -117,15 +117,12 @@ class RewardTermination(nn.Module):
         self.norm_out = nn.LayerNorm(size)
         self.reward_head, self.continuation_head = _head(size), _head(size)
 
-    def forward(
-        self, states: torch.Tensor, actions: torch.Tensor, cache: KeyValueCache | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rewards and continuation logits of M consecutive steps.
+    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards and continuation logits of the first M steps of rollouts.
 
         Args:
             states: (B, M, S) normalised.
             actions: (B, M, N, A).
-            cache: what came before; None for nothing. The M steps are added to it.
 
         Returns:
             (B, M) rewards and (B, M) logits.
@@ -133,15 +130,26 @@ class RewardTermination(nn.Module):
         Raises:
             ValueError: if the steps exceed the horizon H.
         """
-        start = 0 if cache is None else cache.length
-        x = self._embed(states, actions, start)
+        x = self._embed(states, actions, 0)
         for block in self.blocks:
-            x = block(x) if cache is None else block.extend(x, cache)
-        if cache is not None:
-            cache.length += x.shape[1]
+            x = block(x)
+        return self._predict(x, states.dtype)
+
+    def extend(
+        self, states: torch.Tensor, actions: torch.Tensor, cache: KeyValueCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`, of M more steps after those in the cache, which are added to it."""
+        x = self._embed(states, actions, cache.length)
+        for block in self.blocks:
+            x = block.extend(x, cache)
+        cache.length += x.shape[1]
+        return self._predict(x, states.dtype)
+
+    def _predict(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards and logits (B, M) from tokens (B, 2M, D)."""
         outcome = self.norm_out(x[:, 1::2])  # (B, M, D) at the action tokens
-        heads = (self.reward_head(outcome), self.continuation_head(outcome))
-        return tuple(head.squeeze(-1).to(states.dtype) for head in heads)
+        rewards, logits = self.reward_head(outcome), self.continuation_head(outcome)
+        return rewards.squeeze(-1).to(dtype), logits.squeeze(-1).to(dtype)
 
     def new_cache(self, batch_size: int) -> KeyValueCache:
         """An empty cache for B rollouts of up to H steps."""

@@ -4,6 +4,8 @@ for each of decoder_updates_per_iteration:     update the state decoder
 for each of dynamics_updates_per_iteration:    update the dynamics
 for each of reward_updates_per_iteration:      update reward and termination
 for each of policy_updates_per_iteration:      imagine, then PPO epochs for actor and critic
+
+The first three do not depend on each other; their updates take turns.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 Draw = Callable[[], Window]
 Metrics = dict[str, dict[str, float]]
 
-_WORLD_MODEL_PARTS = ("decoder", "dynamics", "reward")
+WORLD_MODEL_PHASES = {"decoder": "state_decoder", "dynamics": "dynamics", "reward": "reward_termination"}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -54,6 +56,8 @@ class Trainer:
         seed: of all random numbers; None draws one.
         rank: of this learner among several.
         average_gradients: averages gradients over the learners, in place.
+        side_by_side: whether steps that do not depend on each other run at the same time where they are recorded as
+            CUDA graphs. The seconds of the world model's three parts are then one number.
 
     Raises:
         ValueError: if `hp.acceleration` needs a GPU and `device` is none.
@@ -70,6 +74,7 @@ class Trainer:
         seed: int | None = 0,
         rank: int = 0,
         average_gradients: AverageGradients | None = None,
+        side_by_side: bool = True,
     ) -> None:
         self.hp, self.device, self.rank = hp, torch.device(device), rank
         self.actor, self.critic, self.world_model = actor, critic, world_model
@@ -81,9 +86,11 @@ class Trainer:
         self.num_iterations = 0  # iterations that trained
         self._clock = PhaseClock(self.device)
         self.optimizers = _build_optimizers(hp, actor, critic, world_model, average_gradients)
-        self._means = {part: RunningMeans(self.device) for part in (*_WORLD_MODEL_PARTS, "rollout", "actor", "critic")}
+        self._means = {part: RunningMeans(self.device) for part in (*WORLD_MODEL_PHASES, "rollout", "actor", "critic")}
         self.accelerator = Accelerator(hp.acceleration, self.device, world_model.fusible_modules())
-        self._steps = self._build_steps(is_alone=average_gradients is None)
+        self._is_alone, self._side_by_side = average_gradients is None, side_by_side
+        self._update_steps: dict[tuple[str, ...], Step] = {}
+        self._steps = self._build_policy_steps()
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
         """Stores real experience and updates the state statistics with it.
@@ -114,7 +121,7 @@ class Trainer:
             means.clear()
         with self._random_numbers(), matrix_product_precision(self.hp.precision, self.device):
             self._train_world_model()
-            parts = {"world_model": _WORLD_MODEL_PARTS}
+            parts = {"world_model": tuple(WORLD_MODEL_PHASES)}
             if self.num_iterations >= self.hp.num_world_model_warmup_iterations:
                 self._train_policy()
                 parts |= {"actor": ("actor",), "critic": ("rollout", "critic")}
@@ -144,27 +151,51 @@ class Trainer:
             self.optimizers[name].lr = lr
 
     def _train_world_model(self) -> None:
-        hp, model = self.hp, self.world_model
-        model.train()
-        with self._clock.timed("state_decoder"):
-            self._fit("decoder", hp.decoder_updates_per_iteration)
-        with self._clock.timed("dynamics"):
-            self._fit("dynamics", hp.dynamics_updates_per_iteration)
-        with self._clock.timed("reward_termination"):
-            self._fit("reward", hp.reward_updates_per_iteration)
-        model.eval()
+        """The models do not depend on each other: their updates take turns, or are done side by side."""
+        updates = {part: getattr(self.hp, f"{part}_updates_per_iteration") for part in WORLD_MODEL_PHASES}
+        self.world_model.train()
+        for number in range(max(updates.values())):
+            parts = tuple(part for part in updates if number < updates[part])
+            for part in parts:
+                self.optimizers[part].begin_update()
+            if self._side_by_side and self._is_recordable and self.accelerator.records:
+                with self._clock.timed("world_model"):
+                    self._update_step(parts)()
+                continue
+            for part in parts:
+                with self._clock.timed(WORLD_MODEL_PHASES[part]):
+                    self._update_step((part,))()
+        self.world_model.eval()
 
-    def _fit(self, part: str, updates: int) -> None:
-        """Updates one part of the world model."""
-        for _ in range(updates):
-            self.optimizers[part].begin_update()
-            self._steps[part]()
+    def _update_step(self, parts: tuple[str, ...]) -> Step:
+        """A step that updates the given parts once, side by side."""
+        if parts not in self._update_steps:
+            updates = [partial(self._update_part, part, *self._loss_and_draw(part)) for part in parts]
+            step = partial(self.accelerator.side_by_side, updates) if len(parts) > 1 else updates[0]
+            name = f"the update of {', '.join(parts)}"
+            self._update_steps[parts] = self.accelerator.accelerate(name, step, self._is_recordable)
+        return self._update_steps[parts]
+
+    def _loss_and_draw(self, part: str) -> tuple[Loss, Draw]:
+        """What a part of the world model is trained on."""
+        hp, model, sample = self.hp, self.world_model, self.replay.sample
+        if part == "decoder":
+            return model.state_decoder_loss, partial(sample, hp.decoder_batch_size)
+        if part == "dynamics":
+            past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
+            return model.dynamics_loss, partial(sample, hp.dynamics_batch_size, past, future)
+        horizon = hp.imagination_horizon
+        return model.reward_termination_loss, partial(sample, hp.reward_batch_size, future=horizon - 1)
+
+    def _update_part(self, part: str, loss: Loss, draw: Draw) -> None:
+        value, metrics = loss(draw())
+        self._means[part].add(metrics | {f"{part}_grad_norm": self.optimizers[part].step(value)})
 
     def _train_policy(self) -> None:
         hp = self.hp
         for _ in range(hp.policy_updates_per_iteration):
             with self._clock.timed("imagination"):
-                rollout = self._imagine()
+                rollout = self._steps["imagine"]()
             with self._clock.timed("ppo"):
                 batch = self._steps["evaluate"](*rollout)
                 for _ in range(hp.ppo_epochs):
@@ -172,39 +203,17 @@ class Trainer:
                     self.optimizers["critic"].begin_update(hp.ppo_minibatches)
                     self._steps["ppo_epoch"](*batch)
 
-    def _imagine(self) -> Rollout:
-        return self._steps["imagine"]()
-
-    def _build_steps(self, is_alone: bool) -> dict[str, Step]:
-        """The steps of an iteration, as they are executed."""
-        hp, model = self.hp, self.world_model
-        past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
-        sample, horizon = self.replay.sample, hp.imagination_horizon
-        decoder_windows = partial(sample, hp.decoder_batch_size)
-        dynamics_windows = partial(sample, hp.dynamics_batch_size, past, future)
-        reward_windows = partial(sample, hp.reward_batch_size, future=horizon - 1)
-        starts = partial(sample, hp.num_imagined_rollouts, past)
-        steps = {
-            "decoder": partial(self._update_part, "decoder", model.state_decoder_loss, decoder_windows),
-            "dynamics": partial(self._update_part, "dynamics", model.dynamics_loss, dynamics_windows),
-            "reward": partial(self._update_part, "reward", model.reward_termination_loss, reward_windows),
-            "imagine": lambda: imagine(model, self.actor, starts(), horizon),
-            "evaluate": self._evaluate,
-            "ppo_epoch": self._ppo_epoch,
-        }
-        draws, exchanges = ("decoder", "dynamics", "reward", "imagine"), (*_WORLD_MODEL_PARTS, "ppo_epoch")
+    def _build_policy_steps(self) -> dict[str, Step]:
         accelerate = self.accelerator.accelerate
+        return {
+            "imagine": accelerate("imagination", self._imagine, self._has_replay_on_device),
+            "evaluate": accelerate("the evaluation of rollouts", self._evaluate),
+            "ppo_epoch": accelerate("PPO epochs", self._ppo_epoch, self._is_alone),
+        }
 
-        def is_recordable(name: str) -> bool:
-            is_on_device = self.replay.device == self.replay.output_device
-            return (is_alone or name not in exchanges) and (is_on_device or name not in draws)
-
-        return {name: accelerate(name, step, is_recordable(name)) for name, step in steps.items()}
-
-    def _update_part(self, part: str, loss: Loss, draw: Draw) -> None:
-        """One update of one part of the world model."""
-        value, metrics = loss(draw())
-        self._means[part].add(metrics | {f"{part}_grad_norm": self.optimizers[part].step(value)})
+    def _imagine(self) -> Rollout:
+        start = self.replay.sample(self.hp.num_imagined_rollouts, past=self.hp.context_length - 1)
+        return imagine(self.world_model, self.actor, start, self.hp.imagination_horizon)
 
     def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
         batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp)
@@ -214,9 +223,12 @@ class Trainer:
     def _ppo_epoch(self, *columns: torch.Tensor) -> None:
         """One pass of actor and critic over an imagined batch."""
         for minibatch in self._minibatches(PPOBatch(*columns)):
-            for name, model in (("actor", self.actor), ("critic", self.critic)):
-                loss, metrics = model.loss(minibatch)
-                self._means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
+            updates = [partial(self._update_policy, name, minibatch) for name in ("actor", "critic")]
+            self.accelerator.side_by_side(updates)
+
+    def _update_policy(self, name: str, minibatch: PPOBatch) -> None:
+        loss, metrics = {"actor": self.actor, "critic": self.critic}[name].loss(minibatch)
+        self._means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
 
     def _minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
         """The batch in `ppo_minibatches` random parts."""
@@ -246,6 +258,15 @@ class Trainer:
                 f"environment steps). Go on from the last checkpoint with a lower learning rate of that model, or look "
                 f"for extreme values in the environment's states and rewards."
             )
+
+    @property
+    def _has_replay_on_device(self) -> bool:
+        return self.replay.device == self.replay.output_device
+
+    @property
+    def _is_recordable(self) -> bool:
+        """Whether updates of the world model touch nothing but the device."""
+        return self._is_alone and self._has_replay_on_device
 
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:

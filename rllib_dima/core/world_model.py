@@ -70,7 +70,7 @@ class WorldModel(nn.Module):
 
     def fusible_modules(self) -> list[nn.Module]:
         """Modules of many small operations, which a compiler can fuse."""
-        return [self.dynamics.unet, *self.reward_termination.blocks]
+        return [self.dynamics, self.reward_termination]
 
     def reset(self, start: Window) -> Simulation:
         """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present."""
@@ -103,7 +103,9 @@ class Simulation:
         """
         actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
         with self._model.autocast():
-            reward, logit = self._model.reward_termination(self.states.unsqueeze(1), actions.unsqueeze(1), self._cache)
+            reward, logit = self._model.reward_termination.extend(
+                self.states.unsqueeze(1), actions.unsqueeze(1), self._cache
+            )
             self._advance(self._next_states(actions_in_context), actions_in_context)
         return ImaginedStep(self.states, self.observations, reward.squeeze(1), logit.squeeze(1).sigmoid())
 
