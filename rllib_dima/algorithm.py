@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import tempfile
 from collections import deque
@@ -15,7 +16,6 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EVALUATION_RESULTS,
@@ -32,6 +32,8 @@ from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
 from rllib_dima.progress import progress_line
 from rllib_dima.rl_modules import POLICY_ID
+
+logger = logging.getLogger("ray.rllib")
 
 
 class DIMA(Algorithm):
@@ -82,6 +84,7 @@ class DIMA(Algorithm):
             RuntimeError: if the remote runners failed for a reason that does not show in this process.
         """
         self._num_empty_iterations = 0
+        self._num_surplus_steps = 0
         self._evaluation_sampling: list[dict[str, Any] | None] = []
         self._episode_window = EpisodeWindow(config.metrics_num_episodes_for_smoothing)
         try:
@@ -108,6 +111,7 @@ class DIMA(Algorithm):
         """RLlib's state, the statistics of the last episodes, and the episodes that are running."""
         return {
             **super().get_state(*args, **kwargs),
+            "num_surplus_steps": self._num_surplus_steps,
             "episode_window": list(self._episode_window.iterations),
             "sampling": self._get_sampling(self.env_runner_group),
             "evaluation_sampling": self._get_sampling(self.eval_env_runner_group),
@@ -117,6 +121,7 @@ class DIMA(Algorithm):
         """Sets the state, also one older than the present one."""
         self._forget_weights_versions()
         self._episode_window.iterations = deque(state.get("episode_window", ()))
+        self._num_surplus_steps = state.get("num_surplus_steps", 0)
         super().set_state(state)
         _set_sampling(self.env_runner_group, state.get("sampling", []))
         self._evaluation_sampling = state.get("evaluation_sampling", [])
@@ -151,7 +156,7 @@ class DIMA(Algorithm):
         Raises:
             rllib_dima.checkpoint.CheckpointError: it is missing, damaged, incomplete or of another algorithm.
             ValueError: its networks have other sizes than this algorithm's.
-            RuntimeError: a remote learner failed to load it.
+            rllib_dima.learner_group.LearnerError: a remote learner failed to load it.
         """
         if kwargs.get("filesystem") is None and "://" not in str(path):
             path = pathlib.Path(path).expanduser().absolute()
@@ -159,26 +164,44 @@ class DIMA(Algorithm):
             verify(path, kwargs.get("filesystem"))
         self._forget_weights_versions()
         super().restore_from_path(path, *args, **kwargs)
-        if self.learner_group.is_remote:
-            healthy = len(self.learner_group._worker_manager.healthy_actor_ids())
-            if healthy < len(self.learner_group):
-                raise RuntimeError(
-                    f"Only {healthy} of {len(self.learner_group)} learners could restore {path}; "
-                    "the learners' errors are in Ray's log above."
-                )
         self._send_policy()  # RLlib does so for local paths only
 
     def _collect(self) -> list[MultiAgentEpisode]:
-        """Exactly `env_steps_per_iteration` steps, summed over all runners, as episodes and chunks of episodes."""
-        episodes, results = synchronous_parallel_sample(
-            worker_set=self.env_runner_group,
-            max_env_steps=self.config.total_train_batch_size,
-            sample_timeout_s=self.config.sample_timeout_s,
-            _uses_new_env_runners=True,
-            _return_metrics=True,
-        )
-        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        """`env_steps_per_iteration` steps, summed over all runners, as episodes and chunks of episodes.
+
+        Environments of one runner step together, but for those that are just being reset. Where their episodes end at
+        different times, some more steps may come than were asked for; the next iteration collects as many fewer.
+        """
+        due = self.config.total_train_batch_size - self._num_surplus_steps
+        episodes, metrics, num_steps = [], [], 0
+        while num_steps < max(1, due):
+            samples = self._sample(max(1, due) - num_steps)
+            if not samples:
+                logger.warning("No environment runner returned steps within sample_timeout_s.")
+                break
+            for chunks, runner_metrics in samples:
+                episodes += chunks
+                metrics.append(runner_metrics)
+                num_steps += sum(map(len, chunks))
+        self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
+        self._num_surplus_steps = max(0, num_steps - due)
         return episodes
+
+    def _sample(self, num_steps: int) -> list[tuple[list[MultiAgentEpisode], dict[str, Any]]]:
+        """Asks the runners that are there for equal shares; of those that fail nothing comes."""
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            return [_sample(group.local_env_runner, num_steps)]
+        runners = group.healthy_env_runner_ids()
+        shares = [share for share in _split(num_steps, len(runners), self.config.num_envs_per_env_runner) if share]
+        if not shares:
+            return []
+        return group.foreach_env_runner(
+            [partial(_sample, num_steps=share) for share in shares],
+            remote_worker_ids=runners[: len(shares)],
+            local_env_runner=False,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
 
     def _send_policy(self) -> None:
         self.env_runner_group.sync_weights(
@@ -250,7 +273,7 @@ class DIMA(Algorithm):
         write_manifest(folder, filesystem)
 
     def _check_learner_was_saved(self, saved: str, filesystem: pyarrow.fs.FileSystem) -> None:
-        """RLlib ignores the error of a remote learner that could not save itself; the missing files show it.
+        """A last look before the manifest calls the checkpoint whole.
 
         Raises:
             RuntimeError: if the learner's files are missing.
@@ -271,6 +294,16 @@ class DIMA(Algorithm):
             "Their errors are in Ray's log above. rllib_dima and the environment's packages must be installed on every "
             "node, and at least one CPU must be free per runner."
         ) from error
+
+
+def _sample(runner: Any, num_steps: int) -> tuple[list[MultiAgentEpisode], dict[str, Any]]:
+    return runner.sample(num_timesteps=num_steps), runner.get_metrics()
+
+
+def _split(num_steps: int, num_runners: int, num_envs: int) -> list[int]:
+    """Falling shares of `num_steps`, rounded up to whole steps of `num_envs` environments at once."""
+    rounds = -(-num_steps // num_envs)
+    return [num_envs * (rounds // num_runners + (index < rounds % num_runners)) for index in range(num_runners)]
 
 
 def _forget_weights_version(runner: Any) -> None:

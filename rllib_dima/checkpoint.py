@@ -60,9 +60,16 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         if not is_empty_folder:
             shutil.rmtree(staging, ignore_errors=True)
         kept = "" if is_empty_folder or not path.exists() else f" {path} still holds the checkpoint it held before."
-        raise CheckpointError(f"The checkpoint could not be saved to {path}: {error}.{kept}") from error
+        raise CheckpointError(f"The checkpoint could not be saved to {path}: {_reason(error)}.{kept}") from error
     if not is_empty_folder:
         _swap(staging, path)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; torch hides the operating system's reason behind positions in a stream."""
+    if any(part in str(error) for part in ("inline_container", "PytorchStreamWriter")):
+        return f"torch could not write a whole file, as happens when a disk or a quota is full ({error})"
+    return str(error)
 
 
 def write_manifest(folder: str, filesystem: pyarrow.fs.FileSystem) -> None:

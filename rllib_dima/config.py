@@ -21,6 +21,7 @@ import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import ENV_CREATOR, _global_registry
@@ -45,7 +46,8 @@ from rllib_dima.rl_modules import (
 
 OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay", "progress")
 
-# Settings of RLlib that DIMA does not read, and what to set instead. Changing one of them is an error.
+# Settings of RLlib that DIMA does not read, and what to set instead. Setting one of them is an error; setting it to its
+# default, too, where that can be told (`training()`, `update_from_dict()`).
 UNUSED_SETTINGS: dict[str, str] = {
     "lr": "Set actor_lr, critic_lr, decoder_lr, dynamics_lr or reward_lr.",
     "grad_clip": "Set actor_grad_clip, critic_grad_clip, decoder_grad_clip, dynamics_grad_clip or reward_grad_clip.",
@@ -135,7 +137,7 @@ class DIMAConfig(AlgorithmConfig):
         """
         for name in hyperparameters:
             if name in UNUSED_SETTINGS:
-                raise ValueError(f"DIMA does not use {name!r}. {UNUSED_SETTINGS[name]}")
+                raise ValueError(_not_used(name))
             check_name(name, FIELD_NAMES, "hyperparameter")
         if model_size is not None:
             self.model_size = model_size
@@ -224,12 +226,16 @@ class DIMAConfig(AlgorithmConfig):
         """Sets what a dict names, as Ray Tune and the command line do.
 
         Raises:
-            ValueError: on an unknown key, with the nearest known ones.
+            ValueError: on an unknown key, with the nearest known ones, or one that DIMA does not use.
         """
         settings = dict(config_dict)
         for key in settings:
             if key not in ("multiagent", TRIAL_INFO):
                 _check_setting(self._translate_special_keys(key, warn_deprecated=False))
+        unused = settings.keys() & UNUSED_SETTINGS.keys()
+        if len(unused) < len(UNUSED_SETTINGS):  # a whole configuration, such as to_dict() returns, holds all of them
+            for name in unused:
+                raise ValueError(_not_used(name))
         for key in ("model", "optimizer"):  # RLlib would pass these to training(), which is for hyperparameters
             if key in settings:
                 setattr(self, key, settings.pop(key))
@@ -275,6 +281,15 @@ class DIMAConfig(AlgorithmConfig):
                 spec.add_modules({module_id: module_spec})
         return spec
 
+    def build_learner_group(
+        self, *, env: Any = None, spaces: dict[str, Any] | None = None, rl_module_spec: Any = None, **kwargs: Any
+    ) -> LearnerGroup:
+        """A `DIMALearnerGroup`; arguments as in RLlib."""
+        from rllib_dima.learner_group import DIMALearnerGroup
+
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return DIMALearnerGroup(config=self.copy(), module_spec=spec, **kwargs)
+
     @property
     def total_train_batch_size(self) -> int:
         """Real steps per iteration, however many learners there are."""
@@ -309,11 +324,11 @@ class DIMAConfig(AlgorithmConfig):
 
     def _check_unused_settings(self) -> None:
         defaults = _defaults()
-        for name, advice in UNUSED_SETTINGS.items():
+        for name in UNUSED_SETTINGS:
             if self.in_evaluation and name in _CHANGED_FOR_EVALUATION:
                 continue
             if getattr(self, name) != defaults[name]:
-                raise ValueError(f"DIMA does not use {name.lstrip('_')!r}, which was set. {advice}")
+                raise ValueError(_not_used(name))
 
     def _check_step_split(self, steps: int) -> None:
         """Vectorised environments step together, so a number that does not divide evenly cannot be met exactly."""
@@ -331,6 +346,10 @@ class DIMAConfig(AlgorithmConfig):
         if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
             has_actors = self.num_env_runners + self.num_learners + self.evaluation_num_env_runners > 0
             ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=has_actors)
+
+
+def _not_used(name: str) -> str:
+    return f"DIMA does not use {name.lstrip('_')!r}, which was set. {UNUSED_SETTINGS[name]}"
 
 
 def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
@@ -352,7 +371,7 @@ def _check_setting(name: str, config_class: type = DIMAConfig) -> None:
     if inspect.isfunction(declared):
         raise ValueError(f"{name!r} is a method of DIMAConfig: call config.{name}(...) instead of assigning to it.")
     if not hasattr(config_class, name):
-        near = difflib.get_close_matches(name, _known_settings(), cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), _known_settings(), cutoff=0.5)
         check_name(name, _known_settings() if near else OWN_SETTINGS, "setting of DIMAConfig")
 
 

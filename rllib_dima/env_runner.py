@@ -86,9 +86,17 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         self._num_sample_calls = 0
 
     def sample(self, **kwargs: Any) -> list[MultiAgentEpisode]:
-        """Episodes and episode chunks of the asked length; arguments as in RLlib."""
-        with _single_thread(), self._own_noise():
-            return super().sample(**kwargs)
+        """Episodes and episode chunks of the asked length; arguments as in RLlib.
+
+        Raises:
+            RuntimeError: an environment failed. What this call had collected is lost; the next starts new episodes.
+        """
+        try:
+            with _single_thread(), self._own_noise():
+                return super().sample(**kwargs)
+        except BaseException:  # also Ctrl-C, after which a notebook may go on
+            self._drop_episodes()
+            raise
 
     def make_env(self) -> None:
         """Builds the wrapped environments; called again after a failure."""
@@ -205,6 +213,27 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
             num_workers=self.config.num_env_runners,
             remote=False,
         )
+
+    def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        try:
+            return super()._try_env_reset(seed=None if seed is None else self._env_seed(seed), options=options)
+        except Exception as error:  # whatever an environment raises
+            raise RuntimeError(f"Environment {self.config.env!r} failed in reset(): {error}") from error
+
+    def _env_seed(self, seed: int) -> int:
+        """Seed of this runner's first environment; the others have the next ones.
+
+        RLlib's seeds of runners are consecutive, too, so the second environment of one would equal the next runner's
+        first. And what starts anew in mid-run must not repeat the episodes of the run's start.
+
+        Args:
+            seed: this runner's.
+        """
+        seed += (self.worker_index or 0) * (self.num_envs - 1)
+        steps, calls = self.num_env_steps_sampled_lifetime, self._num_sample_calls
+        if (steps == 0 and calls <= 1) or self.config.in_evaluation:
+            return seed
+        return int(np.random.SeedSequence([seed, steps, calls]).generate_state(1)[0])
 
     def _try_env_step(self, actions: list[dict[str, Any]]) -> Any:
         try:

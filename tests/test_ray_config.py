@@ -57,6 +57,9 @@ def test_every_hyperparameter_is_read_in_the_core():
         (lambda c: c.training(lr=1e-3), "Set actor_lr"),
         (lambda c: c.update_from_dict({"dynamic_lr": 1e-3}), "Did you mean .*dynamics_lr"),
         (lambda c: c.update_from_dict({"evaluation_intervall": 1}), "evaluation_interval"),
+        (lambda c: c.update_from_dict({"EVALUATION_INTERVALL": 1}), "evaluation_interval"),
+        (lambda c: c.update_from_dict({"lr": c.lr, "gamma": 0.9}), "does not use 'lr'.*actor_lr"),
+        (lambda c: c.update_from_dict({"grad_clip": None}), "does not use 'grad_clip'"),
         (lambda c: setattr(c, "gama", 0.9), "Did you mean .*gamma"),
         (lambda c: c.__setitem__("gama", 0.9), "Did you mean .*gamma"),
         (lambda c: setattr(c, "learners", 2), r"call config\.learners"),
@@ -138,6 +141,12 @@ def test_config_survives_pickle_copy_dict_and_tunes_search_spaces():
     merged.validate()
     assert (merged.hyperparameters().dynamics_lr, merged.hyperparameters().lambda_) == (2e-4, 0.9)
     assert DIMAConfig.from_dict({"env": "mamujoco_ant_4x2", "gamma": 0.5}).hyperparameters().gamma == 0.5
+
+
+def test_whole_configurations_pass_with_the_settings_that_are_not_used():
+    merged = DIMAConfig().update_from_dict({**ant().to_dict(), "gamma": 0.9})
+    merged.validate()
+    assert merged.hyperparameters().gamma == 0.9
 
 
 def test_subclasses_declare_their_own_settings():

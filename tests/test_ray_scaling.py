@@ -21,12 +21,11 @@ import torch
 import torch.distributed as dist
 from conftest import UNEQUAL, new_trainer, random_trajectory, randomize, tiny
 from ray.cluster_utils import Cluster
-from test_ray_team import team_config
+from test_ray_team import Team, make_runner, team_config, trajectories
 from torch.overrides import TorchFunctionMode
 
 from rllib_dima import learner as learner_module
-
-pytestmark = pytest.mark.slow  # several processes each, and being completed
+from rllib_dima.checkpoint import verify
 
 for module in (conftest, sys.modules[__name__]):  # the functions below are run by remote actors
     ray.cloudpickle.register_pickle_by_value(module)
@@ -60,12 +59,27 @@ def check_rows(replay, num_workers, num_envs):
     assert set(steps[previous < 0]) == {0}
     running = (following < 0) & (steps + 1 < LENGTH)
     assert running.sum() <= max(1, num_workers) * num_envs
-    assert (following < 0).sum() == (previous < 0).sum() == len(set(numbers))
+    assert (following < 0).sum() == (previous < 0).sum() == len({*zip(workers, numbers, strict=True)})
+
+
+def test_no_two_environments_draw_the_same_random_numbers():
+    config = team_config({"length": 2}).env_runners(num_env_runners=2, num_envs_per_env_runner=3)
+    runners = [make_runner(config, worker_index=index) for index in (1, 2)]
+    chunks = [chunk for runner in runners for _ in range(3) for chunk in trajectories(runner, 12)]
+    numbers = [chunk.states[0, 1] for chunk in chunks if chunk.is_start]
+    assert len(numbers) > 30 and len(set(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize(
     ("num_runners", "num_envs", "steps"),
-    [(0, 1, 20), (0, 5, 15), (1, 1, 20), (1, 4, 20), (2, 1, 21), (2, 3, 21)],
+    [
+        (0, 1, 20),
+        (0, 5, 15),
+        pytest.param(1, 1, 20, marks=pytest.mark.slow),
+        (1, 4, 20),
+        pytest.param(2, 1, 21, marks=pytest.mark.slow),
+        (2, 3, 21),
+    ],
 )
 def test_every_iteration_collects_exactly_the_configured_steps(num_runners, num_envs, steps):
     config = team_config(env_steps_per_iteration=steps)
@@ -78,6 +92,27 @@ def test_every_iteration_collects_exactly_the_configured_steps(num_runners, num_
         assert result["num_env_steps_sampled_lifetime"] == steps * iteration
         assert len(algo.learner_group._learner.trainer.replay) == steps * iteration
     check_rows(algo.learner_group._learner.trainer.replay, num_runners, num_envs)
+    algo.stop()
+
+
+class Uneven(Team):
+    """Episodes of 3 or 4 steps, by environment, so that one environment is reset while the other steps."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.config["length"] = 3 + config.vector_index
+
+
+def test_environments_that_end_at_different_times_bring_a_surplus_that_the_next_iteration_makes_up_for(tmp_path):
+    algo = team_config().environment(Uneven).env_runners(num_envs_per_env_runner=2).build()
+    for iteration in range(1, 7):
+        result = algo.train()
+        steps = result["num_env_steps_sampled_lifetime"]
+        assert 20 * iteration <= steps <= 20 * iteration + 1
+        assert steps == len(algo.learner_group._learner.trainer.replay)
+        if iteration == 1:
+            assert steps == 21
+            algo.restore_from_path(algo.save_to_path(tmp_path))
     algo.stop()
 
 
@@ -155,7 +190,8 @@ def of_learners(algo, function):
 
 @pytest.fixture(scope="module")
 def two_learners():
-    algo = team_config().learners(num_learners=2).build()
+    """Two learners without a seed, which would make them equal from the start."""
+    algo = team_config().debugging(seed=None).learners(num_learners=2).build()
     yield algo
     algo.stop()
 
@@ -234,23 +270,31 @@ def node_id(_):
 
 
 def train_on_two_nodes():
-    """A cluster of two nodes on this machine: one learner on each, and both runners on the second."""
+    """A cluster of two nodes with addresses of their own: one learner on each, and both runners on the second."""
     one_learner = {"learner": 1}
     head = {"num_cpus": 1, "resources": one_learner, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=3, resources={"runner": 2, **one_learner})
+    cluster.add_node(num_cpus=3, resources={"runner": 2, **one_learner}, node_ip_address="127.0.0.2")
     ray.init(address=cluster.address, logging_level=logging.ERROR)
     config = team_config().learners(num_learners=2, custom_resources_per_learner=one_learner)
     config.env_runners(num_env_runners=2, custom_resources_per_env_runner={"runner": 1})
     algo = config.build()
     results = [algo.train() for _ in range(3)]
     first, second = of_learners(algo, everything)
+    with tempfile.TemporaryDirectory() as folder:
+        algo.save_to_path(folder)
+        verify(folder)
+        algo.train()
+        algo.restore_from_path(folder)
     found = {
         "steps": [result["num_env_steps_sampled_lifetime"] for result in results],
         "driver": node_id(algo),
         "learners": of_learners(algo, node_id),
         "runners": algo.env_runner_group.foreach_env_runner(node_id, local_env_runner=False),
         "learners_are_equal": all(np.array_equal(first[name], second[name]) for name in first),
+        "restored": all(
+            np.array_equal(now[name], first[name]) for now in of_learners(algo, everything) for name in first
+        ),
     }
     algo.stop()
     ray.shutdown()
@@ -286,9 +330,10 @@ def in_new_process(function, env):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_cluster_of_two_nodes_trains_with_a_learner_on_each(surroundings):
     found = in_new_process(train_on_two_nodes, surroundings)
-    assert found["steps"] == [20, 40, 60] and found["learners_are_equal"]
+    assert found["steps"] == [20, 40, 60] and found["learners_are_equal"] and found["restored"]
     assert found["driver"] in found["learners"] and len(set(found["learners"])) == 2
     assert len(found["runners"]) == 2 and found["driver"] not in found["runners"]
 
@@ -328,6 +373,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_program_joins_a_cluster_that_was_started_on_the_command_line(surroundings):
     port = free_port()
     head = [

@@ -212,6 +212,29 @@ def test_error_in_an_environment_names_environment_and_cause():
         runner.sample(num_timesteps=5)
 
 
+def test_error_in_the_first_reset_names_environment_and_cause_and_the_runner_goes_on():
+    runner = make_runner(team_config())
+    reset, runner.env.envs[0].env.reset = runner.env.envs[0].env.reset, None
+    with pytest.raises(RuntimeError, match=r"Team.*failed in reset\(\): 'NoneType'"):
+        runner.sample(num_timesteps=3)
+    runner.env.envs[0].env.reset = reset
+    assert len(runner.sample(num_timesteps=3)[0]) == 3
+
+
+def test_what_starts_anew_in_mid_run_does_not_repeat_the_first_episodes():
+    def first_numbers(worker_index):
+        runner = make_runner(team_config({"nan_at": 3}), worker_index)
+        numbers = [trajectories(runner, 2)[0].states[0, 1]]
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="became NaN"):
+                runner.sample(num_timesteps=5)
+            numbers.append(trajectories(runner, 2)[0].states[0, 1])
+        return numbers
+
+    numbers = first_numbers(1)
+    assert len(set(numbers)) == 3 and numbers == first_numbers(1)
+
+
 def test_failed_sub_environment_is_rebuilt_if_asked():
     runner = make_runner(team_config({"nan_at": 6}).fault_tolerance(restart_failed_sub_environments=True))
     assert len(trajectories(runner, 5)[0]) == 5

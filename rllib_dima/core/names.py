@@ -20,6 +20,7 @@ def check_name(name: object, known: Iterable[str], kind: str) -> None:
     known = list(known)
     if name in known:
         return
-    near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+    by_lower = {other.lower(): other for other in known}
+    near = [by_lower[match] for match in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(sorted(known))}."
     raise ValueError(f"Unknown {kind} {name!r}. {hint}")
