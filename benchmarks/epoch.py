@@ -93,11 +93,17 @@ def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajecto
     )
 
 
-def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int, side_by_side: bool = False) -> Trainer:
-    """A trainer with `stored` transitions; side by side, the world model's parts cannot be timed one by one."""
+def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int, twin: Trainer | None = None) -> Trainer:
+    """A trainer with `stored` transitions. The world model's parts take turns, so that each can be timed.
+
+    Given a `twin`, which shares its networks, the new one updates them side by side where it can.
+    """
     torch.manual_seed(0)
-    networks = [network(layout, hp).to(device) for network in (Actor, Critic, WorldModel)]
-    trainer = Trainer(layout, hp, *networks, device=device, seed=0, side_by_side=side_by_side)
+    if twin is None:
+        networks = [network(layout, hp).to(device) for network in (Actor, Critic, WorldModel)]
+    else:
+        networks = [twin.actor, twin.critic, twin.world_model]
+    trainer = Trainer(layout, hp, *networks, device=device, seed=0, side_by_side=twin is not None)
     trainer.add([random_trajectory(layout, min(EPISODE, stored), number) for number in range(-(-stored // EPISODE))])
     return trainer
 
@@ -159,7 +165,7 @@ class Variant:
         self.trainer = build(TASKS[args.task], self.hp, args.device, args.stored)
         self.together = None
         if self.trainer.accelerator.records:
-            self.together = build(TASKS[args.task], self.hp, args.device, args.stored, side_by_side=True)
+            self.together = build(TASKS[args.task], self.hp, args.device, args.stored, twin=self.trainer)
         self.runs: list[dict[str, float]] = []
         self.runs_together: list[float] = []
         self.rates: list[float] = []

@@ -6,7 +6,7 @@ How to run:
     python examples/custom_environment.py --iterations 60 --seed 1
 
 What to expect: what `check_env` says of the environment, one line per iteration of 200 real steps, and the return of
-the deterministic policy before and after training, out of at most 60. The defaults are for a first look.
+the deterministic policy before and after training, out of at most 50. The defaults are for a first look.
 """
 
 from __future__ import annotations

@@ -64,12 +64,11 @@ def random_return(episodes: int, seed: int) -> float:
 def plot(curve: Path, picture: Path, random: float, final: float) -> None:
     """The learning curve from its CSV file."""
     with curve.open() as file:
-        points = [(float(row["steps"]), float(row["return"])) for row in csv.DictReader(file)]
-    points = [(steps, value) for steps, value in points if np.isfinite(value)]
+        steps, returns = np.array([(float(row["steps"]), float(row["return"])) for row in csv.DictReader(file)]).T
     figure, axes = plt.subplots(figsize=(7, 4))
-    axes.plot(*zip(*points, strict=True), label="training (sampled actions, mean of the last episodes)")
+    axes.plot(steps, returns, label="training (sampled actions, mean of the last episodes)")  # NaN: no episode yet
     axes.axhline(random, color="gray", linestyle=":", label=f"random policy: {random:.0f}")
-    axes.plot(points[-1][0], final, "o", color="C1", label=f"deterministic policy: {final:.0f}")
+    axes.plot(steps[-1], final, "o", color="C1", label=f"deterministic policy: {final:.0f}")
     axes.set(xlabel="environment steps", ylabel="return", title=f"DIMA (nano) on {ENV}")
     axes.legend()
     figure.savefig(picture, dpi=120, bbox_inches="tight")

@@ -30,12 +30,17 @@ NAME = "tune_asha"
 SEARCHED = ("actor_lr", "critic_lr", "dynamics_lr", "entropy_coeff")
 
 
+def evaluated_return(result: dict[str, Any]) -> float:
+    """What `METRIC` names: results are nested dictionaries."""
+    return result["evaluation"]["env_runners"]["episode_return_mean"]
+
+
 class Progress(tune.Callback):
     """A line per report; Ray's own output shows neither the return nor the losses."""
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        returned = result["evaluation"]["env_runners"]["episode_return_mean"]
-        print(f"trial {int(trial.trial_id[-5:])}   evaluated {returned:8.1f}   {progress_line(result)}", flush=True)
+        number = int(trial.trial_id[-5:])
+        print(f"trial {number}   evaluated {evaluated_return(result):8.1f}   {progress_line(result)}", flush=True)
 
 
 def build_space() -> dict[str, Any]:
@@ -92,9 +97,10 @@ def main() -> None:
     else:
         tuner = build_tuner(build_space(), args.trials, args.iterations, args.grace, args.concurrent, args.storage)
     results = tuner.fit()
-    for result in sorted(results, key=lambda result: result.metrics[METRIC], reverse=True):
+    for result in sorted(results, key=lambda result: evaluated_return(result.metrics), reverse=True):
         settings = ", ".join(f"{name} {result.config[name]:.2g}" for name in SEARCHED)
-        print(f"{result.metrics['training_iteration']} reports   return {result.metrics[METRIC]:8.1f}   {settings}")
+        age, returned = result.metrics["training_iteration"], evaluated_return(result.metrics)
+        print(f"{age} reports   evaluated {returned:8.1f}   {settings}")
     print(f"Best checkpoint: {results.get_best_result().checkpoint.path}")
 
 

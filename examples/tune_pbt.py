@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,17 @@ MUTATIONS = {
 }
 
 
+def evaluated_return(result: dict[str, Any]) -> float:
+    """What `METRIC` names: results are nested dictionaries."""
+    return result["evaluation"]["env_runners"]["episode_return_mean"]
+
+
 class Progress(tune.Callback):
     """A line per report; Ray's own output shows neither the return nor the losses."""
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        returned = result["evaluation"]["env_runners"]["episode_return_mean"]
-        print(f"trial {int(trial.trial_id[-5:])}   evaluated {returned:8.1f}   {progress_line(result)}", flush=True)
+        number = int(trial.trial_id[-5:])
+        print(f"trial {number}   evaluated {evaluated_return(result):8.1f}   {progress_line(result)}", flush=True)
 
 
 def build_space() -> dict[str, Any]:
@@ -92,8 +98,9 @@ def describe_mutations(experiment: Path) -> list[str]:
     lines = []
     for entry in record.read_text().splitlines() if record.exists() else ():
         target, source, *_, old, new = json.loads(entry)
+        target, source = (re.match(r"\d+", tag).group() for tag in (target, source))
         changes = ", ".join(f"{name} {old[name]:.2g} -> {new[name]:.2g}" for name in MUTATIONS)
-        lines.append(f"trial {target.split('_')[0]} took over trial {source.split('_')[0]}: {changes}")
+        lines.append(f"trial {target} took over trial {source}: {changes}")
     return lines
 
 
@@ -113,7 +120,8 @@ def main() -> None:
     print("\n" + "\n".join(describe_mutations(Path(results.experiment_path))))
     best = results.get_best_result()
     settings = ", ".join(f"{name} {best.config[name]:.2g}" for name in MUTATIONS)
-    print(f"Best trial: return {best.metrics[METRIC]:.1f} with {settings}\nCheckpoint: {best.checkpoint.path}")
+    print(f"Best trial: return {evaluated_return(best.metrics):.1f} with {settings}")
+    print(f"Checkpoint: {best.checkpoint.path}")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,16 @@ from test_ray_team import TINY
 from rllib_dima import DIMA, DIMAConfig
 
 HALFCHEETAH = "mamujoco_halfcheetah_2x3"
+FEW_UPDATES = {  # of networks of the paper's size
+    "decoder_updates_per_iteration": 20,
+    "dynamics_updates_per_iteration": 20,
+    "reward_updates_per_iteration": 20,
+    "policy_updates_per_iteration": 1,
+}
 # 2 environments of 1,000 steps: all saves fall into running episodes; 3 evaluations of one episode each.
 CASES = {
     "tiny": {"env": HALFCHEETAH, "settings": TINY, "envs": 2, "evaluate": True, "before": 2, "after": 3},
-    "paper": {"env": HALFCHEETAH, "settings": {}, "envs": 1, "evaluate": False, "before": 1, "after": 1},
+    "paper": {"env": HALFCHEETAH, "settings": FEW_UPDATES, "envs": 1, "evaluate": False, "before": 1, "after": 1},
 }
 TIMES = (
     "_s",

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -81,7 +82,7 @@ def check_mutations(experiment, results, comparisons):
     for target, _, _, _, source, new in mutations:
         assert source["env_config"]["length"] == new["env_config"]["length"] == 9
         assert all(new[name] != source[name] for name in tune_pbt.MUTATIONS)
-        last[int(target.split("_")[0])] = new
+        last[int(re.match(r"\d+", target).group())] = new
     for trial, new in last.items():
         result = results[trial]
         assert result.metrics["env_runners"]["episode_return_mean"] == 9.0

@@ -55,7 +55,8 @@ class Accelerator:
         self._streams = [torch.cuda.Stream(device) for _ in range(MOST_SIDE_BY_SIDE)] if on_gpu else []
         if self.mode in ("compile", "auto"):
             for module in fused:
-                module.compile(dynamic=False)  # in place and lazily: nothing is compiled before the first call
+                if module._compiled_call_impl is None:
+                    module.compile(dynamic=False)  # in place and lazily: nothing is compiled before the first call
 
     def accelerate(self, name: str, step: Step, recordable: bool = True) -> Step:
         """The step as this mode executes it.

@@ -7,7 +7,8 @@ Which values belong together. One row is one transition:
 
 Rows are written in a ring. `previous` and `following` link the rows of one episode, wherever its pieces were written
 (several environments deliver their episodes in turns), and hold -1 where the episode begins, ends or is not known any
-further. A window is read by following these links, so it can never cross the boundary of an episode:
+further; they have one more entry, which holds -1 for ever, so that index -1 leads to -1 again. A window is read by
+following these links, so it can never cross the boundary of an episode:
 
     anchor row t, past = 2, future = 1:
 
@@ -114,8 +115,9 @@ class ReplayBuffer:
         self.actions = rows(agents, layout.action_size)
         self.rewards = rows()
         self.terminated = rows(dtype=torch.bool)
-        self.previous = rows(dtype=torch.long, value=-1)
-        self.following = rows(dtype=torch.long, value=-1)
+        self.previous, self.following = (
+            torch.full((capacity + 1,), -1, dtype=torch.long, device=self.device, pin_memory=pin) for _ in range(2)
+        )
         self._size = torch.zeros((), dtype=torch.long, device=self.device)  # a tensor: sampling never syncs
         self._newest = torch.zeros((), dtype=torch.long, device=self.device)
         self._num_written = 0
@@ -128,7 +130,7 @@ class ReplayBuffer:
     def bytes_needed(layout: AgentLayout, capacity: int) -> int:
         """Memory of a buffer's rows in bytes."""
         per_agent = layout.num_agents * (layout.observation_size + layout.action_size)
-        return capacity * (4 * (2 * layout.state_size + per_agent + 1) + 1 + 2 * 8)
+        return capacity * (4 * (2 * layout.state_size + per_agent + 1) + 1) + 2 * 8 * (capacity + 1)
 
     def add(self, trajectory: Trajectory) -> None:
         """Appends a chunk of an episode and links it to the chunk before it, if that is still stored.
@@ -294,9 +296,9 @@ def states_to_count(trajectories: Iterable[Trajectory]) -> np.ndarray:
 
 
 def _follow(links: torch.Tensor, rows: torch.Tensor, steps: int) -> list[torch.Tensor]:
-    """Rows 1, 2, ..., `steps` links away from `rows` (B,); -1 from where a link is missing."""
+    """Rows 1, 2, ..., `steps` links away from `rows` (B,); -1 from where a link is missing, as the last link is -1."""
     found = []
     for _ in range(steps):
-        rows = torch.where(rows >= 0, links[rows.clamp(min=0)], -1)
+        rows = links[rows]
         found.append(rows)
     return found
