@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow lint format clean
+.PHONY: install quickstart test test-slow benchmark-gpu lint format clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,14 @@ test: lint
 
 test-slow: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m slow
+
+# Parity of accelerated and eager steps first, then the tables; about 7 minutes on an H200. Needs a PyTorch with CUDA:
+# on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.
+PYTHON_GPU ?= $(BIN)/python
+benchmark-gpu:
+	$(PYTHON_GPU) -m pytest -q tests/test_core_accelerated.py
+	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile
+	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration compile --precision bfloat16
 
 lint: install
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ Sequence of one window of H steps, two tokens per step:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -77,9 +79,16 @@ class Block(nn.Module):
         query, key, value = self._heads(x)
         mask = _causal_mask(x.shape[1], cache.length, x.device)
         key, value = cache.append(self.layer, key, value)
-        dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return self._add(x, attended)
+        return self._add(x, self._attend(query, key, value, mask))
+
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Attention written out: for one step's few queries the fused kernels take longer than these products.
+
+        query (B, heads, M, size), key and value (B, heads, M', size), mask (M, M') bool -> (B, heads, M, size).
+        """
+        scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)  # (B, heads, M, M')
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        return functional.dropout(weights, self.dropout, self.training).to(value.dtype) @ value
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys and values of (B, M, D): (B, heads, M, size) each."""
