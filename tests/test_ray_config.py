@@ -46,7 +46,8 @@ def test_every_hyperparameter_is_read_in_the_core():
     read_elsewhere = {"num_denoising_steps": "denoising_steps", "env_steps_per_iteration": None}
     for name in FIELD_NAMES:
         name = read_elsewhere.get(name, name)
-        assert name is None or re.search(rf"\.{name}\b", code), f"no code in core reads {name}"
+        by_part = f'hp, f"{{part}}_{name.partition("_")[2]}"' if name else ""  # getattr(hp, f"{part}_...")
+        assert name is None or re.search(rf"\.{name}\b", code) or by_part in code, f"no code in core reads {name}"
     assert ant().training(env_steps_per_iteration=40).total_train_batch_size == 40
 
 

@@ -158,19 +158,20 @@ def test_three_runners_of_which_one_dies_still_collect_exactly(ray_running, tmp_
 
 
 def sabotage(marker, how, rank, iteration, learner):
-    """Makes the learner of this rank fail once, while it imagines in this iteration (from 0)."""
-    imagine = learner.trainer._imagine
+    """Makes the learner of this rank fail once, while it trains the policy in this iteration (from 0)."""
+    actor = learner.trainer.optimizers["actor"]
+    step = actor.step
 
-    def fail():
+    def fail(loss):
         if learner.trainer.num_iterations == iteration and not marker.exists():
             marker.touch()
             if how == "die":
                 os._exit(1)
             raise RuntimeError("CUDA out of memory")
-        return imagine()
+        return step(loss)
 
     if (dist.get_rank() if learner.distributed else 0) == rank:
-        learner.trainer._imagine = fail
+        actor.step = fail
 
 
 def within(seconds, function):
