@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import pathlib
 import tempfile
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -26,14 +27,13 @@ from ray.rllib.utils.metrics import (
 from ray.tune import Checkpoint
 
 from rllib_dima.checkpoint import replacing, split_uri, verify, write_manifest
+from rllib_dima.collector import Collector
 from rllib_dima.config import DIMAConfig
 from rllib_dima.env_runner import make_cooperative_env
 from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
 from rllib_dima.progress import progress_line
 from rllib_dima.rl_modules import POLICY_ID
-
-logger = logging.getLogger("ray.rllib")
 
 
 class DIMA(Algorithm):
@@ -50,7 +50,8 @@ class DIMA(Algorithm):
     def training_step(self) -> None:
         """One iteration of the paper's Algorithm 1.
 
-        1. Collect `env_steps_per_iteration` real steps with the current policy.
+        1. Collect `env_steps_per_iteration` real steps with the current policy (with the one before it, during the
+           last iteration's second step, if `sample_async`).
         2. Add them to the replay buffer; train the state decoder, the diffusion dynamics and the reward and
            termination model on it; imagine rollouts from it and train actor and critic on those. This is one call of
            `DIMALearner.update()`; `rllib_dima.core.trainer.Trainer.train_iteration()` spells it out.
@@ -62,7 +63,7 @@ class DIMA(Algorithm):
             return self._count_empty_iteration()
         self._num_empty_iterations = 0
 
-        with self._timed("learn"):
+        with self._collecting_ahead(), self._timed("learn"):
             results = self.learner_group.update(
                 training_data=BroadcastTrainingData(episodes=episodes),
                 timesteps={
@@ -84,7 +85,6 @@ class DIMA(Algorithm):
             RuntimeError: if the remote runners failed for a reason that does not show in this process.
         """
         self._num_empty_iterations = 0
-        self._num_surplus_steps = 0
         self._evaluation_sampling: list[dict[str, Any] | None] = []
         self._episode_window = EpisodeWindow(config.metrics_num_episodes_for_smoothing)
         try:
@@ -93,6 +93,7 @@ class DIMA(Algorithm):
             if self.config.num_env_runners == 0:
                 raise
             self._explain_dead_runners(error)
+        self._collector = Collector(self.env_runner_group, self.config)
 
     def train(self) -> dict[str, Any]:
         """One iteration, with a line of progress if the configuration asks for it."""
@@ -108,11 +109,11 @@ class DIMA(Algorithm):
         return super().evaluate(parallel_train_future)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, the statistics of the last episodes, and the episodes that are running."""
+        """RLlib's state, statistics of the last episodes, steps collected ahead, and the episodes that are running."""
         return {
             **super().get_state(*args, **kwargs),
-            "num_surplus_steps": self._num_surplus_steps,
             "episode_window": list(self._episode_window.iterations),
+            "collected": self._collector.get_state(),
             "sampling": self._get_sampling(self.env_runner_group),
             "evaluation_sampling": self._get_sampling(self.eval_env_runner_group),
         }
@@ -121,8 +122,11 @@ class DIMA(Algorithm):
         """Sets the state, also one older than the present one."""
         self._forget_weights_versions()
         self._episode_window.iterations = deque(state.get("episode_window", ()))
-        self._num_surplus_steps = state.get("num_surplus_steps", 0)
         super().set_state(state)
+        if COMPONENT_LEARNER_GROUP in state:
+            self._replace_policy()
+        if "collected" in state:
+            self._collector.set_state(state["collected"])
         _set_sampling(self.env_runner_group, state.get("sampling", []))
         self._evaluation_sampling = state.get("evaluation_sampling", [])
         if self.eval_env_runner_group is not None:
@@ -164,49 +168,39 @@ class DIMA(Algorithm):
             verify(path, kwargs.get("filesystem"))
         self._forget_weights_versions()
         super().restore_from_path(path, *args, **kwargs)
-        self._send_policy()  # RLlib does so for local paths only
+        self._replace_policy()
 
     def _collect(self) -> list[MultiAgentEpisode]:
-        """`env_steps_per_iteration` steps, summed over all runners, as episodes and chunks of episodes.
-
-        Environments of one runner step together, but for those that are just being reset. Where their episodes end at
-        different times, some more steps may come than were asked for; the next iteration collects as many fewer.
-        """
-        due = self.config.total_train_batch_size - self._num_surplus_steps
-        episodes, metrics, num_steps = [], [], 0
-        while num_steps < max(1, due):
-            samples = self._sample(max(1, due) - num_steps)
-            if not samples:
-                logger.warning("No environment runner returned steps within sample_timeout_s.")
-                break
-            for chunks, runner_metrics in samples:
-                episodes += chunks
-                metrics.append(runner_metrics)
-                num_steps += sum(map(len, chunks))
-        self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
-        self._num_surplus_steps = max(0, num_steps - due)
+        """`env_steps_per_iteration` steps, summed over all runners, as episodes and chunks of episodes."""
+        if not self._collector.finish():
+            return []
+        episodes, results = self._collector.take()
+        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         return episodes
 
-    def _sample(self, num_steps: int) -> list[tuple[list[MultiAgentEpisode], dict[str, Any]]]:
-        """Asks the runners that are there for equal shares; of those that fail nothing comes."""
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            return [_sample(group.local_env_runner, num_steps)]
-        runners = group.healthy_env_runner_ids()
-        shares = [share for share in _split(num_steps, len(runners), self.config.num_envs_per_env_runner) if share]
-        if not shares:
-            return []
-        return group.foreach_env_runner(
-            [partial(_sample, num_steps=share) for share in shares],
-            remote_worker_ids=runners[: len(shares)],
-            local_env_runner=False,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
+    @contextlib.contextmanager
+    def _collecting_ahead(self) -> Iterator[None]:
+        """With `sample_async` the runners collect the next iteration's steps meanwhile."""
+        if not self.config.sample_async:
+            yield
+            return
+        self._collector.begin()
+        yield
+        with self._timed("collect"):
+            self._collector.finish()  # before the new policy is sent
 
     def _send_policy(self) -> None:
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, policies=[POLICY_ID], inference_only=True
         )
+
+    def _replace_policy(self) -> None:
+        """Sends runners the policy of a restored state, also one older than theirs.
+
+        RLlib does so too, but drops it if a runner has not yet read an earlier message.
+        """
+        self._forget_weights_versions()  # which waits until the runners have read everything
+        self._send_policy()
 
     def _timed(self, phase: str) -> Any:
         """Logs seconds as timers/<phase>_s. (RLlib's own timers are slow averages that stay near their first value.)"""
@@ -294,16 +288,6 @@ class DIMA(Algorithm):
             "Their errors are in Ray's log above. rllib_dima and the environment's packages must be installed on every "
             "node, and at least one CPU must be free per runner."
         ) from error
-
-
-def _sample(runner: Any, num_steps: int) -> tuple[list[MultiAgentEpisode], dict[str, Any]]:
-    return runner.sample(num_timesteps=num_steps), runner.get_metrics()
-
-
-def _split(num_steps: int, num_runners: int, num_envs: int) -> list[int]:
-    """Falling shares of `num_steps`, rounded up to whole steps of `num_envs` environments at once."""
-    rounds = -(-num_steps // num_envs)
-    return [num_envs * (rounds // num_runners + (index < rounds % num_runners)) for index in range(num_runners)]
 
 
 def _forget_weights_version(runner: Any) -> None:

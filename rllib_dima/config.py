@@ -44,7 +44,7 @@ from rllib_dima.rl_modules import (
     DIMAWorldModel,
 )
 
-OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay", "progress")
+OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay", "progress", "sample_async")
 
 # Settings of RLlib that DIMA does not read, and what to set instead. Setting one of them is an error; setting it to its
 # default, too, where that can be told (`training()`, `update_from_dict()`).
@@ -109,6 +109,7 @@ class DIMAConfig(AlgorithmConfig):
         self.model_size = "paper"
         self.checkpoint_replay = True
         self.progress = False
+        self.sample_async = False
 
         self.policies = {POLICY_ID}
         self.policy_mapping_fn = map_agent
@@ -176,6 +177,23 @@ class DIMAConfig(AlgorithmConfig):
             self.progress = progress
         return self
 
+    def env_runners(self, *, sample_async: bool = NotProvided, **kwargs: Any) -> Self:
+        """Sets how real experience is collected.
+
+        Args:
+            sample_async: whether runners collect the next iteration's steps while the learners learn. An iteration
+                then takes as long as the longer of the two instead of their sum, and its steps are those of the
+                policy before the last update. Needs `num_env_runners` of 1 or more.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+        """
+        super().env_runners(**kwargs)
+        if sample_async is not NotProvided:
+            self.sample_async = sample_async
+        return self
+
     def hyperparameters(self) -> Hyperparameters:
         """The values that a run with this config uses.
 
@@ -197,9 +215,14 @@ class DIMAConfig(AlgorithmConfig):
         self._check_environment()
         self._check_unused_settings()
         super().validate()
-        for name in ("checkpoint_replay", "progress"):
+        for name in ("checkpoint_replay", "progress", "sample_async"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, but is {getattr(self, name)!r}.")
+        if self.sample_async and not self.num_env_runners and not self.in_evaluation:
+            raise ValueError(
+                "sample_async=True lets runners collect while the learners learn, but with num_env_runners=0 this "
+                "process collects itself. Set num_env_runners=1 or more, or leave sample_async at False."
+            )
         self._check_step_split(self.hyperparameters().env_steps_per_iteration)
 
     def build_algo(self, env: str | type | None = None, use_copy: bool = True) -> Any:
