@@ -108,12 +108,13 @@ def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int, tw
     return trainer
 
 
-def count_flops(layout: AgentLayout, hp: Hyperparameters, device: str) -> dict[str, int]:
-    """Floating-point operations of every phase of an iteration."""
-    trainer = build(layout, dataclasses.replace(hp, acceleration="eager", replay_capacity=2 * EPISODE), device, EPISODE)
+def count_flops(layout: AgentLayout, full: Hyperparameters, device: str) -> dict[str, float]:
+    """Floating-point operations of every phase of an iteration; all updates of a kind have equally many."""
+    hp, factors = shortened(dataclasses.replace(full, acceleration="eager", replay_capacity=2 * EPISODE), 1)
+    trainer = build(layout, hp, device, EPISODE)
     trainer._clock = CountingClock(trainer.device)
     run_once(trainer, 0)
-    return trainer._clock.flops
+    return {phase: count * factors.get(phase, 1.0) for phase, count in trainer._clock.flops.items()}
 
 
 def matmul_rate(device: str, size: int, precision: str) -> float:
@@ -161,7 +162,8 @@ class Variant:
     def __init__(self, args: argparse.Namespace, acceleration: str, precision: str) -> None:
         settings = {**json.loads(args.set), "acceleration": acceleration, "precision": precision}
         self.args, self.precision, self.acceleration = args, precision, acceleration
-        self.hp, self.factors = shortened(resolve(settings, "mamujoco", args.model_size), args.updates)
+        self.full = resolve(settings, "mamujoco", args.model_size)
+        self.hp, self.factors = shortened(self.full, args.updates)
         self.trainer = build(TASKS[args.task], self.hp, args.device, args.stored)
         self.together = None
         if self.trainer.accelerator.records:
@@ -186,7 +188,7 @@ class Variant:
             self.memory = max(self.memory, memory)
             self.rates.append(matmul_rate(self.args.device, self.args.matmul_size, self.precision))
 
-    def result(self, flops: dict[str, int]) -> dict[str, Any]:
+    def result(self, flops: dict[str, float]) -> dict[str, Any]:
         """What the table shows."""
         args, phases = self.args, (*PHASES, "metrics")
         return {
@@ -206,7 +208,7 @@ class Variant:
             "range": {p: [min(run[p] for run in self.runs), max(run[p] for run in self.runs)] for p in phases},
             "iteration": statistics.median(sum(run.values()) for run in self.runs),
             "iteration_side_by_side": statistics.median(self.runs_together) if self.runs_together else None,
-            "gflop": {phase: count * self.factors.get(phase, 1.0) / 1e9 for phase, count in flops.items()},
+            "gflop": {phase: count / 1e9 for phase, count in flops.items()},
             "peak_memory_mb": self.memory,
         }
 
@@ -214,7 +216,7 @@ class Variant:
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Everything the tables show, for each combination of acceleration and precision."""
     variants = [Variant(args, *combination) for combination in itertools.product(args.acceleration, args.precision)]
-    flops = count_flops(TASKS[args.task], variants[0].hp, args.device)
+    flops = count_flops(TASKS[args.task], variants[0].full, args.device)
     for number in range(args.warmup + args.repeats):
         for variant in variants:
             variant.run(number)
@@ -274,7 +276,8 @@ def through_ray(args: argparse.Namespace) -> dict[str, float]:
         seconds = {"iteration": time.perf_counter() - start}
         if number >= args.warmup:
             learner = result["learners"]["__all_modules__"]
-            seconds |= {phase: learner[f"time_{phase}_s"] for phase in PHASES}
+            phases = [name for name in learner if name.startswith("time_")]
+            seconds |= {"core": sum(learner[name] for name in phases)}
             seconds |= {name: result["timers"][f"{name}_s"] for name in ("collect", "learn", "send_policy")}
             runs.append(seconds)
     algo.stop()
@@ -283,7 +286,7 @@ def through_ray(args: argparse.Namespace) -> dict[str, float]:
 
 def ray_table(seconds: dict[str, float]) -> str:
     """The result of `through_ray` as text."""
-    core = sum(seconds[phase] for phase in PHASES)
+    core = seconds["core"]
     rows = {
         "core": core,
         "learner around core": seconds["learn"] - core,
