@@ -27,8 +27,8 @@ test-slow: lint
 PYTHON_GPU ?= $(BIN)/python
 benchmark-gpu:
 	$(PYTHON_GPU) -m pytest -q tests/test_core_accelerated.py
-	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile
-	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration compile --precision bfloat16
+	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile --warmup 2 --repeats 3
+	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration compile --precision bfloat16 --warmup 2 --repeats 3
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ import json
 import math
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -216,10 +217,16 @@ class Variant:
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Everything the tables show, for each combination of acceleration and precision."""
     variants = [Variant(args, *combination) for combination in itertools.product(args.acceleration, args.precision)]
-    flops = count_flops(TASKS[args.task], variants[0].full, args.device)
     for number in range(args.warmup + args.repeats):
         for variant in variants:
+            start = time.perf_counter()
             variant.run(number)
+            kind = "warm-up" if number < args.warmup else "repeat"
+            took = f"{time.perf_counter() - start:.1f} s"
+            print(
+                f"{kind} {number + 1}: {variant.acceleration}, {variant.precision}: {took}", file=sys.stderr, flush=True
+            )
+    flops = count_flops(TASKS[args.task], variants[0].full, args.device)
     return [variant.result(flops) for variant in variants]
 
 
