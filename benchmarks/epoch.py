@@ -3,6 +3,7 @@
     python benchmarks/epoch.py                                           # Ant-4x2 at paper size, all cores
     python benchmarks/epoch.py --task halfcheetah_2x3 --model-size nano --threads 1
     python benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile
+    python benchmarks/epoch.py --device cuda --acceleration compile --profile-steps     # kernels of every step
     python benchmarks/epoch.py --through-ray                             # an iteration of the whole algorithm
 
 Times every phase of one iteration of `core/` alone, without Ray and without an environment: insertion of 200 new
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -25,12 +27,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from rllib_dima.core.behavior import Actor, Critic
@@ -38,7 +41,7 @@ from rllib_dima.core.compile import matrix_product_precision
 from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay_buffer import Trajectory
-from rllib_dima.core.trainer import PhaseClock, Trainer
+from rllib_dima.core.trainer import WORLD_MODEL_PHASES, PhaseClock, Trainer
 from rllib_dima.core.world_model import WorldModel
 
 PHASES = ("add", "state_decoder", "dynamics", "reward_termination", "imagination", "ppo")
@@ -268,6 +271,38 @@ def comparison(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def profile_steps(args: argparse.Namespace) -> str:
+    """Of each step on a GPU: kernels, their time, and the time from one call to the next, in milliseconds."""
+    settings = {**json.loads(args.set), "acceleration": args.acceleration[0], "precision": args.precision[0]}
+    trainer = build(TASKS[args.task], resolve(settings, "mamujoco", args.model_size), args.device, args.stored)
+    trainer.train_iteration()
+    rollout = trainer._steps["imagine"]()
+    inputs = {"evaluate": rollout, "ppo_epoch": trainer._steps["evaluate"](*rollout)}
+    steps = {part: trainer._update_step((part,)) for part in WORLD_MODEL_PHASES} | trainer._steps
+    lines = [f"{'step':<12} {'kernels':>8} {'their time':>12} {'each call':>12}"]
+    for name, step in steps.items():
+        trainer.world_model.train(name in WORLD_MODEL_PHASES)
+        call = functools.partial(step, *inputs.get(name, ()))
+        with matrix_product_precision(settings["precision"], trainer.device):
+            kernels, kernel_seconds, seconds = _profile(call)
+        lines.append(f"{name:<12} {kernels:8d} {1e3 * kernel_seconds:12.3f} {1e3 * seconds:12.3f}")
+    return "\n".join(lines)
+
+
+def _profile(call: Callable[[], Any], repeats: int = 10) -> tuple[int, float, float]:
+    """Kernels of one call, seconds inside them, and median seconds of a call."""
+    clock, seconds = PhaseClock(torch.device("cuda")), []
+    for _ in range(3 + repeats):
+        with clock.timed("call"):
+            call()
+        seconds.append(clock.pop()["call"])
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(kernels), sum(kernel.device_time for kernel in kernels) / 1e6, statistics.median(seconds[3:])
+
+
 def through_ray(args: argparse.Namespace) -> dict[str, float]:
     """Seconds of an iteration of the whole algorithm, medians: what the core does, and what is around it."""
     from rllib_dima import DIMAConfig
@@ -323,6 +358,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--matmul-size", type=int, help="of the large matrix product (default: 2048; 8192 on a GPU)")
     parser.add_argument("--through-ray", action="store_true", help="time iterations of the whole algorithm")
+    parser.add_argument("--profile-steps", action="store_true", help="count the kernels of each step on a GPU")
     args = parser.parse_args()
     on_gpu = args.device == "cuda"
     args.updates = args.updates or (10**6 if on_gpu else 5)
@@ -330,6 +366,9 @@ def main() -> None:
     args.warmup = (8 if on_gpu and "auto" in args.acceleration else 1) if args.warmup is None else args.warmup
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.profile_steps:
+        print(profile_steps(args))
+        return
     if args.through_ray:
         seconds = through_ray(args)
         print(ray_table(seconds), json.dumps(seconds), sep="\n")
