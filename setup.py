@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "ray[rllib]>=2.60,<2.61",
-        "torch>=2.5",
+        "torch>=2.6",
         "numpy>=1.26",
         "gymnasium>=1.2,<2",
         "gymnasium-robotics>=1.4,<2",
