@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import DISCRETE, UNEQUAL, random_actions, randomize, tiny
 
-from rllib_dima.core.reward_termination import RewardTermination
+from rllib_dima.core.reward_termination import RewardTermination, dropout
 
 
 def new(layout=UNEQUAL, **changes):
@@ -149,3 +149,24 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(states, actions)[0], model(states, actions)[0])
     without = new(reward_dropout=0.0)
     assert torch.equal(without(states, actions)[0], without.train()(states, actions)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_independently_with_its_probability_and_keeps_the_mean(probability, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(100_003, 7, dtype=dtype, requires_grad=True)  # not a multiple of four
+    out = dropout(x, probability)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert out.dtype == dtype and torch.equal(gradient, out)
+    assert torch.allclose(out[out != 0], torch.tensor(1 / (1 - probability), dtype=dtype), rtol=1e-4)
+    zeroed = (out == 0).flatten()[:700_000].float().view(-1, 4)  # the four decisions of each draw
+    deviation = math.sqrt(probability * (1 - probability))
+    assert torch.all((zeroed.mean(0) - probability).abs() < 5 * deviation / math.sqrt(len(zeroed)) + 2**-17)
+    assert torch.all((zeroed.T.corrcoef() - torch.eye(4)).abs() < 5 / math.sqrt(len(zeroed)))
+    assert not torch.equal(dropout(x, probability), out)
+
+
+def test_dropout_with_probability_zero_changes_nothing():
+    x = torch.randn(3, 5)
+    assert dropout(x, 0.0) is x

@@ -101,7 +101,7 @@ class Block(nn.Module):
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout) if self.training else x
 
 
 class RewardTermination(nn.Module):
@@ -209,7 +209,24 @@ class RewardTermination(nn.Module):
         joint = self.action_in(actions.flatten(0, 1).unsqueeze(1), everyone)  # (B * M, D)
         tokens = torch.stack([self.state_in(states), joint.unflatten(0, (batch_size, steps))], dim=2)  # (B, M, 2, D)
         x = tokens.flatten(1, 2) + self.position_embedding[start : start + 2 * steps]
-        return functional.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout) if self.training else x
+
+
+def dropout(x: torch.Tensor, probability: float) -> torch.Tensor:
+    """Zeroes entries of `x` with the given probability and scales the others by 1 / (1 - probability).
+
+    On a GPU PyTorch's own. On a CPU PyTorch draws a number per entry, on one core, which takes a tenth of an update (a
+    sixth in bfloat16); here one draw of 64 bits decides on four entries, so the probability is a multiple of 2^-16.
+    """
+    if probability == 0:
+        return x
+    if x.device.type != "cpu":
+        return functional.dropout(x, probability)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    numbers = bits.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2^15, 2^15)
+    threshold = round(probability * 2**16)
+    kept = (numbers >= threshold - 2**15).to(x.dtype)
+    return x * kept.mul_(2**16 / (2**16 - threshold))
 
 
 def _head(size: int) -> nn.Sequential:
