@@ -183,12 +183,14 @@ class Variant:
             torch.cuda.reset_peak_memory_stats()
         seconds = run_once(self.trainer, number)
         memory = _peak_memory(self.args.device)
-        together = sum(run_once(self.together, number).values()) if self.together else 0.0
+        factors = {"world_model": self.factors["dynamics"], **self.factors}
+        together = run_once(self.together, number) if self.together else {}
         if number == 0:
             self.first_run = sum(seconds.values())
         if number >= self.args.warmup:
             self.runs.append({p: seconds.get(p, 0.0) * self.factors.get(p, 1.0) for p in (*PHASES, "metrics")})
-            self.runs_together += [together] if together else []
+            if together:
+                self.runs_together.append(sum(value * factors.get(p, 1.0) for p, value in together.items()))
             self.memory = max(self.memory, memory)
             self.rates.append(matmul_rate(self.args.device, self.args.matmul_size, self.precision))
 
@@ -310,6 +312,8 @@ def through_ray(args: argparse.Namespace) -> dict[str, float]:
     settings = {**json.loads(args.set), "acceleration": args.acceleration[0], "precision": args.precision[0]}
     config = DIMAConfig().environment(f"mamujoco_{args.task}").training(model_size=args.model_size, **settings)
     config.training(num_steps_before_learning=0).debugging(seed=0)
+    if args.sample_async:
+        config.env_runners(num_env_runners=1, sample_async=True)
     algo = config.learners(num_gpus_per_learner=int(args.device == "cuda")).build()
     runs = []
     for number in range(args.warmup + args.repeats):
@@ -354,16 +358,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="torch's threads on the CPU")
     parser.add_argument("--stored", type=int, default=10_000, help="transitions in the buffer")
     parser.add_argument("--updates", type=int, help="updates per repeat (default: 5 on a CPU, all on a GPU)")
-    parser.add_argument("--warmup", type=int, help="runs before the first repeat (default: 1; 8 for auto on a GPU)")
+    parser.add_argument(
+        "--warmup", type=int, help="runs before the first repeat (default: 1; on a GPU 4, or 30 for auto)"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--matmul-size", type=int, help="of the large matrix product (default: 2048; 8192 on a GPU)")
     parser.add_argument("--through-ray", action="store_true", help="time iterations of the whole algorithm")
+    parser.add_argument("--sample-async", action="store_true", help="through Ray, collect while the learner learns")
     parser.add_argument("--profile-steps", action="store_true", help="count the kernels of each step on a GPU")
     args = parser.parse_args()
     on_gpu = args.device == "cuda"
     args.updates = args.updates or (10**6 if on_gpu else 5)
     args.matmul_size = args.matmul_size or (8192 if on_gpu else 2048)
-    args.warmup = (8 if on_gpu and "auto" in args.acceleration else 1) if args.warmup is None else args.warmup
+    if args.warmup is None:  # a step is recorded in its third call; auto decides within 30
+        args.warmup = (30 if "auto" in args.acceleration else 4) if on_gpu else 1
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.profile_steps:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
 
+from rllib_dima.core import compile as compile_module
 from rllib_dima.core.compile import Accelerator, FasterStep, RecordedStep
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
@@ -66,6 +67,66 @@ def test_on_a_cpu_steps_are_executed_as_they_are(mode):
     assert Accelerator(mode, CPU, []).accelerate("step", step) is step
 
 
+class TimedVariant:
+    """Stands in for a recorded step: replays from the third call on take the given time of a pretended clock."""
+
+    def __init__(self, clock, seconds, error=None):
+        self.clock, self.seconds, self.error, self.calls = clock, seconds, error, 0
+
+    @property
+    def is_recorded(self):
+        return self.calls >= 2
+
+    def forget(self):
+        self.calls = -1000
+
+    def __call__(self, x):
+        self.calls += 1
+        if self.error:
+            raise self.error
+        self.clock.now += self.seconds if self.calls > 2 else 100.0  # calls before are slow, and must not count
+        return x, self
+
+
+class PretendedClock:
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize(("plain", "fused", "better"), [(2.0, 1.0, "compile"), (1.0, 2.0, "cuda_graphs")])
+def test_auto_keeps_the_variant_whose_replays_are_faster(monkeypatch, plain, fused, better):
+    clock = PretendedClock()
+    monkeypatch.setattr(compile_module, "time", clock)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    variants = {"cuda_graphs": TimedVariant(clock, plain), "compile": TimedVariant(clock, fused)}
+    step = FasterStep("step", *variants.values())
+    outputs = [step(number) for number in range(100)]
+    assert step.chosen == better
+    assert [number for number, _ in outputs] == list(range(100))  # every call is one step
+    trials = 2 + FasterStep.NUM_TIMED_CALLS
+    by = [variant for _, variant in outputs]
+    assert by == [variants["cuda_graphs"]] * trials + [variants["compile"]] * trials + [variants[better]] * (
+        100 - 2 * trials
+    )
+    assert [v.calls < 0 for v in variants.values()] == [name != better for name in variants]  # the other is dropped
+
+
+def test_auto_goes_on_without_fused_kernels_only_where_compiling_is_what_failed(monkeypatch, caplog):
+    clock = PretendedClock()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    failure = torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("no compiler"), None)
+    step = FasterStep("the update", TimedVariant(clock, 1.0), TimedVariant(clock, 1.0, failure))
+    with caplog.at_level(logging.WARNING):
+        assert [step(number)[0] for number in range(30)] == list(range(30))
+    assert step.chosen == "cuda_graphs" and caplog.text.count("torch.compile failed for the update") == 1
+    step = FasterStep("the update", TimedVariant(clock, 1.0), TimedVariant(clock, 1.0, ValueError("out of range")))
+    with pytest.raises(ValueError, match="out of range"):
+        for number in range(30):
+            step(number)
+
+
 @pytest.mark.slow
 def test_compiled_and_eager_updates_agree_on_a_cpu():
     compiled, eager = (metrics(filled(ANT, nano(acceleration=mode)), 5) for mode in ("compile", "eager"))
@@ -117,7 +178,8 @@ def test_compiled_and_eager_updates_agree_over_50_updates():
 @gpu
 @pytest.mark.parametrize(("precision", "relative"), [("tf32", 0.02), ("bfloat16", 0.1)])
 def test_reduced_precision_agrees_with_float32_over_50_updates(precision, relative):
-    reduced, exact = (filled(ANT, nano(precision=p), GPU) for p in (precision, "float32"))
+    settings = {"acceleration": "cuda_graphs"}
+    reduced, exact = (filled(ANT, nano(precision=p, **settings), GPU) for p in (precision, "float32"))
     assert_close(metrics(reduced, 5), metrics(exact, 5), relative)
 
 
@@ -176,7 +238,8 @@ def test_a_checkpoint_is_restored_into_recorded_steps():
 @gpu
 @pytest.mark.parametrize(("made_on", "used_on"), [(CPU, GPU), (GPU, CPU)])
 def test_optimizers_move_between_cpu_and_gpu(made_on, used_on):
-    source, target = filled(ANT, nano(), made_on), filled(ANT, nano(), used_on)
+    hp = nano(acceleration="eager")
+    source, target = filled(ANT, hp, made_on), filled(ANT, hp, used_on)
     source.train_iteration()
     target.load_state_dict(source.state_dict())
     for name, optimizer in target.optimizers.items():
