@@ -297,3 +297,23 @@ def test_auto_goes_on_without_a_compiler(monkeypatch, caplog):
         outputs = [step() for _ in range(30)]
     assert step.chosen == "cuda_graphs" and all(torch.equal(out, torch.ones(2, device=GPU)) for out in outputs)
     assert "torch.compile failed for failing" in caplog.text
+
+
+@gpu
+@pytest.mark.parametrize(
+    ("changes", "arguments", "reason"),
+    [
+        ({"replay_device": "cpu"}, {}, "replay lives in host memory"),
+        ({}, {"average_gradients": lambda parameters: None}, "several learners exchange gradients"),
+    ],
+)
+def test_updates_that_cannot_be_recorded_are_announced_and_agree_with_eager(changes, arguments, reason, caplog):
+    found = []
+    for mode in ("cuda_graphs", "eager"):
+        hp = nano(acceleration=mode, precision="float32", **changes)
+        with caplog.at_level(logging.WARNING):
+            trainer = new_trainer(ANT, hp, device=GPU, **arguments)
+        trainer.add([random_trajectory(ANT, 40, seed=number, terminated=True) for number in range(3)])
+        found.append(metrics(trainer, 3))
+    assert caplog.text.count(reason) == 1
+    assert_close(*found, 1e-3)

@@ -10,6 +10,7 @@ The first three do not depend on each other; their updates take turns.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from rllib_dima.core.metrics import RunningMeans
 from rllib_dima.core.optimization import AverageGradients, ModelOptimizer
 from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, Window, states_to_count
 from rllib_dima.core.world_model import WorldModel
+
+logger = logging.getLogger(__name__)
 
 Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 Draw = Callable[[], Window]
@@ -89,6 +92,12 @@ class Trainer:
         self._means = {part: RunningMeans(self.device) for part in (*WORLD_MODEL_PHASES, "rollout", "actor", "critic")}
         self.accelerator = Accelerator(hp.acceleration, self.device, world_model.fusible_modules())
         self._is_alone, self._side_by_side = average_gradients is None, side_by_side
+        if self.accelerator.records and not self._is_recordable:
+            reason = "replay lives in host memory" if self._is_alone else "several learners exchange gradients"
+            logger.warning(
+                f"acceleration={hp.acceleration!r}: {reason}, so updates are launched operation by operation instead "
+                "of being recorded as CUDA graphs, which makes them several times slower."
+            )
         self._update_steps: dict[tuple[str, ...], Step] = {}
         self._steps = self._build_policy_steps()
 
