@@ -74,20 +74,21 @@ class Block(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self._add(x, attended)
 
-    def extend(self, x: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-        """M tokens (B, M, D) that follow those in the cache, and are added to it."""
+    def extend(self, x: torch.Tensor, cache: KeyValueCache, unseen: torch.Tensor) -> torch.Tensor:
+        """M tokens (B, M, D) after the M' in the cache, to which they are added; unseen as from `_unseen`."""
         query, key, value = self._heads(x)
-        mask = _causal_mask(x.shape[1], cache.length, x.device)
         key, value = cache.append(self.layer, key, value)
-        return self._add(x, self._attend(query, key, value, mask))
+        return self._add(x, self._attend(query, key, value, unseen))
 
-    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, unseen: torch.Tensor
+    ) -> torch.Tensor:
         """Attention written out: for one step's few queries the fused kernels take longer than these products.
 
-        query (B, heads, M, size), key and value (B, heads, M', size), mask (M, M') bool -> (B, heads, M, size).
+        query (B, heads, M, size), key and value (B, heads, M', size), unseen (M, M') bool -> (B, heads, M, size).
         """
         scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)  # (B, heads, M, M')
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        weights = scores.masked_fill(unseen, float("-inf")).softmax(-1)
         return functional.dropout(weights, self.dropout, self.training).to(value.dtype) @ value
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -149,8 +150,9 @@ class RewardTermination(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, of M more steps after those in the cache, which are added to it."""
         x = self._embed(states, actions, cache.length)
+        unseen = _unseen(x.shape[1], cache.length, x.device)
         for block in self.blocks:
-            x = block.extend(x, cache)
+            x = block.extend(x, cache, unseen)
         cache.length += x.shape[1]
         return self._predict(x, states.dtype)
 
@@ -234,6 +236,6 @@ def _head(size: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.GELU(), nn.Linear(size, 1))
 
 
-def _causal_mask(new: int, before: int, device: torch.device) -> torch.Tensor:
-    """(new, before + new) bool: new token i sees everything up to itself."""
-    return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+def _unseen(new: int, before: int, device: torch.device) -> torch.Tensor:
+    """(new, before + new) bool: what new token i must not see, which is everything after itself."""
+    return torch.ones(new, before + new, dtype=torch.bool, device=device).triu(before + 1)
