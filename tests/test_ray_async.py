@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from test_ray_faults import descendants
 from test_ray_team import Team, team_config
 
 from rllib_dima import DIMA
@@ -302,17 +303,6 @@ def test_needs_runners_that_can_overlap(tmp_path):
     config = async_config(tmp_path).evaluation(evaluation_interval=1)
     config.validate()
     config.get_evaluation_config_object().validate()
-
-
-def descendants(pid):
-    """Process ids of the children of `pid`, and of theirs."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout.split()
-    parents = dict(zip(map(int, listed[::2]), map(int, listed[1::2]), strict=True))
-    found, generation = set(), {pid}
-    while generation:
-        generation = {child for child, parent in parents.items() if parent in generation}
-        found |= generation
-    return found
 
 
 def learn_for_ever(folder):

@@ -83,12 +83,12 @@ class Accelerator:
             for step in steps:
                 step()
             return
-        before = torch.cuda.current_stream()
-        for step, stream in zip(steps, self._streams, strict=False):
+        before, streams = torch.cuda.current_stream(), self._streams[: len(steps)]
+        for step, stream in zip(steps, streams, strict=True):
             stream.wait_stream(before)
             with torch.cuda.stream(stream):
                 step()
-        for _, stream in zip(steps, self._streams, strict=False):
+        for stream in streams:
             before.wait_stream(stream)
 
     def forget(self) -> None:

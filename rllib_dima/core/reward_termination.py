@@ -89,7 +89,7 @@ class Block(nn.Module):
         """
         scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)  # (B, heads, M, M')
         weights = scores.masked_fill(unseen, float("-inf")).softmax(-1)
-        return functional.dropout(weights, self.dropout, self.training).to(value.dtype) @ value
+        return self._drop(weights).to(value.dtype) @ value
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys and values of (B, M, D): (B, heads, M, size) each."""
