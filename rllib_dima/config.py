@@ -116,6 +116,7 @@ class DIMAConfig(AlgorithmConfig):
         self.env_runner_cls = DIMAEnvRunner
         self.evaluation_config = {"explore": False}
         self.rollout_fragment_length = "auto"
+        self.normalize_actions = False  # they are in [-1, 1] already
         self.metrics_num_episodes_for_smoothing = 10  # of 1,000 steps each, that is 50 iterations
         # RLlib's environment check resets with seed 42, after which all unseeded runners draw the same.
         self.disable_env_checking = True

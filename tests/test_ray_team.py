@@ -10,9 +10,12 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.tune.utils import flatten_dict
 
 from rllib_dima import DIMAConfig
 from rllib_dima.env_runner import LAYOUT_KEY, DIMAEnvRunner
+from rllib_dima.envs import CooperativeEnv
 from rllib_dima.learner import to_trajectory
 
 TINY = {
@@ -136,6 +139,16 @@ def test_trajectories_hold_padded_observations_with_agent_ids_and_executed_actio
     assert all(column.dtype == np.float32 for column in columns)
 
 
+def test_the_environment_is_given_the_stored_actions_to_the_last_bit(monkeypatch):
+    received = []
+    step = CooperativeEnv.step
+    monkeypatch.setattr(CooperativeEnv, "step", lambda env, actions: received.append(actions) or step(env, actions))
+    stored = np.concatenate([t.actions for t in trajectories(make_runner(team_config(initial_log_std=9.0)), 70)])
+    given = np.array([[actions["left"], actions["right"]] for actions in received])
+    np.testing.assert_array_equal(stored, given.clip(-1, 1))
+    assert (np.abs(given) > 1).any() and (np.abs(given) < 0.1).any()  # RLlib's unsquashing would round these
+
+
 def test_discrete_actions_are_stored_one_hot():
     (trajectory,) = trajectories(make_runner(team_config({"discrete": True})), 6)
     assert trajectory.actions.shape == (6, 2, 3)
@@ -160,6 +173,23 @@ def test_return_is_the_teams_and_not_the_sum_over_agents():
         assert metrics[key].peek() == 7.0
     assert metrics["module_episode_returns_mean"]["shared_policy"].peek() == 7.0
     assert metrics["episode_len_mean"].peek() == 7
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_steps_and_episodes_are_counted_as_rllib_counts_them_at_every_step(num_envs, monkeypatch):
+    def counts():
+        runner = make_runner(team_config().env_runners(num_envs_per_env_runner=num_envs))
+        collected = []
+        for _ in range(3):
+            runner.sample(num_timesteps=10)
+            metrics = flatten_dict(runner.get_metrics())
+            collected.append({k: v.peek() for k, v in metrics.items() if "steps_sampled" in k or "num_ep" in k})
+        return collected
+
+    ours = counts()
+    monkeypatch.setattr(DIMAEnvRunner, "_increase_sampled_metrics", MultiAgentEnvRunner._increase_sampled_metrics)
+    assert ours == counts()
+    assert ours[0]["num_module_steps_sampled/shared_policy"] == 20
 
 
 def test_unseeded_runners_start_differently_and_seeded_ones_as_seeded():
