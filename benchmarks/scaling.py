@@ -46,6 +46,7 @@ from epoch import PHASES, build, layout_of, run_once, shortened
 
 from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.trainer import WORLD_MODEL_PHASES
 
 VALUES = {
     "agents": (2, 4, 8, 16, 32),
@@ -55,7 +56,7 @@ VALUES = {
     "buffer": (10_000, 50_000, 250_000, 1_000_000),
     "learners": (1, 2, 4, 8),
 }
-LABELS = {"state_decoder": "decoder", "reward_termination": "reward", "memory_mb": "MB"}
+LABELS = {"state_decoder": "decoder", "reward_termination": "reward", "world_model": "world model", "memory_mb": "MB"}
 STORED = 10_000
 Repeat = dict[str, Any]
 FOUR_STEPS = {"conditioning": "cumulative", "num_denoising_steps": 4}
@@ -97,11 +98,20 @@ def repeats_of_learners(args: argparse.Namespace, num_learners: int) -> Iterator
     config.learners(num_learners=num_learners, num_gpus_per_learner=int(args.device == "cuda"))
     algo = config.debugging(seed=0).build()
     while True:
-        times = algo.train()["learners"]["__all_modules__"]
-        seconds = {phase: times[f"time_{phase}_s"] * factors.get(phase, 1.0) for phase in PHASES}
+        seconds = phases_of_learner(algo.train()["learners"]["__all_modules__"], factors)
         of_learners = algo.learner_group.foreach_learner(partial(exchange_and_memory, num_updates=num_updates(full)))
         exchange, memory = zip(*(result.get() for result in of_learners), strict=True)
         yield {"seconds": {**seconds, "exchange": max(exchange)}, "memory_mb": max(memory)}
+
+
+def phases_of_learner(times: dict[str, float], factors: dict[str, float]) -> dict[str, float]:
+    """Seconds of every phase of an iteration; the world model's three parts as one, as a GPU does them side by side."""
+    phases = {name.removeprefix("time_").removesuffix("_s"): s for name, s in times.items() if name.startswith("time_")}
+    seconds = {
+        phase: s * {"world_model": factors["dynamics"], **factors}.get(phase, 1.0) for phase, s in phases.items()
+    }
+    parts = [seconds.pop(phase) for phase in (*WORLD_MODEL_PHASES.values(), "world_model") if phase in seconds]
+    return {"add": seconds.pop("add"), "world_model": sum(parts), **seconds}
 
 
 def num_updates(hp: Hyperparameters) -> dict[str, int]:
@@ -192,7 +202,8 @@ def fit(values: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
 def summarise(values: Sequence[int], points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The points of an axis as columns, with exponents where everything measured is positive."""
     columns = {name: [point["seconds"][name] for point in points] for name in points[0]["seconds"]}
-    columns["iteration"] = [sum(point["seconds"][phase] for phase in PHASES) for point in points]
+    phases = [name for name in columns if name != "exchange"]  # which is a part of the others
+    columns["iteration"] = [sum(point["seconds"][phase] for phase in phases) for point in points]
     columns["memory_mb"] = [point["memory_mb"] for point in points]
     fitted = {name: column for name, column in columns.items() if len(column) > 1 and min(column) > 0}
     return {

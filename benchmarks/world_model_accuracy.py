@@ -137,6 +137,7 @@ def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: Hyperparam
     optimizer = ModelOptimizer("dynamics", model.module, torch.optim.AdamW, *settings)
     for _ in range(updates):
         window = replay.sample(hp.dynamics_batch_size, hp.context_length - 1, hp.num_autoregressive_steps - 1)
+        optimizer.begin_update()
         optimizer.step(model.loss(window))
 
 

@@ -115,7 +115,11 @@ class DIMA(Algorithm):
             "episode_window": list(self._episode_window.iterations),
             "collected": self._collector.get_state(),
             "sampling": self._get_sampling(self.env_runner_group),
-            "evaluation_sampling": self._get_sampling(self.eval_env_runner_group),
+            "evaluation_sampling": (
+                self._get_sampling(self.eval_env_runner_group)
+                if self.eval_env_runner_group is not None
+                else self._evaluation_sampling  # of a restored state, for the runners that evaluation will make
+            ),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -203,8 +207,8 @@ class DIMA(Algorithm):
         self._send_policy()
 
     def _timed(self, phase: str) -> Any:
-        """Logs seconds as timers/<phase>_s. (RLlib's own timers are slow averages that stay near their first value.)"""
-        return self.metrics.log_time((TIMERS, f"{phase}_s"), reduce="mean", window=1)
+        """Adds seconds to timers/<phase>_s. (RLlib's own timers are slow averages that stay near their first value.)"""
+        return self.metrics.log_time((TIMERS, f"{phase}_s"), reduce="sum")
 
     def _count_empty_iteration(self) -> None:
         """Allows for runners that are being restarted, but not for ever."""
@@ -225,9 +229,9 @@ class DIMA(Algorithm):
         train_results[ENV_RUNNER_RESULTS] = self._episode_window.smooth(episodes)
         return super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
 
-    def _get_sampling(self, group: EnvRunnerGroup | None) -> list[dict[str, Any] | None]:
+    def _get_sampling(self, group: EnvRunnerGroup) -> list[dict[str, Any] | None]:
         """What every runner of the group is at, the local one first; of dead runners nothing."""
-        return [] if group is None else group.foreach_env_runner(_get_sampling_state)
+        return group.foreach_env_runner(_get_sampling_state)
 
     def _make_evaluation_runners(self) -> EnvRunnerGroup:
         """Runners for evaluation, which go on where those of a restored checkpoint were."""

@@ -117,11 +117,13 @@ class DIMALearner(TorchLearner):
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores networks, optimisers and counters, also to a state older than the present one.
 
-        Learning rates are those of this learner's config afterwards, not those stored in the optimisers' state.
+        Learning rates are those of this learner's config afterwards, not those stored in the optimisers' state. The
+        replay buffer keeps what it has, but none of its episodes goes on: runners may go back to an earlier step.
         """
         if state.get(WEIGHTS_SEQ_NO, 0) > 0:
             self._weights_seq_no = 0
         super().set_state(state)
+        self.trainer.replay.close_episodes()
         self.trainer.set_learning_rates(self.config.hyperparameters())
 
     def save_to_path(
@@ -147,7 +149,10 @@ class DIMALearner(TorchLearner):
         filesystem: pyarrow.fs.FileSystem | None = None,
         **kwargs: Any,
     ) -> None:
-        """Restores the learner, and the replay buffer if the whole learner is restored and the checkpoint has one."""
+        """Restores the learner; if it is restored as a whole, also the replay buffer.
+
+        A checkpoint without one leaves the buffer empty, and learning waits for `num_steps_before_learning` new steps.
+        """
         super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
         if component is not None:
             return
@@ -155,6 +160,7 @@ class DIMALearner(TorchLearner):
             if file is not None:
                 self.trainer.replay.load(file)
             else:
+                self.trainer.replay.clear()
                 logger.warning(f"The checkpoint {path} holds no replay buffer: DIMA collects anew.")
 
     def configure_optimizers(self) -> None:

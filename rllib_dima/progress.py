@@ -14,7 +14,7 @@ def progress_line(result: dict[str, Any]) -> str:
     episodes, seconds = result["env_runners"], result["time_this_iter_s"]
     parts = [
         f"iteration {result['training_iteration']:4d}",
-        f"steps {episodes['num_env_steps_sampled_lifetime']:8.0f}",
+        f"steps {episodes.get('num_env_steps_sampled_lifetime', 0):8.0f}",
         f"return {_number(episodes.get('episode_return_mean'), '9.1f')}",
         _losses(result.get("learners", {})),
         f"{seconds:6.1f} s",

@@ -116,7 +116,7 @@ def test_auto_keeps_the_variant_whose_replays_are_faster(monkeypatch, plain, fus
 def test_auto_goes_on_without_fused_kernels_only_where_compiling_is_what_failed(monkeypatch, caplog):
     clock = PretendedClock()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    failure = torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("no compiler"), None)
+    failure = torch._dynamo.exc.TorchDynamoException("no compiler")
     step = FasterStep("the update", TimedVariant(clock, 1.0), TimedVariant(clock, 1.0, failure))
     with caplog.at_level(logging.WARNING):
         assert [step(number)[0] for number in range(30)] == list(range(30))
@@ -289,7 +289,7 @@ def test_an_iteration_waits_for_the_device_only_to_read_its_metrics():
 def test_auto_goes_on_without_a_compiler(monkeypatch, caplog):
     def fails():
         if torch.compiler.is_compiling() or torch._dynamo.eval_frame._stance.stance != "force_eager":
-            raise torch._dynamo.exc.BackendCompilerFailed(fails, RuntimeError("no compiler"), None)
+            raise torch._dynamo.exc.TorchDynamoException("no compiler")
         return torch.ones(2, device=GPU)
 
     step = Accelerator("auto", GPU, []).accelerate("failing", fails)

@@ -20,6 +20,11 @@ def steps(layout=UNEQUAL, batch_size=5, length=4):
     )
 
 
+def test_an_update_is_one_graph_for_a_compiler():
+    model, inputs = new().train(), steps()
+    torch.compile(model, backend="eager", fullgraph=True)(*inputs)  # raises at what would break the graph
+
+
 def test_blocks_equal_torchs_transformer_layers():
     model, (states, actions) = new(), steps()
     x = model._embed(states, actions, 0)

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow.fs
@@ -15,12 +16,13 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
-from test_ray_team import TINY, team_config
+from test_ray_team import TINY, Team, team_config
 
 from rllib_dima import DIMA
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.core.trainer import NonFiniteLossError
 from rllib_dima.learner import DIMALearner
+from rllib_dima.progress import progress_line
 from rllib_dima.rl_modules import DIMACritic
 
 MODULES = ("shared_policy", "critic", "world_model")
@@ -195,6 +197,69 @@ def test_replay_is_left_out_of_states_and_on_demand_of_checkpoints(tmp_path, cap
     restored = Algorithm.from_checkpoint(path)
     assert len(learner(restored).trainer.replay) == 0 and "no replay buffer" in caplog.text
     assert restored.train()["num_env_steps_sampled_lifetime"] == 40
+    algo.train()
+    algo.restore_from_path(path)  # what it has collected by itself goes, too
+    assert len(learner(algo).trainer.replay) == 0
+    algo.stop()
+    restored.stop()
+
+
+def test_without_its_replay_a_restored_run_collects_as_much_as_a_new_one_before_it_learns(tmp_path):
+    config = team_config(num_steps_before_learning=40).checkpointing(checkpoint_replay=False)
+    algo = config.build()
+    assert [_iterations_that_learnt(algo) for _ in range(3)] == [0, 1, 2]
+    algo.restore_from_path(algo.save_to_path(tmp_path))
+    assert [_iterations_that_learnt(algo) for _ in range(3)] == [2, 3, 4]
+    algo.stop()
+
+
+def _iterations_that_learnt(algo):
+    algo.train()
+    return learner(algo).trainer.num_iterations
+
+
+@pytest.mark.parametrize("way", ["set_state", "restore_from_path"])
+def test_going_back_never_links_new_steps_behind_those_of_the_abandoned_future(tmp_path, way):
+    class Restorable(Team):
+        def get_state(self):
+            return {"steps": self.steps, "number": self.number}
+
+        def set_state(self, state):
+            self.steps, self.number = state["steps"], state["number"]
+
+    config = team_config().environment(Restorable, env_config={"length": 1000})
+    algo = config.checkpointing(checkpoint_replay=False).build()
+    algo.train()
+    state, path = algo.get_state(), algo.save_to_path(tmp_path)
+    algo.train()
+    algo.set_state(state) if way == "set_state" else algo.restore_from_path(path)
+    algo.train()
+    replay = learner(algo).trainer.replay
+    linked = torch.nonzero(replay.following[: len(replay)] >= 0).squeeze(1)
+    assert len(replay) == (60 if way == "set_state" else 20) and len(linked) >= 19
+    torch.testing.assert_close(replay.next_states[linked], replay.states[replay.following[linked]])
+    algo.stop()
+
+
+def test_seconds_of_a_phase_are_added_up_within_an_iteration_and_not_beyond(algo):
+    for _ in range(2):
+        with algo._timed("collect"):
+            time.sleep(0.1)
+    results = [algo.train() for _ in range(4)]
+    assert results[0]["timers"]["collect_s"] >= 0.2
+    spent = sum(result["timers"][f"{phase}_s"] for result in results for phase in ("collect", "learn", "send_policy"))
+    assert spent <= results[-1]["time_total_s"] + 0.2
+
+
+def test_evaluations_state_survives_restoring_and_saving_before_the_next_evaluation(tmp_path):
+    algo = team_config().evaluation(evaluation_duration=1).build()
+    algo.train()
+    algo.evaluate()  # makes the runners
+    first = algo.get_state()["evaluation_sampling"]
+    restored = DIMA.from_checkpoint(algo.save_to_path(tmp_path))
+    restored.train()
+    np.testing.assert_equal(restored.get_state()["evaluation_sampling"], first)
+    assert len(first) == 1
     algo.stop()
     restored.stop()
 
@@ -289,6 +354,11 @@ def test_checkpoint_at_a_name_that_holds_one_is_replaced_and_another_environment
     for restore in (algo.restore_from_path, DIMA.from_checkpoint):
         with pytest.raises(CheckpointError, match=r"not whole: algorithm_state\.pkl is damaged"):
             restore(path)
+
+
+def test_progress_of_an_iteration_without_any_steps():
+    result = {"training_iteration": 1, "time_this_iter_s": 60.0, "env_runners": {"num_episodes": 0}, "learners": {}}
+    assert "steps        0   return         -" in progress_line(result)
 
 
 def test_progress_is_printed_on_demand(capsys):

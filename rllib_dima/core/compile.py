@@ -3,7 +3,7 @@
 eager        every operation is launched from Python as it is written: the plain reference
 cuda_graphs  a step's operations are recorded once and launched together from then on; steps that do not depend on each
              other share a recording and run side by side
-compile      dynamics and transformer as fused kernels of torch.compile; on a GPU recorded as well
+compile      dynamics, and the transformer's updates, as fused kernels of torch.compile; on a GPU recorded as well
 auto         on a GPU each step is timed in its first calls and keeps the faster of cuda_graphs and compile; on a CPU
              eager, where large matrix products take the time and torch.compile gained nothing
 
@@ -158,7 +158,8 @@ class FasterStep:
     Args:
         name: for messages.
         plain: the variant without fused kernels.
-        fused: the one with them; if it cannot be built (no compiler, say), the plain one is kept, with a warning.
+        fused: the one with them; if it cannot be built (no compiler, say), the plain one is kept, with a warning. Of a
+            step made of several, those before the one that failed have then been done twice, once.
     """
 
     NUM_TIMED_CALLS = 10

@@ -210,6 +210,7 @@ class Diffusion(nn.Module):
         for task, actions in zip(tasks[:-1], encoded.detach().split(len(first)), strict=False):
             denoised, _ = self(task.noisy, task.sigma, contexts[-1], actions)
             contexts.append(torch.cat([contexts[-1][:, 1:], denoised.unsqueeze(1)], dim=1))
+        torch.clear_autocast_cache()  # before torch 2.11 weights cast here without gradients would be used with them
         return torch.cat(contexts)
 
     def sample(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

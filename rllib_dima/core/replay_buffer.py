@@ -132,6 +132,22 @@ class ReplayBuffer:
         per_agent = layout.num_agents * (layout.observation_size + layout.action_size)
         return capacity * (4 * (2 * layout.state_size + per_agent + 1) + 1) + 2 * 8 * (capacity + 1)
 
+    @property
+    def num_written(self) -> int:
+        """Transitions added since the buffer was empty, those that others have overwritten included."""
+        return self._num_written
+
+    def clear(self) -> None:
+        """Empties the buffer."""
+        self._num_written = 0
+        self._size.zero_()
+        self._newest.zero_()
+        self.close_episodes()
+
+    def close_episodes(self) -> None:
+        """Lets no episode continue, for example because its environment went back to an earlier step."""
+        self._open_episodes = {}
+
     def add(self, trajectory: Trajectory) -> None:
         """Appends a chunk of an episode and links it to the chunk before it, if that is still stored.
 

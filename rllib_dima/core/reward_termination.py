@@ -222,7 +222,7 @@ def dropout(x: torch.Tensor, probability: float) -> torch.Tensor:
     """
     if probability == 0:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():  # the compiler does not know random_
         return functional.dropout(x, probability)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     numbers = bits.view(torch.int16)[: x.numel()].view(x.shape)  # uniform in [-2^15, 2^15)

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -107,7 +107,7 @@ class Trainer:
         Raises:
             ValueError: if a trajectory does not fit the layout or the buffer.
         """
-        with self._clock.timed("add"):
+        with self._on_device(), self._clock.timed("add"):
             for trajectory in trajectories:
                 self.replay.add(trajectory)
                 self.num_env_steps += len(trajectory)
@@ -119,16 +119,18 @@ class Trainer:
 
         Returns:
             Means over the iteration's updates under "world_model", "actor" and "critic", seconds under "time". Before
-            `num_steps_before_learning` steps only "time", during the world model's warm-up without the policy.
+            `num_steps_before_learning` steps were stored only "time", during the world model's warm-up without the
+            policy.
 
         Raises:
             NonFiniteLossError: if anything became NaN or infinite, with its name.
         """
-        if self.num_env_steps < self.hp.num_steps_before_learning:
+        if self.replay.num_written < self.hp.num_steps_before_learning:
             return self._report({})
         for means in self._means.values():
             means.clear()
-        with self._random_numbers(), matrix_product_precision(self.hp.precision, self.device):
+        precision = matrix_product_precision(self.hp.precision, self.device)
+        with self._on_device(), self._random_numbers(), precision:
             self._train_world_model()
             parts = {"world_model": tuple(WORLD_MODEL_PHASES)}
             if self.num_iterations >= self.hp.num_world_model_warmup_iterations:
@@ -252,13 +254,13 @@ class Trainer:
         """Moves the means of all metrics to the host at once and checks them."""
         means = {part: self._means[part].read() for names in parts.values() for part in names}
         stacked = torch.cat([mean for _, mean in means.values()]).tolist() if means else []
-        numbers = iter(stacked)
+        numbers, seconds = iter(stacked), self._clock.pop()
         report: Metrics = {part: {} for part in parts}
         for part, names in parts.items():
             for name in (metric for source in names for metric in means[source][0]):
                 report[part][name] = next(numbers)
                 self._check_finite(f"{part}/{name}", report[part][name])
-        return {**report, "time": self._clock.pop()}
+        return {**report, "time": seconds}
 
     def _check_finite(self, name: str, number: float) -> None:
         if not np.isfinite(number):
@@ -276,6 +278,10 @@ class Trainer:
     def _is_recordable(self) -> bool:
         """Whether updates of the world model touch nothing but the device."""
         return self._is_alone and self._has_replay_on_device
+
+    def _on_device(self) -> AbstractContextManager:
+        """Makes streams, events and graphs those of this trainer's GPU, if there are several."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:
