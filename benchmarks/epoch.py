@@ -252,8 +252,9 @@ def table(result: dict[str, Any]) -> str:
     if (together := result["iteration_side_by_side"]) is not None:
         lines.append(f"{'... side by side':<20} {together:9.4f}")
     lines.append(
-        f"large matrix product {result['matmul_gflops']:.1f} GFLOP/s; peak memory {result['peak_memory_mb']:.0f} MB; "
-        f"first run {result['first_run_seconds']:.1f} s"
+        f"large matrix product {result['matmul_gflops']:.1f} GFLOP/s; peak memory of the process so far "
+        f"{result['peak_memory_mb']:.0f} MB; first run of the warm-up "
+        f"{result['first_run_seconds']:.1f} s"
     )
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.envs import make
@@ -74,10 +75,17 @@ def plot(curve: Path, picture: Path, random: float, final: float) -> None:
     figure.savefig(picture, dpi=120, bbox_inches="tight")
 
 
+def positive(text: str) -> float:
+    """A number above 0 from the command line."""
+    if (number := float(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, but is {text}")
+    return number
+
+
 def main() -> None:
     """Trains for the given time, evaluates, saves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=4.5, help="training time")
+    parser.add_argument("--minutes", type=positive, default=4.5, help="training time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/quickstart"), help="where to save")
     parser.add_argument("--restore", type=Path, help="an earlier --out to go on from")
@@ -85,6 +93,7 @@ def main() -> None:
     out = (args.restore or args.out).resolve()
     curve, checkpoint = out / "learning_curve.csv", out / "checkpoint"
 
+    torch.set_num_threads(1)  # networks this small gain little from more, and lose much where the cores are busy
     algo = DIMA.from_checkpoint(str(checkpoint)) if args.restore else build_config(args.seed).build()
     out.mkdir(parents=True, exist_ok=True)
     if not args.restore:

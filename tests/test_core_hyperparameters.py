@@ -133,12 +133,31 @@ def test_the_paper_preset_changes_nothing():
 
 def test_a_buffer_smaller_than_a_window_is_refused():
     with pytest.raises(ValueError, match=r"replay_capacity \(14\) is smaller than the longest window .*\(15 trans"):
-        resolve({"replay_capacity": 14})
+        resolve({"replay_capacity": 14, "env_steps_per_iteration": 14})
     windows = {"context_length": 20, "num_autoregressive_steps": 4}
     assert resolve(windows).longest_window == 23
     with pytest.raises(ValueError, match=r"\(22\) is smaller"):
-        resolve({"replay_capacity": 22, **windows})
-    assert resolve({"replay_capacity": 15}).replay_capacity == 15
+        resolve({"replay_capacity": 22, "env_steps_per_iteration": 22, **windows})
+    assert resolve({"replay_capacity": 15, "env_steps_per_iteration": 15}).replay_capacity == 15
+
+
+def test_a_buffer_smaller_than_an_iteration_is_refused():
+    with pytest.raises(ValueError, match=r"replay_capacity \(199\) cannot hold the 200 steps of one iteration"):
+        resolve({"replay_capacity": 199})
+
+
+@pytest.mark.parametrize(("context_length", "most"), [(1, 3), (3, 4), (4, 4), (7, 5)])
+def test_levels_that_do_nothing_but_pad_the_time_axis_are_refused(context_length, most):
+    assert resolve({"context_length": context_length, "dynamics_num_levels": most})
+    with pytest.raises(ValueError, match=rf"dynamics_num_levels \({most + 1}\) .* Use at most {most} levels"):
+        resolve({"context_length": context_length, "dynamics_num_levels": most + 1})
+
+
+@pytest.mark.parametrize("part", ["decoder", "dynamics", "reward", "actor", "critic"])
+def test_clipping_to_nothing_and_an_epsilon_of_nothing_are_refused(part):
+    for name in (f"{part}_grad_clip", "adam_epsilon"):
+        with pytest.raises(ValueError, match=f"{name} must be at least"):
+            resolve({name: 0.0})
 
 
 def test_denoising_steps_follow_the_number_of_agents():

@@ -238,3 +238,25 @@ def test_needed_memory_is_that_of_the_rows():
     buffer = ReplayBuffer(UNEQUAL, 10)
     columns = [value for value in vars(buffer).values() if isinstance(value, torch.Tensor) and value.ndim]
     assert ReplayBuffer.bytes_needed(UNEQUAL, 10) == sum(x.numel() * x.element_size() for x in columns)
+
+
+def test_a_buffer_beyond_the_machines_memory_is_explained():
+    with pytest.raises(
+        MemoryError, match=r"10000000000000 transitions takes \d+\.\d GB, more than 'cpu' .* replay_cap"
+    ):
+        ReplayBuffer(LAYOUT, 10**13)
+
+
+def test_an_empty_buffer_forgets_and_closed_episodes_go_on_as_new_ones():
+    buffer = ReplayBuffer(LAYOUT, 20)
+    buffer.add(numbered(1, 0, 4))
+    buffer.close_episodes()
+    buffer.add(numbered(1, 4, 3))
+    assert buffer.following[3] == -1 and buffer.previous[4] == -1 and buffer.num_written == 7
+    buffer.clear()
+    assert len(buffer) == buffer.num_written == 0
+    with pytest.raises(ValueError, match="empty"):
+        buffer.sample(3)
+    buffer.add(numbered(1, 7, 2))
+    window = buffer.windows(torch.tensor([0, 1]), past=1, future=1)
+    assert window.valid.tolist() == [[False, True, True], [True, True, False]] and len(buffer) == 2

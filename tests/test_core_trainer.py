@@ -228,6 +228,23 @@ def test_non_finite_rewards_are_named_after_a_single_policy_update():
         trainer.train_iteration()
 
 
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_parameters_spoilt_by_an_iterations_last_update_are_named(part):
+    trainer = filled()
+    hp, optimizer = trainer.hp, trainer.optimizers[part]
+    step, updates = optimizer.step, []
+
+    def spoil_last(loss):
+        updates.append(step(loss))
+        if len(updates) == hp.policy_updates_per_iteration * hp.ppo_epochs * hp.ppo_minibatches:
+            optimizer.parameters[-1].data.view(-1)[0] = math.nan
+        return updates[-1]
+
+    optimizer.step = spoil_last
+    with pytest.raises(NonFiniteLossError, match=f"the norm of the parameters of {part} became nan in training iter"):
+        trainer.train_iteration()
+
+
 def test_an_empty_final_chunk_leaves_the_state_statistics_alone():
     trainer, chunk = new_trainer(UNEQUAL, tiny()), random_trajectory(UNEQUAL, 5)
     trainer.add([chunk])

@@ -91,7 +91,9 @@ class Hyperparameters:
     )
     decoder_lr: float = knob(3e-4, "Learning rate of the state decoder (AdamW).", low=0.0)
     decoder_weight_decay: float = knob(0.01, "Weight decay of the state decoder.", low=0.0)
-    decoder_grad_clip: float = knob(10.0, "Largest gradient norm of the state decoder.", low=0.0)
+    decoder_grad_clip: float = knob(
+        10.0, "Largest gradient norm of the state decoder; a huge one never clips.", low=1e-9
+    )
     decoder_batch_size: int = knob(256, "Transitions per state-decoder update.", low=1)
     decoder_updates_per_iteration: int = knob(200, "State-decoder updates per iteration.", low=1)
 
@@ -127,7 +129,9 @@ class Hyperparameters:
     dynamics_lr: float = knob(1e-4, "Learning rate of the dynamics model (AdamW).", low=0.0)
     dynamics_lr_warmup_updates: int = knob(100, "Updates of linear learning-rate warm-up (released code).", low=0)
     dynamics_weight_decay: float = knob(0.01, "Weight decay of the dynamics model, on matrices only.", low=0.0)
-    dynamics_grad_clip: float = knob(1.0, "Largest gradient norm of the dynamics model.", low=0.0)
+    dynamics_grad_clip: float = knob(
+        1.0, "Largest gradient norm of the dynamics model; a huge one never clips.", low=1e-9
+    )
     dynamics_batch_size: int = knob(64, "Windows per dynamics update.", low=1)
     dynamics_updates_per_iteration: int = knob(200, "Dynamics updates per iteration.", low=1)
 
@@ -159,7 +163,7 @@ class Hyperparameters:
     reward_dropout: float = knob(0.1, "Dropout on embedding, attention and residuals.", low=0.0, high=0.99)
     reward_lr: float = knob(1e-4, "Learning rate of the transformer (AdamW).", low=0.0)
     reward_weight_decay: float = knob(0.01, "Weight decay of the transformer.", low=0.0)
-    reward_grad_clip: float = knob(10.0, "Largest gradient norm of the transformer.", low=0.0)
+    reward_grad_clip: float = knob(10.0, "Largest gradient norm of the transformer; a huge one never clips.", low=1e-9)
     reward_batch_size: int = knob(128, "Windows of H steps per transformer update.", low=1)
     reward_updates_per_iteration: int = knob(200, "Transformer updates per iteration.", low=1)
 
@@ -177,9 +181,9 @@ class Hyperparameters:
     critic_hidden_size: int = knob(256, "Width of the critic.", low=1)
     actor_lr: float = knob(5e-4, "Learning rate of the actor (Adam).", low=0.0)
     critic_lr: float = knob(5e-4, "Learning rate of the critic (Adam).", low=0.0)
-    adam_epsilon: float = knob(1e-5, "Epsilon of the actor's and the critic's Adam.", low=0.0)
-    actor_grad_clip: float = knob(10.0, "Largest gradient norm of the actor.", low=0.0)
-    critic_grad_clip: float = knob(10.0, "Largest gradient norm of the critic.", low=0.0)
+    adam_epsilon: float = knob(1e-5, "Epsilon of the actor's and the critic's Adam.", low=1e-12)
+    actor_grad_clip: float = knob(10.0, "Largest gradient norm of the actor; a huge one never clips.", low=1e-9)
+    critic_grad_clip: float = knob(10.0, "Largest gradient norm of the critic; a huge one never clips.", low=1e-9)
     ppo_epochs: int = knob(5, "PPO epochs per imagined batch.", low=1)
     ppo_minibatches: int = knob(1, "Minibatches per PPO epoch.", low=1)
     clip_param: float = knob(0.1, "PPO clipping of the probability ratio, eq. 21.", symbol="epsilon", low=0.0)
@@ -220,6 +224,18 @@ class Hyperparameters:
                 )
         if self.dynamics_condition_size % 2:
             raise ValueError(f"dynamics_condition_size must be even, but is {self.dynamics_condition_size}.")
+        time_steps, multiple = self.context_length + 1, 2 ** (self.dynamics_num_levels - 1)
+        if multiple > 2 * time_steps:
+            raise ValueError(
+                f"dynamics_num_levels ({self.dynamics_num_levels}) halves the time axis more often than the U-Net's "
+                f"{time_steps} time steps (context_length + 1) allow: it would be padded to {multiple}. Use at most "
+                f"{(2 * time_steps).bit_length()} levels, or a longer context."
+            )
+        if self.replay_capacity < self.env_steps_per_iteration:
+            raise ValueError(
+                f"replay_capacity ({self.replay_capacity}) cannot hold the {self.env_steps_per_iteration} steps of one "
+                "iteration. Raise replay_capacity, or lower env_steps_per_iteration."
+            )
         if self.replay_capacity < self.longest_window:
             raise ValueError(
                 f"replay_capacity ({self.replay_capacity}) is smaller than the longest window drawn from it "

@@ -21,7 +21,8 @@ following these links, so it can never cross the boundary of an episode:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -90,6 +91,9 @@ class ReplayBuffer:
         storage_device: where the rows live.
         output_device: where sampled windows are needed.
         recency: age rank of a drawn row = uniform ** recency (1: uniform).
+
+    Raises:
+        MemoryError: if the device cannot hold that many transitions.
     """
 
     def __init__(
@@ -106,18 +110,19 @@ class ReplayBuffer:
         agents = layout.num_agents
         pin = self.device.type == "cpu" and self.output_device.type == "cuda"
 
-        def rows(*shape: int, dtype: torch.dtype = torch.float32, value: float = 0) -> torch.Tensor:
-            return torch.full((capacity, *shape), value, dtype=dtype, device=self.device, pin_memory=pin)
+        def rows(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.zeros((capacity, *shape), dtype=dtype, device=self.device, pin_memory=pin)
 
-        self.states = rows(layout.state_size)
-        self.next_states = rows(layout.state_size)
-        self.observations = rows(agents, layout.observation_size)
-        self.actions = rows(agents, layout.action_size)
-        self.rewards = rows()
-        self.terminated = rows(dtype=torch.bool)
-        self.previous, self.following = (
-            torch.full((capacity + 1,), -1, dtype=torch.long, device=self.device, pin_memory=pin) for _ in range(2)
-        )
+        with _explaining_lack_of_memory(layout, capacity, self.device):
+            self.states = rows(layout.state_size)
+            self.next_states = rows(layout.state_size)
+            self.observations = rows(agents, layout.observation_size)
+            self.actions = rows(agents, layout.action_size)
+            self.rewards = rows()
+            self.terminated = rows(dtype=torch.bool)
+            self.previous, self.following = (
+                torch.full((capacity + 1,), -1, dtype=torch.long, device=self.device, pin_memory=pin) for _ in range(2)
+            )
         self._size = torch.zeros((), dtype=torch.long, device=self.device)  # a tensor: sampling never syncs
         self._newest = torch.zeros((), dtype=torch.long, device=self.device)
         self._num_written = 0
@@ -304,6 +309,20 @@ class ReplayBuffer:
                 f"A trajectory of {length} steps does not fit a replay buffer of {self.capacity} transitions: "
                 "raise replay_capacity."
             )
+
+
+@contextmanager
+def _explaining_lack_of_memory(layout: AgentLayout, capacity: int, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch has no common class for it
+        if "memory" not in str(error):
+            raise
+        gigabytes = ReplayBuffer.bytes_needed(layout, capacity) / 1e9
+        raise MemoryError(
+            f"A replay buffer of {capacity} transitions takes {gigabytes:.1f} GB, more than {str(device)!r} has free: "
+            "lower replay_capacity."
+        ) from error
 
 
 def states_to_count(trajectories: Iterable[Trajectory]) -> np.ndarray:

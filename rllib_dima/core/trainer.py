@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from rllib_dima.core.behavior import Actor, Critic, PPOBatch, ppo_batch
 from rllib_dima.core.compile import Accelerator, Step, matrix_product_precision
@@ -253,14 +254,23 @@ class Trainer:
     def _report(self, parts: dict[str, Sequence[str]]) -> Metrics:
         """Moves the means of all metrics to the host at once and checks them."""
         means = {part: self._means[part].read() for names in parts.values() for part in names}
-        stacked = torch.cat([mean for _, mean in means.values()]).tolist() if means else []
+        norms = self._parameter_norms() if means else {}
+        stacked = torch.cat([mean for _, mean in means.values()] + list(norms.values())).tolist() if means else []
         numbers, seconds = iter(stacked), self._clock.pop()
         report: Metrics = {part: {} for part in parts}
         for part, names in parts.items():
             for name in (metric for source in names for metric in means[source][0]):
                 report[part][name] = next(numbers)
                 self._check_finite(f"{part}/{name}", report[part][name])
+        for name in norms:
+            self._check_finite(f"the norm of the parameters of {name}", next(numbers))
         return {**report, "time": seconds}
+
+    @torch.no_grad()
+    def _parameter_norms(self) -> dict[str, torch.Tensor]:
+        """(1,) by network: the last update of an iteration may have spoilt what no loss has seen yet."""
+        norm = nn.utils.get_total_norm
+        return {name: norm(optimizer.parameters).double().view(1) for name, optimizer in self.optimizers.items()}
 
     def _check_finite(self, name: str, number: float) -> None:
         if not np.isfinite(number):
