@@ -11,9 +11,11 @@ import dataclasses
 import difflib
 import inspect
 import logging
+import numbers
 import os
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +26,6 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.tune.registry import ENV_CREATOR, _global_registry
 from ray.tune.result import TRIAL_INFO
 from ray.util import log_once
 from typing_extensions import Self
@@ -33,7 +34,7 @@ from rllib_dima.core.hyperparameters import FIELD_NAMES, MODEL_SIZES, Hyperparam
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
 from rllib_dima.env_runner import LAYOUT_KEY, DIMAEnvRunner
-from rllib_dima.envs import ENV_IDS, env_family
+from rllib_dima.envs import env_family, require_registered
 from rllib_dima.rl_modules import (
     CRITIC_ID,
     POLICY_ID,
@@ -63,6 +64,19 @@ UNUSED_SETTINGS: dict[str, str] = {
     "_model_config": "Set model_size, or the sizes of the networks, such as actor_hidden_size.",
     "_rl_module_spec": "DIMA's networks are fixed; set their sizes, such as actor_hidden_size.",
     "optimizer": "DIMA's optimisers are fixed; set their learning rates, such as actor_lr.",
+    "observation_space": "The environment tells its spaces: set its observation_spaces.",
+    "action_space": "The environment tells its spaces: set its action_spaces.",
+    "observation_filter": "Scale observations in the environment.",
+    "update_worker_filter_stats": "DIMA has no observation filters; scale observations in the environment.",
+    "use_worker_filter_stats": "DIMA has no observation filters; scale observations in the environment.",
+    "preprocessor_pref": "DIMA has no preprocessors; change observations in the environment.",
+    "observation_fn": "Change observations in the environment.",
+    "compress_observations": "To save memory, set replay_capacity or replay_device.",
+    "remote_worker_envs": "Set num_env_runners for environments in other processes.",
+    "remote_env_batch_wait_ms": "Set num_env_runners for environments in other processes.",
+    "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
+    "num_gpus": "Set num_gpus_per_learner.",
+    "_learner_connector": "Learners receive episodes directly.",
     "clip_rewards": "DIMA learns the environment's rewards as they are; clip them in the environment.",
     "rollout_fragment_length": "Set env_steps_per_iteration; runners share it evenly.",
     "batch_mode": "DIMA collects exactly env_steps_per_iteration steps and cuts episodes where needed.",
@@ -80,6 +94,47 @@ UNUSED_SETTINGS: dict[str, str] = {
     "torch_compile_worker": "RLlib's switch does nothing on the new API stack.",
     "torch_skip_nan_gradients": "DIMA stops with an error that names what became NaN.",
     "log_gradients": "DIMA logs each network's gradient norm.",
+}
+
+
+class _Rule(NamedTuple):
+    """Which values of a setting are right: in words, their types, and what else must hold."""
+
+    expected: str
+    types: tuple[type, ...]
+    holds: Callable[[Any], bool] = lambda value: True
+
+
+_COUNT = _Rule("a whole number of at least 0", (numbers.Integral,), lambda value: value >= 0)
+_SWITCH = _Rule("True or False", (bool,))
+_NEW_STACK = _Rule("True, because DIMA runs on RLlib's new API stack only", (bool,), bool)
+_MAX_SEED = 4_000_000_000  # NumPy's is 2**32 - 1, and runners add their numbers, those of evaluation a million
+
+# Settings of which wrong values would be ignored or misread, or fail somewhere in RLlib without a word about them.
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(("checkpoint_replay", "progress", "sample_async"), _SWITCH),
+    **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
+    **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
+    "num_envs_per_env_runner": _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1),
+    "env_config": _Rule("a dict of the environment's settings", (Mapping,)),
+    "seed": _Rule(
+        f"None or a whole number from 0 to {_MAX_SEED}",
+        (numbers.Integral, type(None)),
+        lambda value: value is None or 0 <= value <= _MAX_SEED,
+    ),
+    "evaluation_interval": _Rule(
+        "None or a whole number of at least 0",
+        (numbers.Integral, type(None)),
+        lambda value: value is None or value >= 0,
+    ),
+    "evaluation_duration_unit": _Rule("'episodes' or 'timesteps'", (str,), ("episodes", "timesteps").__contains__),
+    "gym_env_vectorize_mode": _Rule(
+        "'sync', because a runner of DIMA steps its environments one after the other (more runners do so in parallel: "
+        "num_env_runners)",
+        (str, gym.VectorizeMode),
+        ("sync", gym.VectorizeMode.SYNC).__contains__,
+    ),
+    "input_": _Rule("'sampler', because DIMA learns from steps that it collects itself", (str,), "sampler".__eq__),
 }
 
 # What RLlib itself changes in the configuration of evaluation runners.
@@ -124,11 +179,11 @@ class DIMAConfig(AlgorithmConfig):
         self.delay_between_env_runner_restarts_s = 1.0
         self.num_gpus_per_learner = 1 if torch.cuda.is_available() else 0
 
-    def training(self, *, model_size: str | None = None, **hyperparameters: Any) -> Self:
+    def training(self, *, model_size: str | None = NotProvided, **hyperparameters: Any) -> Self:
         """Sets hyperparameters of DIMA; those not given stay as they are, and None undoes a setting.
 
         Args:
-            model_size: preset that scales all networks at once, "nano", "small" or "paper".
+            model_size: preset that scales all networks at once, "nano", "small" or "paper"; None is "paper".
             **hyperparameters: any of those below, or a search space of Ray Tune for them.
 
         Returns:
@@ -141,11 +196,31 @@ class DIMAConfig(AlgorithmConfig):
             if name in UNUSED_SETTINGS:
                 raise ValueError(_not_used(name))
             check_name(name, FIELD_NAMES, "hyperparameter")
-        if model_size is not None:
+        if model_size is not NotProvided:
             self.model_size = model_size
         for name, value in hyperparameters.items():
             setattr(self, name, value)
         return self
+
+    def environment(
+        self, env: str | type | None = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any
+    ) -> Self:
+        """Sets the environment.
+
+        Args:
+            env: an id known to Ray or gymnasium, or a class.
+            env_config: settings of the environment, added to those that were given before.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+
+        Raises:
+            TypeError: if `env_config` is no dict.
+        """
+        if env_config is not NotProvided:
+            _check_value("env_config", env_config)
+        return super().environment(env, env_config=env_config, **kwargs)
 
     def checkpointing(self, *, checkpoint_replay: bool = NotProvided, **kwargs: Any) -> Self:
         """Sets what checkpoints hold.
@@ -215,10 +290,9 @@ class DIMAConfig(AlgorithmConfig):
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's notice concerns older algorithms only
         self._check_environment()
         self._check_unused_settings()
+        for name in _RULES:
+            _check_value(name, getattr(self, name))
         super().validate()
-        for name in ("checkpoint_replay", "progress", "sample_async"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, but is {getattr(self, name)!r}.")
         if self.sample_async and not self.num_env_runners and not self.in_evaluation:
             raise ValueError(
                 "sample_async=True lets runners collect while the learners learn, but with num_env_runners=0 this "
@@ -332,19 +406,8 @@ class DIMAConfig(AlgorithmConfig):
         env = self.env
         if env is None:
             raise ValueError('DIMA needs an environment: DIMAConfig().environment("mamujoco_ant_4x2").')
-        if not isinstance(env, str) or env in gym.registry or _global_registry.contains(ENV_CREATOR, env):
-            return
-        if "." in env:
-            raise ValueError(
-                f"Environment {env!r} looks like the path of a class, which RLlib's runners cannot resolve. Pass the "
-                "class itself, or register it with ray.tune.register_env()."
-            )
-        try:
-            check_name(env, ENV_IDS, "environment")
-        except ValueError as error:
-            raise ValueError(
-                f"{error} Environments of your own need ray.tune.register_env() first (again after ray.shutdown())."
-            ) from None
+        if isinstance(env, str):
+            require_registered(env)
 
     def _check_unused_settings(self) -> None:
         defaults = _defaults()
@@ -376,6 +439,16 @@ def _not_used(name: str) -> str:
     return f"DIMA does not use {name.lstrip('_')!r}, which was set. {UNUSED_SETTINGS[name]}"
 
 
+def _check_value(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError if a setting breaks its rule."""
+    rule = _RULES[name]
+    is_of_type = isinstance(value, rule.types) and (bool in rule.types or not isinstance(value, bool))
+    if not is_of_type:
+        raise TypeError(f"{name} must be {rule.expected}, but is {value!r} ({type(value).__name__}).")
+    if not rule.holds(value):
+        raise ValueError(f"{name} must be {rule.expected}, but is {value!r}.")
+
+
 def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
     if spaces is not None and LAYOUT_KEY in spaces:
         return spaces[LAYOUT_KEY]
@@ -400,7 +473,9 @@ def _check_setting(name: str, config_class: type = DIMAConfig) -> None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """NumPy scalars as Python's own and arrays as tuples: configs are compared, pickled and printed."""
+    """A value as it is kept: model_size never None; and, as configs are compared, pickled and printed, no NumPy."""
+    if name == "model_size" and value is None:
+        return "paper"
     if isinstance(value, np.generic):
         return value.item()
     return tuple(value.tolist()) if isinstance(value, np.ndarray) and value.ndim else value

@@ -113,12 +113,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         if self.env is not None:
             self.env.close()
         context = self._env_context()
-        self.env = SyncVectorMultiAgentEnv(
-            [
-                partial(make_cooperative_env, self.config, context.copy_with_overrides(vector_index=index))
-                for index in range(self.config.num_envs_per_env_runner)
-            ]
-        )
+        self.env = SyncVectorMultiAgentEnv([lambda env=env: env for env in self._make_envs(context)])
         self.num_envs = self.env.num_envs
         self._needs_initial_reset = True
         make_callback(
@@ -127,6 +122,19 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
             callbacks_functions=self.config.callbacks_on_environment_created,
             kwargs={"env_runner": self, "metrics_logger": self.metrics, "env": self.env, "env_context": context},
         )
+
+    def _make_envs(self, context: EnvContext) -> list[CooperativeEnv]:
+        """All wrapped environments. If one cannot be built, those before it are closed.
+
+        They are built before RLlib's vector of them, which would print a traceback of its own where one fails.
+        """
+        with contextlib.ExitStack() as built:
+            envs = []
+            for index in range(self.config.num_envs_per_env_runner):
+                envs.append(make_cooperative_env(self.config, context.copy_with_overrides(vector_index=index)))
+                built.callback(envs[-1].close)
+            built.pop_all()
+        return envs
 
     def make_module(self) -> None:
         """Builds the policy, in evaluation mode from the start."""

@@ -134,6 +134,7 @@ def test_evaluate_reads_neither_world_model_nor_replay(results, tmp_path, capsys
         (["--config", '{"env_config": {"fails_at": 3}}'], 1, "Episode 1 failed: .*the cable broke"),
         (["--env", "mamujoco_halfcheetah_2x3"], 1, "cannot be loaded|cannot be built"),
         (["--env", "CartPole-v1"], 1, "cannot be built"),
+        (["--env", "mamujoco_ant_4x2", "--config", '{"env_config": {"xyzzy": 1}}'], 1, r" version\.\n\Z"),
     ],
 )
 def test_evaluations_that_cannot_be_are_one_message(results, flags, code, message, capsys):

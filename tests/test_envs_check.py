@@ -215,7 +215,7 @@ ERRORS = {
     "no environment": (object(), "environment", "is no environment"),
     "a single agent": (lambda config: gymnasium.make("CartPole-v1"), "environment", "single-agent gymnasium.Env"),
     "no env_config": (lambda: Meet(), "environment", "does not take an env_config"),
-    "unknown id": ("meet", "environment", "raised .*meet"),
+    "unknown id": ("meet", "environment", "Unknown environment 'meet'"),
     "wrapped": (CooperativeEnv(Meet()), "environment", "a CooperativeEnv already"),
     "turn-based": (simple_spread_v3.env(), "environment", "turn-based"),
     "broken constructor": (broken(__init__=raises), "environment", "raised ZeroDivisionError: broken on purpose"),
@@ -460,6 +460,23 @@ def test_wrong_arguments_are_refused():
         check_env(Meet, env_config={"team_reward": "men"})
     with pytest.raises(ValueError, match="at least 1, but are 0 and 5"):
         check_env(Meet, episodes=0, steps=5)
+    with pytest.raises(TypeError, match=r"env_config must be a dict .* but is 'x'"):
+        check_env(Meet, env_config="x")
+
+
+def test_advice_names_the_nearest_id_and_the_missing_spaces():
+    (unknown,) = check_env("mamujoco_ant_4x3")
+    assert "Did you mean 'mamujoco_ant_4x2'" in unknown.found and "register_env" in unknown.advice
+
+    def no_spaces(self, env_config=None):
+        Meet.__init__(self)
+        del self.observation_spaces, self.action_spaces
+
+    missing = check_env(broken(__init__=no_spaces)).errors
+    assert [error.found.split(" is ")[0] for error in missing] == [
+        f"The {kind} space of agent {agent!r}" for agent in AGENTS for kind in ("observation", "action")
+    ]
+    assert all("self.observation_spaces and self.action_spaces" in error.advice for error in missing)
 
 
 def test_the_environment_is_closed_if_it_was_made_here():

@@ -74,6 +74,14 @@ def test_wrong_ids_and_settings_are_refused(env_id, env_config, message):
         envs.make(env_id, **env_config)
 
 
+def test_every_env_config_may_hold_the_settings_of_the_wrapper():
+    create = envs.creator("mamujoco_ant_4x2")
+    with pytest.raises(ValueError, match=r"'team_rewards'\. Did you mean 'team_reward'"):
+        create({"team_rewards": "mean"})
+    with pytest.raises(ValueError, match=r"Known: agent_obsk, .* team_reward, version"):
+        create({"xyzzy": 1})
+
+
 def test_creators_are_picklable_and_accept_every_form_of_env_config():
     create = pickle.loads(pickle.dumps(envs.creator("mamujoco_ant_4x2")))
     for env_config in (None, {}, EnvContext({}, worker_index=1), EnvContext({"team_reward": "mean"}, worker_index=1)):

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from test_ray_team import Team, team_config
@@ -18,9 +19,15 @@ import rllib_dima
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.core.hyperparameters import FIELD_NAMES
 
+UNIT = Box(-1, 1, (1,), np.float32)
+
 
 def ant():
     return DIMAConfig().environment("mamujoco_ant_4x2")
+
+
+def nano_ant():
+    return ant().training(model_size="nano")
 
 
 def test_values_follow_user_then_preset_then_paper():
@@ -30,6 +37,9 @@ def test_values_follow_user_then_preset_then_paper():
     assert (nano.actor_hidden_size, nano.critic_hidden_size) == (32, 128)
     undone = ant().training(gamma=0.5).training(gamma=None)
     assert undone.hyperparameters().gamma == 0.99
+    for undone in (nano_ant().training(model_size=None), nano_ant().update_from_dict({"model_size": None})):
+        assert undone.model_size == "paper" and undone.hyperparameters() == ant().hyperparameters()
+    assert nano_ant().training(gamma=0.5).model_size == "nano"
 
 
 def test_help_shows_every_hyperparameter_with_text_and_symbol():
@@ -75,9 +85,15 @@ def test_unknown_names_are_refused_at_once(change, message):
     ("change", "message"),
     [
         (lambda c: c.training(model_size="nan"), "Did you mean 'nano'"),
+        (lambda c: c.training(replay_device="cuda"), r"Unknown replay_device 'cuda'\. Known: auto, cpu, learner\."),
+        (lambda c: c.training(precision="fp16"), r"precision 'fp16'\. Known: bfloat16, float32, tf32\."),
+        (lambda c: c.training(precision="bfloat"), r"Did you mean 'bfloat16'.*\? Known: bfloat16, float32, tf32\."),
         (lambda c: c.training(gamma=1.5), "gamma must be at least 0.0 and at most 1.0"),
         (lambda c: c.training(ppo_epochs=1.5), "ppo_epochs must be a whole number"),
-        (lambda c: c.training(replay_capacity=5), "replay_capacity .* smaller than the longest window"),
+        (
+            lambda c: c.training(replay_capacity=5, env_steps_per_iteration=5),
+            "replay_capacity .* smaller than the longest window",
+        ),
         (lambda c: c.training(gamma=tune.uniform(0.9, 1.0)), "gamma must be a number"),
         (lambda c: c.update_from_dict({"lr": 1e-4}), "does not use 'lr'.*actor_lr"),
         (lambda c: c.update_from_dict({"train_batch_size": 4000}), "env_steps_per_iteration"),
@@ -95,6 +111,26 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.environment("mamujoco_ant_4x3"), "Did you mean .*mamujoco_ant_4x2"),
         (lambda c: c.environment("my.module.Env"), "Pass the class itself"),
         (lambda c: c.checkpointing(checkpoint_replay=1), "checkpoint_replay must be"),
+        (lambda c: c.environment(env_config="x"), "env_config must be a dict .* but is 'x'"),
+        (lambda c: c.update_from_dict({"env_config": "x"}), "env_config must be a dict .* but is 'x'"),
+        (lambda c: c.environment(observation_space=UNIT), "does not use 'observation_space'.*observation_spaces"),
+        (lambda c: c.environment(action_space=UNIT), "does not use 'action_space'.*action_spaces"),
+        (lambda c: c.env_runners(observation_filter="MeanStdFilter"), "does not use 'observation_filter'"),
+        (lambda c: c.env_runners(compress_observations=True), "does not use 'compress_observations'"),
+        (lambda c: c.env_runners(gym_env_vectorize_mode="async"), "gym_env_vectorize_mode must be 'sync'"),
+        (lambda c: c.env_runners(num_env_runners=-1), "num_env_runners must be .* at least 0, but is -1"),
+        (lambda c: c.env_runners(num_env_runners="2"), r"num_env_runners must be .* but is '2' \(str\)"),
+        (lambda c: c.env_runners(num_env_runners=True), r"num_env_runners must be .* but is True \(bool\)"),
+        (lambda c: c.learners(num_learners=-1), "num_learners must be .* at least 0, but is -1"),
+        (lambda c: c.learners(num_learners="2"), r"num_learners must be .* but is '2' \(str\)"),
+        (lambda c: c.evaluation(evaluation_duration_unit="foo"), "must be 'episodes' or 'timesteps', but is 'foo'"),
+        (lambda c: c.evaluation(evaluation_num_env_runners="1"), "evaluation_num_env_runners must be"),
+        (lambda c: c.evaluation(evaluation_interval="1"), "evaluation_interval must be None or .* but is '1'"),
+        (lambda c: c.debugging(seed="a"), r"seed must be None or a whole number .* but is 'a' \(str\)"),
+        (lambda c: c.debugging(seed=1.5), r"seed must be None or a whole number .* but is 1\.5 \(float\)"),
+        (lambda c: c.debugging(seed=-1), "seed must be None or a whole number from 0 .* but is -1"),
+        (lambda c: c.api_stack(False, False), "enable_rl_module_and_learner must be True, .* but is False"),
+        (lambda c: c.offline_data(input_="/data"), "input_ must be 'sampler'"),
     ],
 )
 def test_bad_settings_are_refused_before_training(change, message):
@@ -115,6 +151,7 @@ def test_valid_configs_pass_for_classes_registered_ids_and_evaluation():
     config.validate()
     evaluation = config.get_evaluation_config_object()
     evaluation.validate()
+    ant().env_runners(gym_env_vectorize_mode="sync").debugging(seed=np.int64(3)).validate()
     assert evaluation.explore is False and evaluation.env_config == {"a": 1} and config.explore is True
 
 

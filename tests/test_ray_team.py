@@ -1,5 +1,6 @@
 """From environment to trajectory: what runners collect and what the learner makes of it; and a toy team for all."""
 
+import gc
 import sys
 
 import numpy as np
@@ -269,6 +270,27 @@ def test_failed_sub_environment_is_rebuilt_if_asked():
     runner = make_runner(team_config({"nan_at": 6}).fault_tolerance(restart_failed_sub_environments=True))
     assert len(trajectories(runner, 5)[0]) == 5
     assert len(trajectories(runner, 5)[0]) == 5
+
+
+def test_environments_that_cannot_be_built_leave_nothing_behind(monkeypatch):
+    class SecondFails(Team):
+        closed = 0
+
+        def __init__(self, config=None):
+            super().__init__(config)
+            if config.vector_index == 1:
+                raise ValueError("too many simulators")
+
+        def close(self):
+            SecondFails.closed += 1
+
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(str(unraisable.exc_value)))
+    config = team_config().environment(SecondFails).env_runners(num_envs_per_env_runner=2)
+    with pytest.raises(ValueError, match="too many simulators"):
+        make_runner(config)
+    gc.collect()
+    assert SecondFails.closed == 1 and ignored == []
 
 
 def test_environment_registered_by_the_user():

@@ -6,12 +6,15 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.cli.search_space import GRID, is_search_space
 from rllib_dima.cli.spelling import REFUSED_SETTINGS, SPOKEN_SETTINGS, Notify, translate_settings
 from rllib_dima.core.names import check_name
+
+if TYPE_CHECKING:
+    from rllib_dima.core.layout import AgentLayout
 
 
 def find_algorithm(run: str | type | None) -> type:
@@ -84,16 +87,19 @@ def check_configs(algorithm: type, config: dict[str, Any]) -> None:
     Of a distribution, its ends are tried.
 
     Raises:
-        UsageError: the algorithm refuses one of them, or the environment does not exist.
+        UsageError: the algorithm refuses one of them, or the environment does not exist, or they do not go together.
     """
-    checked_envs: list[Any] = []
+    layouts: list[tuple[Any, AgentLayout | None]] = []  # of every environment and env_config
     for variant in variants(config):
         try:
             candidate = algorithm.get_default_config().update_from_dict(variant)
             candidate.validate()
-            if (candidate.env, candidate.env_config) not in checked_envs:
-                _check_env(candidate)
-                checked_envs.append((candidate.env, candidate.env_config))
+            env = (candidate.env, candidate.env_config)
+            if env not in [checked for checked, _ in layouts]:
+                layouts.append((env, _check_env(candidate)))
+            layout = next(layout for checked, layout in layouts if checked == env)
+            if layout is not None:
+                candidate.hyperparameters().denoising_steps(layout.num_agents)
         except Exception as error:  # RLlib raises all kinds
             raise UsageError(str(error)) from error
 
@@ -181,26 +187,32 @@ def _check_model_config(model_config: Any, algorithm: type) -> None:
             check_name(key, known, "setting in model_config:")
 
 
-def _check_env(config: Any) -> None:
-    """Refuses environment ids that nobody knows, and for DIMA also settings that the environment refuses."""
+def _check_env(config: Any) -> AgentLayout | None:
+    """Refuses environment ids that nobody knows, and for DIMA also settings that the environment refuses.
+
+    Returns:
+        The layout of DIMA's agents, or None for another algorithm.
+    """
     import gymnasium
-    from ray.tune.registry import ENV_CREATOR, _global_registry
 
     from rllib_dima.config import DIMAConfig
+    from rllib_dima.envs import is_registered
 
     env = config.env
-    if isinstance(env, str) and ":" not in env and not _global_registry.contains(ENV_CREATOR, env):
+    if isinstance(env, str) and ":" not in env and not is_registered(env):
         check_name(env, gymnasium.registry, "environment")
-    if isinstance(config, DIMAConfig):
-        _build_env(config)
+    return _layout_of(config) if isinstance(config, DIMAConfig) else None
 
 
-def _build_env(config: Any) -> None:
+def _layout_of(config: Any) -> AgentLayout:
+    """Builds the environment, to see whether it can be built and which agents it has."""
     from ray.rllib.env.env_context import EnvContext
 
     from rllib_dima.env_runner import make_cooperative_env
 
     try:
-        make_cooperative_env(config, EnvContext(config.env_config, worker_index=0)).close()
+        env = make_cooperative_env(config, EnvContext(config.env_config, worker_index=0))
+        env.close()
     except Exception as error:  # whatever the environment raises
         raise UsageError(f"The environment {config.env} cannot be built: {error}") from error
+    return env.layout

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rllib_dima.cli.checkpoints import find_checkpoint
-from rllib_dima.cli.errors import SUCCEEDED, RunError, UsageError
+from rllib_dima.cli.errors import SUCCEEDED, RunError, UsageError, sentence
 from rllib_dima.cli.ray_session import prepare
 
 CLASS_FILE_NAME = "class_and_ctor_args.pkl"
@@ -56,7 +56,7 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
         config = algorithm.get_default_config().from_state(state)
     except Exception as error:  # whatever a damaged pickle, or a class that is not installed here, raises
         raise RunError(
-            f"{checkpoint} cannot be loaded: {error}. If it needs a module of yours, name that with --import."
+            f"{checkpoint} cannot be loaded: {sentence(error)} If it needs a module of yours, name that with --import."
         ) from error
     if not config.enable_env_runner_and_connector_v2:
         raise UsageError(f"{checkpoint} is of RLlib's old API stack, which this command does not support.")
@@ -141,16 +141,18 @@ def _runner(checkpoint: Path, config: Any) -> Iterator[Any]:
     from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+    from rllib_dima.envs import is_registered
+
     runner_class = config.env_runner_cls
     if runner_class is None:
         runner_class = MultiAgentEnvRunner if config.is_multi_agent else SingleAgentEnvRunner
     try:
         runner = runner_class(config=config, worker_index=0)
     except Exception as error:  # whatever the environment raises
-        raise RunError(
-            f"The environment {config.env!r} and the policy cannot be built: {error}. Code of yours that registers an "
-            "environment must be named with --import."
-        ) from error
+        message = f"The environment {config.env!r} and the policy cannot be built: {sentence(error)}"
+        if isinstance(config.env, str) and not is_registered(config.env):
+            message += " Code of yours that registers an environment must be named with --import."
+        raise RunError(message) from error
     try:
         restore_policy(runner, checkpoint)
         yield runner

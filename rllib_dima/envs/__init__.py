@@ -11,7 +11,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import gymnasium
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
@@ -22,6 +24,7 @@ from rllib_dima.envs.check import check_env
 from rllib_dima.envs.mamujoco import MAMuJoCo
 from rllib_dima.envs.mamujoco_scenarios import registered_agent_confs
 from rllib_dima.envs.pettingzoo import PettingZooEnv, as_multi_agent_env, to_pettingzoo
+from rllib_dima.envs.spaces import ContractError
 
 EnvFamily = Literal["mamujoco", "bidexhands"]
 BACKENDS = ("mujoco", "isaacgym")  # of Bi-DexHands
@@ -53,10 +56,7 @@ def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
     Raises:
         ValueError: unknown id or setting, with the nearest known names; a missing one; or see the environment's class.
     """
-    check_name(env_id, ENV_IDS, "environment id")
-    known = env_config_keys(env_id, env_config.get("backend", "mujoco"))
-    for key in env_config:
-        check_name(key, known, f"env_config key of {env_id}:")
+    known = _check_keys(env_id, env_config)
     family, named = _TASKS[env_id]
     settings = {**named, **env_config}
     env_class = _CLASSES[family, settings.pop("backend", "mujoco")]
@@ -104,6 +104,31 @@ def register_envs() -> None:
         register_env(env_id, creator(env_id))
 
 
+def is_registered(env_id: str) -> bool:
+    """Whether Ray or gymnasium knows an environment of this id."""
+    return env_id in gymnasium.registry or _global_registry.contains(ENV_CREATOR, env_id)
+
+
+def require_registered(env_id: str) -> None:
+    """Refuses an id of which RLlib can make no environment.
+
+    Raises:
+        ContractError: nobody knows it; with the nearest of `ENV_IDS`.
+    """
+    if is_registered(env_id):
+        return
+    if "." in env_id:
+        raise ContractError(
+            f"Environment {env_id!r} looks like the path of a class, which RLlib's runners cannot resolve.",
+            "Pass the class itself, or register it with ray.tune.register_env().",
+        )
+    try:
+        check_name(env_id, ENV_IDS, "environment")
+    except ValueError as error:
+        advice = "Environments of your own need ray.tune.register_env() first (again after ray.shutdown())."
+        raise ContractError(str(error), advice) from None
+
+
 def env_family(env_id: object) -> EnvFamily | None:
     """The benchmark that an id of `ENV_IDS` belongs to; None for any other environment."""
     return _TASKS[env_id][0] if isinstance(env_id, str) and env_id in _TASKS else None
@@ -112,7 +137,17 @@ def env_family(env_id: object) -> EnvFamily | None:
 def _create(env_id: str, env_config: Mapping[str, Any] | None = None) -> MultiAgentEnv:
     # An empty EnvContext is falsy but still a dict, so only None may be replaced.
     settings = {} if env_config is None else dict(env_config)
+    _check_keys(env_id, settings, WRAPPER_CONFIG_KEYS)
     return make(env_id, **{key: value for key, value in settings.items() if key not in WRAPPER_CONFIG_KEYS})
+
+
+def _check_keys(env_id: str, env_config: Mapping[str, Any], more_keys: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Refuses keys that `env_config` of an environment may not hold; returns those it may."""
+    check_name(env_id, ENV_IDS, "environment id")
+    known = env_config_keys(env_id, env_config.get("backend", "mujoco")) + more_keys
+    for key in env_config:
+        check_name(key, known, f"env_config key of {env_id}:")
+    return known
 
 
 def _arguments(env_class: type) -> dict[str, inspect.Parameter]:
@@ -143,7 +178,9 @@ __all__ = [
     "creator",
     "env_config_keys",
     "env_family",
+    "is_registered",
     "make",
     "register_envs",
+    "require_registered",
     "to_pettingzoo",
 ]

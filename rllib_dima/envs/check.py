@@ -69,8 +69,11 @@ def check_env(
         All findings. `print` it, ask it for `.ok`, or call `.raise_if_errors()`.
 
     Raises:
+        TypeError: env_config is no dict.
         ValueError: an unknown team_reward, or less than one episode or step.
     """
+    if not isinstance(env_config, Mapping | None):
+        raise TypeError(f"env_config must be a dict of the environment's settings, or None, but is {env_config!r}.")
     settings = dict(env_config or {})
     team_reward = settings.pop("team_reward", "shared")
     check_name(team_reward, TEAM_REWARDS, "team_reward")
@@ -128,6 +131,7 @@ class _Source:
             _require_creator(self._given, context)
             return self._given(context)
         rllib_dima.register()  # Ray forgets the ids when it is shut down
+        rllib_dima.envs.require_registered(self._given)
         if _global_registry.contains(ENV_CREATOR, self._given):
             return _global_registry.get(ENV_CREATOR, self._given)(context)
         return gymnasium.make(self._given, **context)

@@ -30,6 +30,24 @@ class EnvTypeError(ContractError, TypeError):
     """An object is no environment, or of a kind that DIMA cannot train on."""
 
 
+def require_space(space: gymnasium.Space | None, owner: str) -> None:
+    """Refuses a space that is not there.
+
+    Args:
+        space: the space.
+        owner: whose space it is, for the error, as in "The observation space of agent 'a'".
+
+    Raises:
+        ContractError: it is None.
+    """
+    if space is None:
+        raise ContractError(
+            f"{owner} is None: the environment does not define it.",
+            "Set self.observation_spaces and self.action_spaces in its __init__, to dicts with a gymnasium.spaces.Box "
+            "(for actions also a Discrete) of every agent.",
+        )
+
+
 def box_size(space: gymnasium.Space | None, owner: str) -> int:
     """Number of entries of a Box of any shape, once flattened.
 
@@ -40,6 +58,7 @@ def box_size(space: gymnasium.Space | None, owner: str) -> int:
     Raises:
         ContractError: the space is missing, is not a Box or has no entries.
     """
+    require_space(space, owner)
     if not isinstance(space, Box):
         raise ContractError(
             f"{owner} is {space}, but DIMA needs a gymnasium.spaces.Box of any shape.",
@@ -153,13 +172,14 @@ def agent_action(agent: object, space: gymnasium.Space | None) -> BoxAction | Di
     Raises:
         ContractError: the space is neither a bounded float Box nor a Discrete.
     """
+    owner = f"The action space of agent {agent!r}"
+    require_space(space, owner)
     if isinstance(space, Box):
         return BoxAction(agent, space)
     if isinstance(space, Discrete):
         return DiscreteAction(agent, space)
     raise ContractError(
-        f"The action space of agent {agent!r} is {space}, but DIMA needs a bounded float gymnasium.spaces.Box or a "
-        "gymnasium.spaces.Discrete.",
+        f"{owner} is {space}, but DIMA needs a bounded float gymnasium.spaces.Box or a gymnasium.spaces.Discrete.",
         "Flatten Dict and Tuple actions into one Box, and number the combinations of a MultiDiscrete or MultiBinary "
         "with one Discrete, in the environment.",
     )
