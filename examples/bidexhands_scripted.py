@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -35,6 +36,7 @@ BASE_COST = (1.0, 1.0, 1.0, 3.0, 3.0, 3.0)  # how reluctantly the base moves and
 REACH_GAIN, HOLD_GAIN = 20.0, 10.0  # 1/s, part of the distance that is closed
 NEAR = 0.4  # m, sum of the fingertips' distances at which a hand on a door keeps its place relative to it
 LEAD = 0.1  # s, damping over stiffness of every joint
+VIDEO_FORMATS = (".mp4", ".gif", ".avi", ".mkv", ".mov", ".webm")
 
 
 class Hand:
@@ -227,24 +229,54 @@ def random_return(env: BiDexHands, episodes: int, seed: int = 0) -> float:
     return total / episodes
 
 
-def main() -> None:
-    """Plays every task with both policies."""
+def positive(text: str) -> int:
+    """A whole number of at least 1, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+    return int(text)
+
+
+def video_file(text: str) -> Path:
+    """The path of a video, from the command line."""
+    file = Path(text)
+    if file.suffix.lower() not in VIDEO_FORMATS or file.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file that ends in one of {', '.join(VIDEO_FORMATS)}, not {text!r}")
+    return file
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line, refused before anything is simulated; the video's folder exists afterwards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, help="only this task")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes of the random policy")
-    parser.add_argument("--video", type=Path, help="where to write a video of the scripted policy; with --task")
+    parser.add_argument("--episodes", type=positive, default=20, help="episodes of the random policy")
+    parser.add_argument("--video", type=video_file, help="where to write a video of the scripted policy; with --task")
     args = parser.parse_args()
     if args.video and not args.task:
         parser.error("--video needs --task")
+    if args.video:
+        try:
+            args.video.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--video: the folder {args.video.parent} cannot be made: {error}")
+    return args
+
+
+def play_both(task: str, episodes: int, video: Path | None) -> None:
+    """Prints what the script and the random policy reach in a task, and films the script."""
+    frames = None if video is None else []
+    with closing(BiDexHands(task, render_mode="rgb_array")) as env:
+        total, steps, success = play_script(env, frames)
+        print(f"{task:18s} {total:9.1f} {steps:6d} {success!s:>7s} {random_return(env, episodes):8.1f}")
+    if video is not None:
+        imageio.imwrite(video, frames, fps=30)
+
+
+def main() -> None:
+    """Plays every task with both policies."""
+    args = parse_arguments()
     print(f"{'task':18s} {'scripted':>9s} {'steps':>6s} {'opened':>7s} {'random':>8s}")
     for task in [args.task] if args.task else TASKS:
-        env = BiDexHands(task, render_mode="rgb_array")
-        frames = [] if args.video else None
-        total, steps, success = play_script(env, frames)
-        print(f"{task:18s} {total:9.1f} {steps:6d} {success!s:>7s} {random_return(env, args.episodes):8.1f}")
-        if args.video:
-            imageio.imwrite(args.video, frames, fps=30)
-        env.close()
+        play_both(task, args.episodes, args.video)
 
 
 if __name__ == "__main__":

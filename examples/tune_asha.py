@@ -10,7 +10,10 @@ Every trial draws learning rates and the entropy coefficient at random. ASHA com
 and 4 reports, stops those in the lower half, and lets the others go on to 6 reports. A report is one episode of 1,000
 real steps (five iterations of the algorithm) and an evaluation of the deterministic policy.
 
-What to expect: MEASURED
+What to expect: one line per report and, at the end, one line per trial, the best first, with the number of its
+reports, the return of its last evaluation and its settings, then the best trial's checkpoint. Trials that ASHA stopped
+have fewer reports than the others. A trial's first report comes soonest, as most of its steps are collected without
+learning.
 """
 
 from __future__ import annotations
@@ -80,17 +83,35 @@ def build_tuner(
     )
 
 
-def main() -> None:
-    """Runs or resumes the search, then prints every trial."""
+def positive(text: str) -> int:
+    """A whole number of at least 1, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+    return int(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line, refused before Ray is started where the search could not run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=6)
-    parser.add_argument("--iterations", type=int, default=6, help="reports of a trial that is never stopped")
-    parser.add_argument("--grace", type=int, default=2, help="reports before a trial may be stopped")
-    parser.add_argument("--concurrent", type=int, default=2, help="trials at a time, each on one CPU core")
+    parser.add_argument("--trials", type=positive, default=6)
+    parser.add_argument("--iterations", type=positive, default=6, help="reports of a trial that is never stopped")
+    parser.add_argument("--grace", type=positive, default=2, help="reports before a trial may be stopped")
+    parser.add_argument("--concurrent", type=positive, default=2, help="trials at a time, each on one CPU core")
     parser.add_argument("--storage", type=Path, default=Path("results"), help="folder of the experiment")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted search")
     args = parser.parse_args()
+    if args.grace > args.iterations:
+        parser.error(f"--grace is {args.grace}, but must not be more than --iterations, which is {args.iterations}")
+    if args.storage.exists() and not args.storage.is_dir():
+        parser.error(f"--storage must be a folder, but {args.storage} is none")
+    if args.resume and not tune.Tuner.can_restore(str(args.storage.resolve() / NAME)):
+        parser.error(f"--resume: there is no search in {args.storage / NAME}; leave it out, or give another --storage")
+    return args
 
+
+def main() -> None:
+    """Runs or resumes the search, then prints every trial."""
+    args = parse_arguments()
     ray.init(include_dashboard=False, log_to_driver=False)
     if args.resume:
         tuner = tune.Tuner.restore(str(args.storage.resolve() / NAME), trainable="DIMA")

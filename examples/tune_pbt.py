@@ -4,13 +4,21 @@ How to run:
 
     python examples/tune_pbt.py                                  # 4 trials, two at a time
     python examples/tune_pbt.py --concurrent 4 --iterations 20 --storage /data/tune
+    python examples/tune_pbt.py --iterations 2 --perturb-every 1           # a short one: one mutation
 
 Four trials start with random learning rates and entropy coefficients. After every second report the worst trial takes
 over networks, optimisers and replay buffer of the best one, and its settings times 0.8 or 1.2 (or a new draw). The
 optimisers use the new learning rates, and the actor's loss the new entropy coefficient, from then on. A report is one
 episode of 1,000 real steps (five iterations of the algorithm) and an evaluation of the deterministic policy.
 
-What to expect: MEASURED
+What to expect: one line per report, Ray's messages about every mutation among them, and at the end one line per
+mutation, the best trial's return and settings, and its checkpoint. The last command above took 3.5 minutes on two
+busy CPU cores, with OMP_NUM_THREADS=1, and ended with
+
+    trial 2 took over trial 1: actor_lr 0.00024 -> 0.00029, critic_lr 0.00025 -> 0.00012, dynamics_lr ...
+    Best trial: return -6.7 with actor_lr 0.00024, critic_lr 0.00025, dynamics_lr 0.00021, entropy_coeff 0.0077
+
+It shows how a trial is replaced, not that this helps: its trials learn only once, after their last step.
 """
 
 from __future__ import annotations
@@ -104,16 +112,30 @@ def describe_mutations(experiment: Path) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Runs the population, then prints the mutations and the best trial."""
+def positive(text: str) -> int:
+    """A whole number of at least 1, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+    return int(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line, refused before Ray is started where the population could not run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=4, help="size of the population")
-    parser.add_argument("--iterations", type=int, default=6, help="reports of 1,000 steps per trial")
-    parser.add_argument("--perturb-every", type=int, default=2, help="reports between two comparisons")
-    parser.add_argument("--concurrent", type=int, default=2, help="trials at a time, each on one CPU core")
+    parser.add_argument("--trials", type=positive, default=4, help="size of the population")
+    parser.add_argument("--iterations", type=positive, default=6, help="reports of 1,000 steps per trial")
+    parser.add_argument("--perturb-every", type=positive, default=2, help="reports between two comparisons")
+    parser.add_argument("--concurrent", type=positive, default=2, help="trials at a time, each on one CPU core")
     parser.add_argument("--storage", type=Path, default=Path("results"), help="folder of the experiment")
     args = parser.parse_args()
+    if args.storage.exists() and not args.storage.is_dir():
+        parser.error(f"--storage must be a folder, but {args.storage} is none")
+    return args
 
+
+def main() -> None:
+    """Runs the population, then prints the mutations and the best trial."""
+    args = parse_arguments()
     ray.init(num_cpus=args.concurrent, include_dashboard=False, log_to_driver=False)
     tuner = build_tuner(build_space(), args.trials, args.iterations, args.perturb_every, args.storage)
     results = tuner.fit()

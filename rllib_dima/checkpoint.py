@@ -11,6 +11,7 @@ checksum. A folder without a manifest is no complete checkpoint.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -45,24 +46,40 @@ def split_uri(path: str | pathlib.Path, filesystem: pyarrow.fs.FileSystem | None
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write a local checkpoint into; only when that has succeeded, it takes the place of `path`.
 
-    Files at `path` that belong to no checkpoint are kept. An empty folder at `path` is written into directly.
+    Files at `path` that belong to no checkpoint are kept. An empty folder at `path` is written into directly. A link
+    at `path` stays, and the folder that it names is replaced.
 
     Raises:
-        CheckpointError: writing failed; what was at `path` is still there.
+        CheckpointError: no folder can be at `path`, or writing failed; what was at `path` is still there.
     """
+    path = pathlib.Path(os.path.realpath(path)) if path.is_symlink() else path
+    _refuse_other_than_folders(path)
     _finish_interrupted(path)
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     staging = path if is_empty_folder else _beside(path, "incoming")
     try:
         yield staging
+        if not is_empty_folder:
+            _swap(staging, path)
     except Exception as error:
         _remove_contents(staging)
         if not is_empty_folder:
-            shutil.rmtree(staging, ignore_errors=True)
+            _finish_interrupted(path)
         kept = "" if is_empty_folder or not path.exists() else f" {path} still holds the checkpoint it held before."
         raise CheckpointError(f"The checkpoint could not be saved to {path}: {_reason(error)}.{kept}") from error
-    if not is_empty_folder:
-        _swap(staging, path)
+    _finish_interrupted(path)
+
+
+def _refuse_other_than_folders(path: pathlib.Path) -> None:
+    """Raises before anything is moved if a file, or anything else that is no folder, is in the way of a checkpoint."""
+    for place in (path, _beside(path, "incoming"), _beside(path, "previous")):
+        existing = next(part for part in (place, *place.parents) if os.path.lexists(part))
+        if not existing.is_dir():
+            what = "a file" if existing.is_file() else "neither a file nor a folder"
+            raise CheckpointError(
+                f"The checkpoint cannot be saved to {path}: {existing} is {what}, but a checkpoint needs a folder "
+                "there. Nothing was changed. Give the path of a folder, existing or not, or move that away."
+            )
 
 
 def _reason(error: Exception) -> str:
@@ -206,9 +223,6 @@ def _swap(staging: pathlib.Path, path: pathlib.Path) -> None:
     if path.exists():
         path.rename(previous)
     staging.rename(path)
-    if previous.exists():
-        _keep_other_files(previous, path)
-        shutil.rmtree(previous)
 
 
 def _keep_other_files(previous: pathlib.Path, path: pathlib.Path) -> None:

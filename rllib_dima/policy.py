@@ -47,14 +47,16 @@ class Policy:
             path: what `algo.save_to_path()` returned, or a `checkpoint_000000` folder of Tune's.
 
         Raises:
-            CheckpointError: it is missing, damaged, incomplete or not DIMA's.
+            CheckpointError: it is missing, damaged, incomplete or not DIMA's, or its policy is not finite.
         """
         verify(path, only=POLICY_FOLDER)
         folder = pathlib.Path(path).expanduser() / POLICY_FOLDER
         settings = _unpickle(folder / "class_and_ctor_args.pkl")["ctor_args_and_kwargs"][1]["model_config"]
         actor = Actor(settings["layout"], settings["hyperparameters"])
         state = _unpickle(folder / "module_state.pkl")
-        actor.load_state_dict({name.removeprefix("net."): torch.tensor(value) for name, value in state.items()})
+        state = {name.removeprefix("net."): torch.tensor(value) for name, value in state.items()}
+        _check_finite(state, path)
+        actor.load_state_dict(state)
         return cls(actor)
 
     @torch.no_grad()
@@ -70,10 +72,14 @@ class Policy:
             By agent, float32 (A,) in [-1, 1], with zeros as padding, or an integer: what `CooperativeEnv.step` takes.
 
         Raises:
-            ValueError: unknown agents, or observations of a wrong size.
+            ValueError: no agents, unknown ones, or observations that are of a wrong size, NaN or infinite.
         """
+        if not observations:
+            raise ValueError(f"act() was given no observations; give those of some of {list(self.layout.agent_ids)}.")
         agents = list(observations)
         padded = np.stack([self._padded(agent, observations[agent]) for agent in agents])  # (B, O)
+        if not np.isfinite(padded).all():
+            raise ValueError(_describe_unfinite(agents, padded))
         actions = self.actor.act(torch.from_numpy(padded), deterministic)
         if self.layout.is_discrete:
             return dict(zip(agents, actions.tolist(), strict=True))
@@ -88,11 +94,16 @@ class Policy:
 
         Args:
             path: the file to write.
+
+        Raises:
+            FileNotFoundError: the folder it is to be in does not exist.
+            ValueError: `path` is a folder.
         """
+        file = _writable(pathlib.Path(path).expanduser())
         example = torch.zeros(2 * self.layout.num_agents, self.layout.observation_size)
         with torch.no_grad():
             script = torch.jit.trace(_Deterministic(self.actor).eval(), example, check_trace=False)
-        torch.jit.save(script, str(path), _extra_files={LAYOUT_FILE_NAME: json.dumps(_description(self.layout))})
+        torch.jit.save(script, str(file), _extra_files={LAYOUT_FILE_NAME: json.dumps(_description(self.layout))})
 
     def _padded(self, agent: Any, observation: Any) -> np.ndarray:
         """(O,) float32: the observation as `CooperativeEnv` presents it."""
@@ -138,6 +149,36 @@ def _description(layout: AgentLayout) -> dict[str, Any]:
         "action_kind": layout.action_kind,
         "action_sizes": layout.action_sizes,
     }
+
+
+def _check_finite(state: Mapping[str, torch.Tensor], path: str | pathlib.Path) -> None:
+    names = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if names:
+        raise CheckpointError(
+            f"The policy in the checkpoint {path} holds NaN or infinite values ({', '.join(names)}): training had "
+            "failed before it was saved. Use an earlier checkpoint."
+        )
+
+
+def _describe_unfinite(agents: list[Any], padded: np.ndarray) -> str:
+    """Which of the observations (B, O) are NaN or infinite, and where."""
+    index = int(np.argmin(np.isfinite(padded).all(axis=1)))
+    wrong = np.flatnonzero(~np.isfinite(padded[index]))
+    return (
+        f"The observation of agent {agents[index]!r} is NaN or infinite in float32, in {wrong.size} of its entries, "
+        f"the first of them entry {wrong[0]}; the policy needs finite numbers. Look for the cause in the environment."
+    )
+
+
+def _writable(file: pathlib.Path) -> pathlib.Path:
+    """The file, if there is a folder to write it into."""
+    if file.is_dir():
+        raise ValueError(f"Cannot export the policy to {file}, which is a folder: give a file, as {file}/policy.pt.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(
+            f"Cannot export the policy to {file}: there is no folder {file.parent}. Create it first."
+        )
+    return file
 
 
 def _unpickle(file: pathlib.Path) -> Any:

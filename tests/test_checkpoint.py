@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -69,6 +70,56 @@ def test_failure_leaves_what_was_there(saved, tmp_path):
         with pytest.raises(CheckpointError, match=r"No space left on device\.$"):
             save(tmp_path / name, "x", extra=fail)
     assert os.listdir(tmp_path / "empty") == [] and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("where", ["run", "run/deeper/model", "run.incoming", "run.previous"])
+def test_file_in_the_way_is_refused_before_anything_is_moved(tmp_path, where):
+    if "." in where:
+        save(tmp_path / "run", "first")
+    in_the_way = tmp_path / where.split("/")[0]
+    in_the_way.write_text("mine")
+    before = sorted(os.listdir(tmp_path))
+    target = tmp_path / where.removesuffix(".incoming").removesuffix(".previous")
+    for _ in range(2):  # what is refused once leaves nothing that a second save would fail on
+        with pytest.raises(
+            CheckpointError, match=rf"to {target}: {in_the_way} is a file, .*Nothing was changed\. Give"
+        ):
+            save(target, "second")
+    assert sorted(os.listdir(tmp_path)) == before and in_the_way.read_text() == "mine"
+    if "." in where:
+        assert content(target) == "first"
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "loop"):
+        with pytest.raises(CheckpointError, match=f"{name} is neither a file nor a folder"):
+            save(tmp_path / name, "first")
+    assert sorted(os.listdir(tmp_path)) == ["loop", "pipe"]
+
+
+def test_link_stays_and_its_folder_is_replaced(saved, tmp_path):
+    for name, target in (("latest", "run"), ("dangling", "new")):
+        (tmp_path / name).symlink_to(target)
+        save(tmp_path / name, "second")
+        assert (tmp_path / name).is_symlink() and content(tmp_path / target) == "second"
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "latest", "new", "run"]
+
+
+@pytest.mark.parametrize("fails_on", ["run", "run.incoming"])
+def test_failure_to_rename_leaves_what_was_there(saved, fails_on, tmp_path, monkeypatch):
+    rename = pathlib.Path.rename
+
+    def refuse(self, target):
+        if self.name == fails_on:
+            raise OSError(16, "Device or resource busy")  # as for a folder that a container mounts
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(CheckpointError, match=r"Device or resource busy.*still holds"):
+        save(saved, "second")
+    assert content(saved) == "first" and os.listdir(tmp_path) == ["run"]
 
 
 DIES = """

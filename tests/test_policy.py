@@ -1,16 +1,18 @@
 """The policy alone: from a checkpoint, on observations in plain Python, and exported."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow.fs
 import pytest
 import torch
 from conftest import DISCRETE, UNEQUAL, randomize, tiny
 
-from rllib_dima.checkpoint import CheckpointError
+from rllib_dima.checkpoint import CheckpointError, write_manifest
 from rllib_dima.core.behavior import Actor
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.policy import POLICY_FOLDER, Policy
@@ -66,10 +68,19 @@ def test_actions_are_within_bounds_and_random_ones_differ():
     assert not np.array_equal(*draws) and all(np.abs(draw).max() <= 1 for draw in draws)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize(
     ("observations", "message"),
     [
         ({"c": np.zeros(3)}, "Unknown agent 'c'; the policy was trained for .*'a', 'b'"),
+        ({}, "given no observations; .*'a', 'b'"),
+        (
+            {"a": np.zeros(3), "b": [0, np.nan]},
+            r"agent 'b' is NaN or infinite in float32, in 1 .* first of them entry 1",
+        ),
+        ({"a": [0, 1, -np.inf]}, "agent 'a' is NaN or infinite"),
+        ({"a": [0, 1e39, 1e39]}, "agent 'a' is NaN or infinite in float32, in 2 "),
+        ({"b": np.full(5, np.nan)}, "agent 'b' is NaN or infinite in float32, in 5 "),
         ({"a": np.zeros(4)}, r"agent 'a' has 4 entries, .* trained with 3 \(5 with padding"),
     ],
 )
@@ -97,6 +108,38 @@ def test_exported_file_needs_only_torch_and_acts_the_same(layout, tmp_path):
     np.testing.assert_allclose(np.load(files[2]), np.concatenate([expected] * 3), atol=1e-6)
     described = json.loads(done.stdout)
     assert described["agents"] == list(layout.agent_ids) and described["action_sizes"] == list(layout.action_sizes)
+
+
+def test_export_names_what_is_wrong_with_its_target(tmp_path):
+    policy = policy_for(UNEQUAL)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing\. Create it"):
+        policy.export(tmp_path / "missing" / "policy.pt")
+    with pytest.raises(ValueError, match=r"which is a folder: give a file, as .*/policy\.pt"):
+        policy.export(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+def save_policy(folder, actor):
+    """The part of a checkpoint that holds a policy."""
+    module = folder / POLICY_FOLDER
+    module.mkdir(parents=True)
+    settings = {"model_config": {"layout": actor.layout, "hyperparameters": actor.hp}}
+    (module / "class_and_ctor_args.pkl").write_bytes(pickle.dumps({"ctor_args_and_kwargs": ((), settings)}))
+    state = {f"net.{name}": tensor.numpy() for name, tensor in actor.state_dict().items()}
+    (module / "module_state.pkl").write_bytes(pickle.dumps(state))
+    write_manifest(folder.as_posix(), pyarrow.fs.LocalFileSystem())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_policy_that_is_not_finite_is_refused(tmp_path, value):
+    actor = policy_for(UNEQUAL).actor
+    save_policy(tmp_path / "whole", actor)
+    assert torch.equal(Policy.from_checkpoint(tmp_path / "whole").actor.log_std, actor.log_std)
+    with torch.no_grad():
+        actor.log_std[0] = value
+    save_policy(tmp_path / "diverged", actor)
+    with pytest.raises(CheckpointError, match=r"diverged holds NaN or infinite values \(log_std\).*earlier checkpoint"):
+        Policy.from_checkpoint(tmp_path / "diverged")
 
 
 def test_missing_policy_is_explained(tmp_path):
