@@ -1,4 +1,4 @@
-"""Does it learn? Train DIMA on the real MAMuJoCo HalfCheetah with two agents, in about five minutes on two CPU cores.
+"""Does it learn? Train DIMA on the real MAMuJoCo HalfCheetah with two agents, in about five minutes on one CPU core.
 
 How to run:
 
