@@ -22,7 +22,7 @@ test: lint
 test-slow: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m slow
 
-# Parity of accelerated and eager steps first, then the tables; 6 minutes on an H200. Needs a PyTorch with CUDA:
+# Parity of accelerated and eager steps first, then the tables; some minutes. Needs a PyTorch with CUDA:
 # on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.
 PYTHON_GPU ?= $(BIN)/python
 benchmark-gpu:
