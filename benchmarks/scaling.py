@@ -106,10 +106,9 @@ def repeats_of_learners(args: argparse.Namespace, num_learners: int) -> Iterator
 
 def phases_of_learner(times: dict[str, float], factors: dict[str, float]) -> dict[str, float]:
     """Seconds of every phase of an iteration; the world model's three parts as one, as a GPU does them side by side."""
+    factors = {"world_model": factors["dynamics"], **factors}
     phases = {name.removeprefix("time_").removesuffix("_s"): s for name, s in times.items() if name.startswith("time_")}
-    seconds = {
-        phase: s * {"world_model": factors["dynamics"], **factors}.get(phase, 1.0) for phase, s in phases.items()
-    }
+    seconds = {phase: s * factors.get(phase, 1.0) for phase, s in phases.items()}
     parts = [seconds.pop(phase) for phase in (*WORLD_MODEL_PHASES.values(), "world_model") if phase in seconds]
     return {"add": seconds.pop("add"), "world_model": sum(parts), **seconds}
 

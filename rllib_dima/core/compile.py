@@ -158,8 +158,8 @@ class FasterStep:
     Args:
         name: for messages.
         plain: the variant without fused kernels.
-        fused: the one with them; if it cannot be built (no compiler, say), the plain one is kept, with a warning. Of a
-            step made of several, those before the one that failed have then been done twice, once.
+        fused: the one with them; if it cannot be built (no compiler, say), the plain one is kept, with a warning. In
+            that call of a step made of several, those before the one that failed are done twice.
     """
 
     NUM_TIMED_CALLS = 10

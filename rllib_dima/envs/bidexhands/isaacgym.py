@@ -283,12 +283,12 @@ class Interpreter:
     Args:
         path: absolute path of the executable.
         version: as in "3.8.18".
-        library_dir: folder of its shared library, which Isaac Gym loads, or None.
+        lib_dir: folder of its shared library, which Isaac Gym loads, or None.
     """
 
     path: str
     version: str
-    library_dir: str | None
+    lib_dir: str | None
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ class SimulatorProcess:
             self.process = subprocess.Popen(
                 [setup.python.path, "-u", worker.__file__, json.dumps(options)],
                 cwd=os.path.join(setup.checkout, "bidexhands"),  # the benchmark's paths are relative to it
-                env=_environment(setup.python.path, setup.python.library_dir),
+                env=_environment(setup.python.path, setup.python.lib_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -470,13 +470,13 @@ def find_python(python: str | os.PathLike) -> Interpreter:
         problem = "is not an executable file" if os.path.exists(given) else "does not exist"
         raise ValueError(f"python={str(python)!r} {problem}. Give the path of the Python with isaacgym.")
     path = os.path.abspath(found)  # of the link itself, by which a virtual environment is recognised
-    version, library_dir = _probe(path)
+    version, lib_dir = _probe(path)
     if tuple(version[:2]) not in SUPPORTED_PYTHONS:
         raise ValueError(
             f"python={path!r} is Python {'.'.join(map(str, version))}, but there is no Isaac Gym for it: give the path "
             "of a Python 3.8 (or 3.7) with isaacgym."
         )
-    return Interpreter(path, ".".join(map(str, version)), library_dir)
+    return Interpreter(path, ".".join(map(str, version)), lib_dir)
 
 
 def find_checkout(bidexhands: str | os.PathLike, task: Task) -> str:
@@ -532,17 +532,17 @@ def _probe(path: str) -> tuple[list[int], str | None]:
             timeout=PROBE_TIMEOUT_S,
             check=True,
         ).stdout
-        version, library_dir = json.loads(answer.splitlines()[-1])
+        version, lib_dir = json.loads(answer.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         said = (getattr(error, "stderr", None) or b"").decode(errors="replace")
         raise ValueError(
             f"python={path!r} could not be asked for its version ({type(error).__name__}: {error}). Give the path of "
             f"the Python with isaacgym itself.{_quote(said)}"
         ) from error
-    return version, library_dir
+    return version, lib_dir
 
 
-def _environment(path: str, library_dir: str | None = None) -> dict[str, str]:
+def _environment(path: str, lib_dir: str | None = None) -> dict[str, str]:
     """Variables for a process of another Python: this process's, but for what belongs to this process's Python.
 
     As in an activated environment, that Python's own programs come first: torch needs ninja to compile the tensor
@@ -551,8 +551,8 @@ def _environment(path: str, library_dir: str | None = None) -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     variables["PYTHONFAULTHANDLER"] = "1"  # last words of a crash
     _prepend(variables, "PATH", os.path.dirname(path))
-    if library_dir:
-        _prepend(variables, "LD_LIBRARY_PATH", library_dir)
+    if lib_dir:
+        _prepend(variables, "LD_LIBRARY_PATH", lib_dir)
     return variables
 
 
