@@ -1,5 +1,6 @@
 """check_env on a healthy environment, and on ones that are broken in exactly one way each."""
 
+import itertools
 import re
 
 import gymnasium
@@ -97,6 +98,11 @@ def rewards_give(change):
     return step_gives(lambda env, obs, rewards, *others: (obs, {**rewards, **change}, *others))
 
 
+def rewards_are(change):
+    """Meet whose reward, of both agents, is `change(reward)` from the first step on."""
+    return step_gives(lambda env, obs, r, *others: (obs, dict.fromkeys(AGENTS, change(r["a"])), *others), from_step=1)
+
+
 def flags_give(change, from_step=12):
     return step_gives(lambda env, obs, rewards, te, tr, infos: (obs, rewards, *change(te, tr), infos), from_step)
 
@@ -165,12 +171,6 @@ def step_keeps_momentum(self, action_dict):
 
 def step_never_ends(self, action_dict):
     self.num_steps = 0
-    return Meet.step(self, action_dict)
-
-
-def step_goes_on_after_the_end(self, action_dict):
-    if self.num_steps == 12:
-        self.num_steps = 0
     return Meet.step(self, action_dict)
 
 
@@ -256,6 +256,7 @@ ERRORS = {
     "reward of unknown agent": (rewards_give({"c": 1.0}), "rewards", r"agents \['c'\]"),
     "reward no number": (rewards_give({"b": [1.0]}), "rewards", r"'b' is no number, but \[1.0\] \(list\)"),
     "reward NaN": (rewards_give({"b": np.nan}), "rewards", "reward of agent 'b' is nan"),
+    "reward beyond float32": (rewards_give({"b": 1e39}), "rewards", r"step 3 .*reward of agent 'b' is 1e\+39, which"),
     "rewards differ": (rewards_give({"b": 1e3}), "rewards", "step 3 of episode 1: The agents' rewards differ"),
     # flags and infos
     "flags of a wrong type": (flags_give(lambda te, tr: ({**te, "a": 0}, tr), 3), "flags", "no booleans: {'a': 0}"),
@@ -350,8 +351,10 @@ WARNINGS = {
         r"flags of agents \['c'\]",
     ),
     "info of unknown agent": (infos_give({"c": {}}), "infos", r"infos of agents \['c'\]"),
-    "no end": (broken(step=step_never_ends), "episode end", "episode 1 went on for 60 steps without an end"),
-    "goes on": (broken(step=step_goes_on_after_the_end), "episode end", "after the end of episode 1, .* went on"),
+    "no end": (broken(step=step_never_ends), "episode end", "episode 1 went on for 600 steps without an end"),
+    "always the same reward": (rewards_are(lambda rewards: -1), "rewards", r"the reward was -1 in all of \d+ steps"),
+    "tiny rewards": (rewards_are(lambda reward: 1e-4 * reward), "rewards", r"deviation was 0.0001\d in"),
+    "huge rewards": (rewards_are(lambda reward: 1e4 * reward), "rewards", r"deviation was \d.*e\+04 in"),
     "seed ignored": (broken(reset=reset_ignores_seed), "seeding", "same actions differ: observations .*reset"),
     "something left over": (
         broken(step=step_keeps_momentum, get_state=None, set_state=None),
@@ -455,6 +458,101 @@ def test_as_many_episodes_and_steps_as_asked_for():
         assert Counting.starts[: episodes + 1] == [*range(40, 40 + episodes), 40]
 
 
+@pytest.mark.parametrize(
+    "env_class", [Meet, flags_give(lambda te, tr: (LEFT, tr), 3), step_gives(raises), rewards_give({})]
+)
+def test_no_step_is_asked_of_an_environment_without_a_running_episode(env_class):
+    """Native simulators crash on one, and take the process with them."""
+    moments = []
+
+    class Recording(env_class):
+        def reset(self, *, seed=None, options=None):
+            moments.append("reset")
+            return super().reset(seed=seed)
+
+        def step(self, action_dict):
+            moments.append("step")
+            results = super().step(action_dict)
+            if any(any(flags.values()) for flags in results[2:4]):
+                moments.append("end")
+            return results
+
+    class Failing(Recording):
+        def step(self, action_dict):
+            try:
+                return super().step(action_dict)
+            except Exception:
+                moments.append("end")
+                raise
+
+    check_env(Failing, steps=60)
+    assert ("end", "step") not in set(itertools.pairwise(moments)) and moments.count("end") > 5
+
+
+def test_what_comes_late_is_waited_for_where_nothing_ended():
+    def late(change):
+        """Meet in which nothing happens before step 150, which ends the episode."""
+
+        def step(self, action_dict):
+            self.age = self.age + 1 if self.num_steps else 1
+            self.num_steps = min(self.num_steps, 1)
+            obs, rewards, terminateds, truncateds, infos = Meet.step(self, action_dict)
+            return (
+                change(obs, rewards, terminateds, truncateds, infos)
+                if self.age >= 150
+                else (obs, rewards, terminateds, truncateds, infos)
+            )
+
+        return broken(step=step, get_state=None, set_state=None)
+
+    differ = late(lambda obs, rewards, *others: (obs, {**rewards, "b": 5.0}, *others))
+    assert_found(check_env(differ, steps=20), "error", "rewards", "step 150 of episode 1: The agents' rewards differ")
+    leave = late(lambda obs, rewards, te, *others: (obs, rewards, LEFT, *others))
+    assert_found(check_env(leave, steps=20), "error", "flags", "step 150 of episode 1: Agents")
+
+
+def test_constant_rewards_may_yet_differ_between_agents():
+    sparse = rewards_are(lambda reward: 0.0)
+    (shared,), (combined,) = check_env(sparse), check_env(sparse, env_config={"team_reward": "sum"})
+    assert "team_reward" in shared.advice and "team_reward" not in combined.advice
+
+
+def test_a_sum_of_rewards_beyond_float32_is_an_error():
+    huge = rewards_are(lambda reward: 3e38)
+    assert check_env(huge, env_config={"team_reward": "mean"}).ok
+    assert_found(check_env(huge, env_config={"team_reward": "sum"}), "error", "rewards", r"step 1 .*sum .* 6e\+38")
+
+
+def test_a_hundred_agents_make_one_finding_of_one_cause():
+    agents = [f"agent_{number}" for number in range(100)]
+
+    class Crowd(Meet):
+        """A hundred agents that see, and get, what float32 cannot hold; no action space fits."""
+
+        def __init__(self, env_config=None):
+            self.possible_agents = self.agents = agents
+            MultiAgentEnv.__init__(self)
+            self.observation_spaces = dict.fromkeys(agents, WIDE)
+            self.action_spaces = dict.fromkeys(agents, MultiDiscrete([2, 2]))
+
+        def step(self, action_dict):
+            _, _, *flags, _ = Meet.step(self, dict.fromkeys(AGENTS, np.zeros(1)))
+            flags = [dict.fromkeys([*agents, "__all__"], flag["__all__"]) for flag in flags]
+            return self.observe(), dict.fromkeys(agents, 1e39), *flags, {}
+
+        def observe(self):
+            return dict.fromkeys(agents, np.full(2, 1e39))
+
+    report = check_env(Crowd, steps=60)
+    assert [(finding.check, finding.severity) for finding in report] == [
+        ("spaces", "error"),
+        ("observations", "error"),
+        ("rewards", "error"),
+    ], str(report)
+    for finding in report:
+        assert "agent 'agent_0'" in finding.found and "agent 'agent_8' and 91 more." in finding.found
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=r"'men'\. Did you mean 'mean'"):
         check_env(Meet, env_config={"team_reward": "men"})
@@ -473,8 +571,8 @@ def test_advice_names_the_nearest_id_and_the_missing_spaces():
         del self.observation_spaces, self.action_spaces
 
     missing = check_env(broken(__init__=no_spaces)).errors
-    assert [error.found.split(" is ")[0] for error in missing] == [
-        f"The {kind} space of agent {agent!r}" for agent in AGENTS for kind in ("observation", "action")
+    assert [(error.found.split(" is ")[0], error.found.rsplit(". ")[-1]) for error in missing] == [
+        (f"The {kind} space of agent 'a'", "Likewise that of agent 'b'.") for kind in ("observation", "action")
     ]
     assert all("self.observation_spaces and self.action_spaces" in error.advice for error in missing)
 

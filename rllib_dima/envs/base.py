@@ -299,9 +299,7 @@ class CooperativeEnv(MultiAgentEnv):
         for agent, value in values.items():
             if not math.isfinite(value):
                 require_finite(f"the reward of agent {agent!r}", value, self._num_steps)
-        if self._team_reward == "shared":
-            return shared_reward(values)
-        return sum(values.values()) / (len(values) if self._team_reward == "mean" else 1)
+        return combine_rewards(values, self._team_reward)
 
 
 def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncateds: Mapping[Any, bool]) -> tuple:
@@ -482,12 +480,18 @@ def can_restore(env: Any) -> bool:
     return has_methods and getattr(env, "can_restore", True)
 
 
-def shared_reward(rewards: Mapping[Any, float]) -> float:
-    """The reward that all agents have in common.
+def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> float:
+    """The team's reward.
+
+    Args:
+        rewards: of every agent.
+        team_reward: as for `CooperativeEnv`.
 
     Raises:
-        ContractError: the rewards differ by more than float32 rounding.
+        ContractError: they should be shared, but differ by more than float32 rounding.
     """
+    if team_reward != "shared":
+        return sum(rewards.values()) / (len(rewards) if team_reward == "mean" else 1)
     low, high = min(rewards.values()), max(rewards.values())
     if high - low > SHARED_REWARD_TOLERANCE * max(1.0, abs(low), abs(high)):
         raise ContractError(

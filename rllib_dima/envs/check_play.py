@@ -39,20 +39,12 @@ class Moment:
     terminateds: Mapping[Any, Any] = field(default_factory=dict)
     truncateds: Mapping[Any, Any] = field(default_factory=dict)
 
-    def has_ended(self, agents: list) -> bool:
-        """Whether the episode has ended, for all agents."""
+    def is_last(self, agents: list) -> bool:
+        """Whether no step may follow: the episode has ended, or some agents have left while it goes on."""
         try:
             return any(team_flags(agents, self.terminateds, self.truncateds))
         except ContractError:
-            return False
-
-    def has_lost_agents(self, agents: list) -> bool:
-        """Whether some agents have left while the episode goes on."""
-        try:
-            team_flags(agents, self.terminateds, self.truncateds)
-        except ContractError:
             return True
-        return False
 
     def values(self) -> dict[str, Any]:
         """Copies of all that a seed should determine, by name."""
@@ -123,7 +115,7 @@ class Player:
             if moment is None:
                 return
             yield moment
-            if moment.has_ended(self._agents) or moment.has_lost_agents(self._agents):
+            if moment.is_last(self._agents):
                 return
 
     def _state(self, when: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from rllib_dima.envs.spaces import ContractError
 
 Severity = Literal["error", "warning"]
 LINE_WIDTH = 110
+MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,33 @@ class EnvReport(Sequence):
 
 
 class Findings:
-    """Collects findings; of several about the same thing, the first."""
+    """Collects findings; of several about the same thing, the first, with the owners of the others."""
 
     def __init__(self) -> None:
         self._by_subject: dict[tuple, Finding] = {}
+        self._owners: dict[tuple, dict[str, None]] = {}  # in the order in which they came
 
-    def error(self, check: str, found: str, advice: str, subject: object = None) -> None:
-        """Adds an error, unless there is a finding of that check about that subject."""
-        self._by_subject.setdefault((check, subject), Finding("error", check, found, advice))
+    def error(self, check: str, found: str, advice: str, subject: object = None, owner: str = "") -> None:
+        """Adds an error, unless there is a finding of that check about that subject.
 
-    def warning(self, check: str, found: str, advice: str, subject: object = None) -> None:
-        """Adds a warning, unless there is a finding of that check about that subject."""
-        self._by_subject.setdefault((check, subject), Finding("warning", check, found, advice))
+        Args:
+            check: what was looked at.
+            found: what is wrong.
+            advice: what to do about it.
+            subject: what tells it from other findings of the same check.
+            owner: whose fault `found` describes; those of other owners are one finding with it.
+        """
+        self._add(Finding("error", check, found, advice), subject, owner)
 
-    def refusal(self, check: str, error: ContractError, subject: object = None, when: str = "") -> None:
-        """Adds the error with which DIMA refuses the environment."""
-        self.error(check, f"{when}: {error.found}" if when else error.found, error.advice, subject)
+    def warning(self, check: str, found: str, advice: str, subject: object = None, owner: str = "") -> None:
+        """Adds a warning; as `error`."""
+        self._add(Finding("warning", check, found, advice), subject, owner)
+
+    def refusal(
+        self, check: str, error: ContractError, subject: object = None, when: str = "", owner: str = ""
+    ) -> None:
+        """Adds the error with which DIMA refuses the environment; as `error`."""
+        self.error(check, f"{when}: {error.found}" if when else error.found, error.advice, subject, owner)
 
     def crash(self, check: str, what: str, error: Exception) -> None:
         """Adds an exception that the environment raised."""
@@ -118,8 +130,23 @@ class Findings:
 
     def report(self, env_name: str) -> EnvReport:
         """All that was found so far, errors first."""
-        found = sorted(self._by_subject.values(), key=lambda finding: finding.severity != "error")
+        found = sorted(map(self._with_owners, self._by_subject), key=lambda finding: finding.severity != "error")
         return EnvReport(env_name, tuple(found))
+
+    def _add(self, finding: Finding, subject: object, owner: str) -> None:
+        key = (finding.check, subject)
+        self._by_subject.setdefault(key, finding)
+        self._owners.setdefault(key, {})[owner] = None
+
+    def _with_owners(self, key: tuple) -> Finding:
+        finding, (_, *others) = self._by_subject[key], self._owners[key]
+        return replace(finding, found=f"{finding.found} Likewise {listing(others)}.") if others else finding
+
+
+def listing(items: Sequence[str]) -> str:
+    """The first of them with commas between, and how many more there are."""
+    more = len(items) - MAX_LISTED
+    return ", ".join(items[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,12 +9,13 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from rllib_dima.envs.base import ALL, shared_reward, team_flags
+from rllib_dima.envs.base import ALL, combine_rewards, team_flags
 from rllib_dima.envs.check_play import Moment
-from rllib_dima.envs.check_report import Findings
+from rllib_dima.envs.check_report import Findings, listing
 from rllib_dima.envs.spaces import ContractError
 
 LARGE = 1e4  # beyond this, numbers are worth a hint
+SMALL_SPREAD, LARGE_SPREAD = 1e-2, 1e3  # of rewards, likewise
 MOMENTS_TO_CALL_CONSTANT = 10
 _COMMON = (ALL, "__common__")  # what RLlib allows in infos besides agents
 
@@ -42,6 +43,7 @@ class ResultChecks:
         self.observation_spaces, self.state_space = observation_spaces, state_space
         self.team_reward = team_reward
         self._ranges: dict[str, _Range] = {}
+        self._rewards: list[float] = []  # the team's
         self._handed_out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def see(self, moment: Moment) -> None:
@@ -65,6 +67,7 @@ class ResultChecks:
                 f"state() returned the same numbers all {state.count} times, while observations changed.",
                 "Return everything that the agents' observations and rewards depend on, as it is at the moment.",
             )
+        self._hint_at_rewards()
         for name, seen in self._ranges.items():
             self._hint_at_scale(name, seen)
         for check in ("observations", "state"):
@@ -105,49 +108,61 @@ class ResultChecks:
         array = _array(value)
         if array.dtype.kind not in "biuf":
             found = f"{when}, {name} is not an array of numbers: {value!r}."
-            self.findings.error(check, found, _AS_SPACE, (name, "kind"))
+            self.findings.error(check, found, _AS_SPACE, "kind", name)
         elif array.shape != space.shape:
             found = f"{when}, {name} has shape {array.shape}, but its space says {space.shape}."
-            self.findings.error(check, found, "Correct one of the two.", (name, "shape"))
+            self.findings.error(check, found, "Correct one of the two.", "shape", name)
         else:
             self._see_numbers(check, name, array, space, when)
 
     def _see_numbers(self, check: str, name: str, array: np.ndarray, space: Box, when: str) -> None:
-        with np.errstate(over="ignore"):
-            unusable = np.flatnonzero(~np.isfinite(array.astype(np.float32)))
+        unusable = np.flatnonzero(~_fits_float32(array))
         if unusable.size:
             found = f"{when}, {name} is NaN, infinite or beyond float32, in entries {_some(unusable)} of {array.size}."
             advice = "Find out why the environment computes it, or end the episode before it does."
-            self.findings.error(check, found, advice, (name, "finite"))
+            self.findings.error(check, found, advice, "finite", name)
             return
         if not np.can_cast(array.dtype, space.dtype):
             found = f"{when}, {name} has dtype {array.dtype}, but its space says {space.dtype}; DIMA makes it float32."
-            self.findings.warning(check, found, _AS_SPACE, (name, "dtype"))
+            self.findings.warning(check, found, _AS_SPACE, "dtype", name)
         outside = np.flatnonzero((array < space.low) | (array > space.high))
         if outside.size:
             found = f"{when}, {name} is outside the bounds of its space, in entries {_some(outside)} of {array.size}."
-            self.findings.warning(check, found, "Widen the space, or correct the numbers.", (name, "bounds"))
+            self.findings.warning(check, found, "Widen the space, or correct the numbers.", "bounds", name)
         self._ranges.setdefault(name, _Range(check, array.size)).add(array.astype(np.float64).reshape(-1))
 
     def _see_rewards(self, moment: Moment) -> None:
         self._see_agents("rewards", "error", moment.rewards, moment.when)
         rewards = {agent: moment.rewards[agent] for agent in self.agents if agent in moment.rewards}
-        for agent, reward in rewards.items():
-            self._see_reward(agent, reward, moment.when)
-        if self.team_reward == "shared" and rewards and all(_is_finite_number(reward) for reward in rewards.values()):
-            try:
-                shared_reward({agent: float(reward) for agent, reward in rewards.items()})
-            except ContractError as error:
-                self.findings.refusal("rewards", error, "shared", moment.when)
+        usable = [self._see_reward(agent, reward, moment.when) for agent, reward in rewards.items()]
+        if rewards and all(usable):
+            self._see_team_reward({agent: float(reward) for agent, reward in rewards.items()}, moment.when)
 
-    def _see_reward(self, agent: Any, reward: Any, when: str) -> None:
+    def _see_reward(self, agent: Any, reward: Any, when: str) -> bool:
+        """Whether it is a number that DIMA can use."""
+        owner = f"that of agent {agent!r}"
         if not _is_number(reward):
             found = f"{when}, the reward of agent {agent!r} is no number, but {reward!r} ({type(reward).__name__})."
-            self.findings.error("rewards", found, "Return a float for every agent.", (agent, "kind"))
-        elif not np.isfinite(reward):
-            found = f"{when}, the reward of agent {agent!r} is {reward}."
+            self.findings.error("rewards", found, "Return a float for every agent.", "kind", owner)
+        elif not _fits_float32(reward):
+            found = f"{when}, the reward of agent {agent!r} is {reward}, which no float32 can hold as a finite number."
             advice = "Find out why the environment computes it, or end the episode before it does."
-            self.findings.error("rewards", found, advice, (agent, "finite"))
+            self.findings.error("rewards", found, advice, "finite", owner)
+        else:
+            return True
+        return False
+
+    def _see_team_reward(self, rewards: Mapping[Any, float], when: str) -> None:
+        try:
+            reward = combine_rewards(rewards, self.team_reward)
+        except ContractError as error:
+            self.findings.refusal("rewards", error, "shared", when)
+            return
+        if _fits_float32(reward):
+            self._rewards.append(reward)
+        else:
+            found = f"{when}, the {self.team_reward} of the agents' rewards is {reward}, beyond float32."
+            self.findings.error("rewards", found, "Make rewards smaller; 1 is a good size.", "team")
 
     def _see_flags(self, moment: Moment) -> None:
         both = {"terminated": moment.terminateds, "truncated": moment.truncateds}
@@ -200,24 +215,38 @@ class ResultChecks:
                     f"{moment.when}, {name} that was returned before changed afterwards: the environment goes on "
                     "writing to the array. DIMA copies it, but other code may keep it.",
                     "Return a copy: array.copy().",
-                    (name, "aliasing"),
+                    "aliasing",
+                    name,
                 )
         now = {f"the observation of agent {agent!r}": moment.observations.get(agent) for agent in self.agents}
         now["the state"] = moment.state
         self._handed_out = {name: (a, a.copy()) for name, a in now.items() if isinstance(a, np.ndarray)}
+
+    def _hint_at_rewards(self) -> None:
+        """Whether they vary at all, and by how much."""
+        if len(self._rewards) < MOMENTS_TO_CALL_CONSTANT:
+            return
+        spread = float(np.std(self._rewards))
+        if spread == 0:
+            found = f"the reward was {self._rewards[0]:g} in all of {len(self._rewards)} steps."
+            advice = _CONSTANT_REWARD + (_UNSEEN_DIFFERENCES if self.team_reward == "shared" else "")
+            self.findings.warning("rewards", found, advice, "constant")
+        elif not SMALL_SPREAD <= spread <= LARGE_SPREAD:
+            found = f"rewards are far from 1: their standard deviation was {spread:.2g} in {len(self._rewards)} steps."
+            self.findings.warning("rewards", found, _REWARD_SCALE, "scale")
 
     def _hint_at_scale(self, name: str, seen: _Range) -> None:
         large = np.flatnonzero(np.maximum(-seen.low, seen.high) > LARGE)
         if large.size:
             found = f"entries {_some(large)} of {name} exceed {LARGE:g}."
             advice = "Rescale them; networks and the world model learn best on numbers of about 1."
-            self.findings.warning(seen.check, found, advice, (name, "scale"))
+            self.findings.warning(seen.check, found, advice, "scale", name)
 
     def _hint_at_constants(self, check: str, names: list[str]) -> None:
         constant = {name: np.flatnonzero(self._ranges[name].is_constant) for name in names}
         constant = {name: entries for name, entries in constant.items() if entries.size}
         if constant:
-            which = ", ".join(f"{_some(entries)} of {name}" for name, entries in constant.items())
+            which = listing([f"{_some(entries)} of {name}" for name, entries in constant.items()])
             found = f"these entries never changed: {which}."
             advice = "If they carry nothing, leave them out. If they should change, see why they do not."
             self.findings.warning(check, found, advice, "constant")
@@ -246,16 +275,27 @@ class _Range:
         return bool(self.is_constant.all())
 
 
+_CONSTANT_REWARD = "Nothing can be learnt before it varies: reward what random actions reach, too."
+_UNSEEN_DIFFERENCES = (
+    " And if it may differ between agents once it varies, which ends a training run, say now how to combine it: "
+    'env_config={"team_reward": "mean"} or "sum".'
+)
+_REWARD_SCALE = (
+    "Nothing, if they are meant to be: DIMA's reward model and critic learn normalised rewards. But losses are easier "
+    "to read, and small terms less easily lost, at about 1."
+)
 _AS_SPACE = "Return a numpy array of the shape and the dtype of its space."
 
 
 def _is_number(value: Any) -> bool:
     array = _array(value)
-    return array.shape == () and array.dtype.kind in "iuf"
+    return array.shape == () and array.dtype.kind in "biuf"
 
 
-def _is_finite_number(value: Any) -> bool:
-    return _is_number(value) and bool(np.isfinite(value))
+def _fits_float32(values: np.ndarray | float) -> np.ndarray:
+    """By entry: whether it is finite, and still is as float32."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(np.asarray(values).astype(np.float32))
 
 
 def _array(value: Any) -> np.ndarray:
