@@ -8,9 +8,12 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py constraints.txt
+# pip first: the one that comes with Python 3.10, 23.0.1, does not resolve the dependencies. torch is pinned here only: a
+# user's own, perhaps for a GPU, stays as it is, while an unpinned one would download CUDA's libraries.
+$(INSTALLED): setup.py constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,plots]"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -c constraints-torch.txt -e ".[dev,plots]"
 	touch $@
 
 quickstart: install

@@ -1,4 +1,4 @@
-"""Installation of rllib_dima: `pip install -e ".[dev]" -c constraints.txt`."""
+"""Installation of rllib_dima: `pip install -e ".[plots]" -c constraints.txt`; `make install` for development."""
 
 from pathlib import Path
 

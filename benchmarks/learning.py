@@ -116,7 +116,8 @@ def table(args: argparse.Namespace) -> None:
             print(f"{points[0]['steps']:>7}", *cells)
         last = [r["curve"][-1]["deterministic"] for r in records]
         minutes = ", ".join(f"{r['seconds'] / 60:.1f}" for r in records)
-        print(f"last evaluation: {np.mean(last):.0f} +- {np.std(last):.0f} over {len(last)} seeds; minutes: {minutes}")
+        spread = np.std(last, ddof=1) if len(last) > 1 else float("nan")
+        print(f"last evaluation: {np.mean(last):.0f} +- {spread:.0f} over {len(last)} seeds; minutes: {minutes}")
 
 
 def main() -> None:

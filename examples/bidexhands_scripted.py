@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -241,6 +242,8 @@ def video_file(text: str) -> Path:
     file = Path(text)
     if file.suffix.lower() not in VIDEO_FORMATS or file.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file that ends in one of {', '.join(VIDEO_FORMATS)}, not {text!r}")
+    if find_spec("imageio_ffmpeg") is None:
+        raise argparse.ArgumentTypeError("needs imageio-ffmpeg: pip install imageio-ffmpeg")
     return file
 
 

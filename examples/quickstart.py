@@ -6,27 +6,25 @@ How to run:
     python examples/quickstart.py --restore results/quickstart --minutes 20       # go on from where it stopped
 
 What to expect: 3,000 steps of the untrained policy (return about -150), then one line per iteration of 200 real steps.
-The return starts to rise within two minutes. At the end the deterministic policy's return is printed beside a random
-policy's, and a checkpoint and the learning curve (learning_curve.png) are written.
+The return starts to rise within two minutes. At the end the deterministic policy's return is printed beside the
+untrained one's and that of random actions, and a checkpoint and the learning curve are written (learning_curve.csv, and
+learning_curve.png where matplotlib is installed).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.envs import make
 from rllib_dima.progress import progress_line
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 ENV = "mamujoco_halfcheetah_2x3"
 EVALUATION_EPISODES = 5
@@ -62,17 +60,30 @@ def random_return(episodes: int, seed: int) -> float:
     return float(np.mean(returns))
 
 
-def plot(curve: Path, picture: Path, random: float, final: float) -> None:
-    """The learning curve from its CSV file."""
+def plot(curve: Path, picture: Path, before: dict[str, float], final: float) -> None:
+    """The learning curve from its CSV file, unless matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        print(f"No picture of {curve.name}: pip install matplotlib")
+        return
     with curve.open() as file:
         steps, returns = np.array([(float(row["steps"]), float(row["return"])) for row in csv.DictReader(file)]).T
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
     axes.plot(steps, returns, label="training (sampled actions, mean of the last episodes)")  # NaN: no episode yet
-    axes.axhline(random, color="gray", linestyle=":", label=f"random policy: {random:.0f}")
+    for (policy, value), line in zip(before.items(), (":", "--"), strict=True):
+        axes.axhline(value, color="gray", linestyle=line, label=f"{policy}: {value:.0f}")
     axes.plot(steps[-1], final, "o", color="C1", label=f"deterministic policy: {final:.0f}")
     axes.set(xlabel="environment steps", ylabel="return", title=f"DIMA (nano) on {ENV}")
     axes.legend()
     figure.savefig(picture, dpi=120, bbox_inches="tight")
+    print(f"Learning curve: {picture}")
+
+
+def deterministic_return(algo: DIMA) -> float:
+    """Mean return of the policy without exploration."""
+    return float(algo.evaluate()["env_runners"]["episode_return_mean"])
 
 
 def positive(text: str) -> float:
@@ -91,12 +102,16 @@ def main() -> None:
     parser.add_argument("--restore", type=Path, help="an earlier --out to go on from")
     args = parser.parse_args()
     out = (args.restore or args.out).resolve()
-    curve, checkpoint = out / "learning_curve.csv", out / "checkpoint"
+    curve, checkpoint, before_file = out / "learning_curve.csv", out / "checkpoint", out / "before_training.json"
 
     torch.set_num_threads(1)  # networks this small gain little from more, and lose much where the cores are busy
     algo = DIMA.from_checkpoint(str(checkpoint)) if args.restore else build_config(args.seed).build()
     out.mkdir(parents=True, exist_ok=True)
-    if not args.restore:
+    if args.restore:
+        before = json.loads(before_file.read_text())
+    else:
+        before = {"random": random_return(EVALUATION_EPISODES, args.seed), "untrained": deterministic_return(algo)}
+        before_file.write_text(json.dumps(before) + "\n")
         curve.write_text("steps,return\n")
     end = time.monotonic() + 60 * args.minutes
     while time.monotonic() < end:
@@ -109,12 +124,14 @@ def main() -> None:
             file.write(f"{steps:.0f},{episodes.get('episode_return_mean', float('nan')):.2f}\n")
 
     algo.save_to_path(str(checkpoint))
-    final = algo.evaluate()["env_runners"]["episode_return_mean"]
+    final = deterministic_return(algo)
     algo.stop()
-    random = random_return(EVALUATION_EPISODES, args.seed)
-    plot(curve, out / "learning_curve.png", random, final)
-    print(f"\nMean return over {EVALUATION_EPISODES} episodes: {final:.1f} with DIMA's policy, {random:.1f} at random.")
-    print(f"Checkpoint: {checkpoint}\nLearning curve: {out / 'learning_curve.png'}")
+    print(
+        f"\nMean return over {EVALUATION_EPISODES} episodes: {final:.1f} with DIMA's policy, "
+        f"{before['untrained']:.1f} before training, {before['random']:.1f} at random."
+    )
+    plot(curve, out / "learning_curve.png", before, final)
+    print(f"Checkpoint: {checkpoint}")
     print(f"To go on: python examples/quickstart.py --restore {args.restore or args.out} --minutes 20")
 
 

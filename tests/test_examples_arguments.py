@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import runpy
 import sys
 
 import imageio.v3 as imageio
@@ -11,6 +12,7 @@ import ray
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import bidexhands_scripted
+import quickstart
 import tune_asha
 import tune_pbt
 
@@ -117,6 +119,37 @@ def test_simulation_is_closed_when_an_episode_fails(monkeypatch):
     assert OneStep.closed == before + 1
 
 
+@pytest.fixture
+def base_install(monkeypatch):
+    """Without the extra "plots"; imageio itself comes with gymnasium-robotics."""
+    for name in ("matplotlib", "matplotlib.figure", "imageio_ffmpeg"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_starts_on_a_base_install(example, base_install):
+    runpy.run_path(str(example), run_name="imported")
+
+
+def test_quickstart_ends_without_a_picture_on_a_base_install(base_install, tmp_path, capsys):
+    curve, picture = tmp_path / "curve.csv", tmp_path / "curve.png"
+    quickstart.plot(curve, picture, {"random": -290.0, "untrained": 0.0}, 1600.0)
+    assert "pip install matplotlib" in capsys.readouterr().out and not picture.exists()
+
+
+def test_quickstart_draws_its_curve(tmp_path):
+    curve, picture = tmp_path / "curve.csv", tmp_path / "curve.png"
+    curve.write_text("steps,return\n200,nan\n1000,-150.0\n")
+    quickstart.plot(curve, picture, {"random": -290.0, "untrained": 0.0}, 1600.0)
+    assert imageio.imread(picture).ndim == 3
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_no_example_has_an_unfilled_placeholder(example):
     assert not [word for word in ("MEASURED", "TODO", "FIXME", "XXX") if word in example.read_text()]
+
+
+def test_no_video_is_promised_on_a_base_install(monkeypatch, capsys):
+    monkeypatch.setattr(bidexhands_scripted, "find_spec", lambda name: None)
+    message = refusal(bidexhands_scripted, ["--task", "pen", "--video", "pen.mp4"], monkeypatch, capsys)
+    assert message.endswith("pip install imageio-ffmpeg")

@@ -75,4 +75,4 @@ def _check_can_write(file: Path) -> None:
         import imageio  # noqa: F401
         import imageio_ffmpeg  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError(f"Videos need {error.name}: pip install 'rllib_dima[plots]'.") from None
+        raise UsageError(f"Videos need {error.name}: pip install imageio imageio-ffmpeg.") from None
