@@ -12,6 +12,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
+from rllib_dima.broken_episodes import BreakdownLimit, num_good_steps
+
 Share = tuple[list[MultiAgentEpisode], dict[str, Any]]
 """What a runner returns: episodes and chunks of episodes, and its metrics."""
 
@@ -26,7 +28,8 @@ class Collector:
     Runners share the steps evenly, those of a runner that fails are collected by the others, and those of a runner
     that takes longer than `config.sample_timeout_s` count for a later iteration. Environments of one runner step
     together, but for those that are just being reset: where their episodes end at different times, some more steps may
-    come than were asked for; the next iteration has as many fewer.
+    come than were asked for; the next iteration has as many fewer. Steps in which a simulator broke down do not
+    count: as many more are collected.
 
     Args:
         group: the runners, remote ones or the local one alone.
@@ -36,6 +39,7 @@ class Collector:
     def __init__(self, group: EnvRunnerGroup, config: AlgorithmConfig) -> None:
         self._group, self._config = group, config
         self._shares: deque[Share] = deque()  # collected, not yet taken
+        self._breakdowns = BreakdownLimit(config.env)
         self._num_surplus_steps = 0  # taken beyond what the iterations so far should have
         self._busy: dict[int, int] = {}  # steps that runners collect; 0 of those that are late
 
@@ -55,10 +59,11 @@ class Collector:
 
         Raises:
             RuntimeError: if the environment failed and is in this process.
+            rllib_dima.envs.SimulationError: if simulators broke down too often, see `broken_episodes.py`.
         """
         while (missing := self._num_missing()) > 0:
             if self._group.num_remote_env_runners() == 0:
-                self._shares.append(_sample(self._group.local_env_runner, missing))
+                self._add(_sample(self._group.local_env_runner, missing))
                 continue
             self.begin()
             if not self._receive():
@@ -80,13 +85,19 @@ class Collector:
     def get_state(self) -> dict[str, Any]:
         """Copies of what was collected and not taken. Waits for what is being collected."""
         self._receive()
-        return {"shares": copy.deepcopy(list(self._shares)), "num_surplus_steps": self._num_surplus_steps}
+        return {
+            "shares": copy.deepcopy(list(self._shares)),
+            "num_surplus_steps": self._num_surplus_steps,
+            "breakdowns": list(self._breakdowns.recent),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on where `get_state()` was called, without what was collected since."""
         self._receive()
         self._shares = deque(copy.deepcopy(state["shares"]))
         self._num_surplus_steps = state["num_surplus_steps"]
+        self._breakdowns.recent.clear()
+        self._breakdowns.recent.extend(state["breakdowns"])
 
     def _num_due(self) -> int:
         return self._config.total_train_batch_size - self._num_surplus_steps
@@ -106,9 +117,14 @@ class Collector:
         """Waits for runners that collect; whether anything came. What is late comes last."""
         results = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
         order = {runner: (not self._busy.pop(runner, 0), runner) for runner, _ in results}
-        self._shares += [share for _, share in sorted(results, key=lambda result: order[result[0]])]
         self._busy = dict.fromkeys(self._busy, 0)
+        for _, share in sorted(results, key=lambda result: order[result[0]]):
+            self._add(share)
         return bool(results)
+
+    def _add(self, share: Share) -> None:
+        self._shares.append(share)
+        self._breakdowns.check(share[0])
 
 
 def _sample(runner: Any, num_timesteps: int) -> Share:
@@ -116,7 +132,7 @@ def _sample(runner: Any, num_timesteps: int) -> Share:
 
 
 def _num_steps(share: Share) -> int:
-    return sum(len(episode) for episode in share[0])
+    return sum(num_good_steps(episode) for episode in share[0])
 
 
 def _split(num_steps: int, num_runners: int, num_envs: int) -> list[int]:

@@ -34,10 +34,12 @@ from ray.rllib.utils.metrics import (
 from ray.tune.registry import ENV_CREATOR, _global_registry
 from ray.util import log_once
 
+from rllib_dima.broken_episodes import breakdown
 from rllib_dima.envs import WRAPPER_CONFIG_KEYS, CooperativeEnv, as_multi_agent_env
 from rllib_dima.rl_modules import POLICY_ID
 
 LAYOUT_KEY = "__layout__"
+NUM_BROKEN_EPISODES = "num_broken_episodes"
 
 logger = logging.getLogger("ray.rllib")
 
@@ -91,7 +93,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         super().__init__(config=config, **kwargs)
         self._noise_seed = self._seed if self._seed is not None else int.from_bytes(os.urandom(4), "little")
         self._num_sample_calls = 0
-        self._num_new_steps = self._num_new_episodes = 0  # of this call of `sample`
+        self._num_new_steps = self._num_new_episodes = self._num_new_broken = 0  # of this call of `sample`
 
     def sample(self, **kwargs: Any) -> list[MultiAgentEpisode]:
         """Episodes and episode chunks of the asked length; arguments as in RLlib.
@@ -101,12 +103,14 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         """
         try:
             with _single_thread(), self._own_noise():
-                return super().sample(**kwargs)
+                episodes = super().sample(**kwargs)
         except BaseException:  # also Ctrl-C, after which a notebook may go on
             self._drop_episodes()
             raise
         finally:
             self._log_new_steps()
+        self._leave_out_broken()
+        return episodes
 
     def make_env(self) -> None:
         """Builds the wrapped environments; called again after a failure."""
@@ -263,18 +267,33 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
 
     def _increase_sampled_metrics(self, num_steps: int, next_obs: dict[str, Any], episode: MultiAgentEpisode) -> int:
         """Counts. RLlib logs some ten numbers here at every step, which is slow; `_log_new_steps` logs their sums."""
-        self._num_new_steps += num_steps
+        reason = breakdown(episode)
+        if reason is None:
+            self._num_new_steps += num_steps
+        else:
+            self._num_new_broken += 1
+            logger.warning(f"The simulator of {self.config.env!r} broke down, and the episode is truncated: {reason}")
         self._num_new_episodes += episode.is_done
-        return num_steps
+        return num_steps  # also of the broken step, so that a call of `sample` ends where nothing else happens
+
+    def _leave_out_broken(self) -> None:
+        """Takes episodes in which the simulator broke down from those whose returns are reported."""
+        done, self._done_episodes_for_metrics = self._done_episodes_for_metrics, []
+        for episode in done:
+            if breakdown(episode) is None:
+                self._done_episodes_for_metrics.append(episode)
+            else:
+                self._ongoing_episodes_for_metrics.pop(episode.id_, None)
 
     def _log_new_steps(self) -> None:
         """Logs the counts of a call of `sample`; all agents act in every step."""
-        steps, episodes = self._num_new_steps, self._num_new_episodes
-        self._num_new_steps = self._num_new_episodes = 0
-        if steps == 0:
+        steps, episodes, broken = self._num_new_steps, self._num_new_episodes, self._num_new_broken
+        self._num_new_steps = self._num_new_episodes = self._num_new_broken = 0
+        if steps + broken == 0:
             return
         agents = self.env.envs[0].layout.agent_ids
         self._log_count(NUM_ENV_STEPS_SAMPLED, steps, with_throughput=True)
+        self._log_count(NUM_BROKEN_EPISODES, broken)
         if episodes > 0:
             self._log_count(NUM_EPISODES, episodes)
         for agent in agents:

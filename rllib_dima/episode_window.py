@@ -30,14 +30,16 @@ class EpisodeWindow:
     def smooth(self, results: dict[str, Any]) -> dict[str, Any]:
         """Adds one iteration's `env_runners` results; returns them with statistics over the whole window.
 
+        Episodes in which the simulator broke down end, but are in no statistics.
+
         Before the first episode has ended, the statistics are absent, as in RLlib. `num_episodes` stays the number of
         episodes that ended in this iteration.
         """
-        count = results.get(COUNT)
-        count = 0 if count is None or math.isnan(count) else int(count)
-        if count:
+        count = _whole_number(results.get(COUNT))
+        good = count - _whole_number(results.get("num_broken_episodes"))
+        if good:
             names = (*MEANS, *MINIMA, *MAXIMA, *MEANS_BY_NAME)
-            self.iterations.append({COUNT: count, **{name: results[name] for name in names if name in results}})
+            self.iterations.append({COUNT: good, **{name: results[name] for name in names if name in results}})
             self._trim()
         return {**results, COUNT: count, **self._statistics()}
 
@@ -65,3 +67,8 @@ class EpisodeWindow:
                 value = value[key]
             total, episodes = total + iteration[COUNT] * float(value), episodes + iteration[COUNT]
         return total / episodes
+
+
+def _whole_number(count: float | None) -> int:
+    """A count of RLlib's, which is missing or NaN where nothing was counted."""
+    return 0 if count is None or math.isnan(count) else int(count)

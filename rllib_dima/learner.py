@@ -32,6 +32,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import nn
 
+from rllib_dima.broken_episodes import num_good_steps
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay_buffer import Trajectory
 from rllib_dima.core.trainer import Trainer
@@ -226,18 +227,21 @@ class DIMALearner(TorchLearner):
 def to_trajectory(episode: MultiAgentEpisode, layout: AgentLayout) -> Trajectory:
     """The T steps of an episode or of a chunk of one, stacked over the N agents.
 
-    Actions are stored as they were executed: continuous ones clipped to [-1, 1], discrete ones one-hot.
+    A last step in which the simulator broke down is left out, so that T may be 0. Actions are stored as they were
+    executed: continuous ones clipped to [-1, 1], discrete ones one-hot.
 
     Raises:
         ValueError: if an info of the first agent lacks "state".
     """
     agents = [episode.agent_episodes[agent_id] for agent_id in layout.agent_ids]
+    end = num_good_steps(episode)
+    actions = np.stack([_present(agent.actions)[:end] for agent in agents], axis=1)
     return Trajectory(
         episode_id=episode.id_,
-        states=_states(agents[0].infos),  # (T+1, S)
-        observations=np.stack([_floats(agent.observations)[:-1] for agent in agents], axis=1),  # (T, N, O)
-        actions=_executed(np.stack([_present(agent.actions) for agent in agents], axis=1), layout),  # (T, N, A)
-        rewards=_floats(agents[0].rewards),  # (T,), the team's: every agent holds the same
+        states=_states(agents[0].infos)[: end + 1],  # (T+1, S)
+        observations=np.stack([_floats(agent.observations)[:end] for agent in agents], axis=1),  # (T, N, O)
+        actions=_executed(actions, layout),  # (T, N, A)
+        rewards=_floats(agents[0].rewards)[:end],  # (T,), the team's: every agent holds the same
         terminated=bool(episode.is_terminated),
         truncated=bool(episode.is_truncated),
         is_start=episode.env_t_started == 0,

@@ -11,7 +11,15 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
-from rllib_dima.envs.base import CooperativeEnv, NonFiniteError, team_flags
+from rllib_dima.envs.base import (
+    RESET_ATTEMPTS,
+    SIMULATION_ERROR,
+    CooperativeEnv,
+    NonFiniteError,
+    SimulationError,
+    team_flags,
+)
+from rllib_dima.envs.pettingzoo import PettingZooEnv, to_pettingzoo
 from rllib_dima.envs.spaces import BoxAction, ContractError, EnvTypeError, all_finite
 
 
@@ -490,6 +498,62 @@ def test_the_step_count_in_messages_is_restored():
     restored.env.rewards = {"a": np.nan, "b": 0.0}
     with pytest.raises(NonFiniteError, match="In step 4 of the episode"):
         restored.step(ZERO)
+
+
+class Fragile(Counting):
+    """Breaks down in the third step, and in as many resets as it is told."""
+
+    num_broken_resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds = [*getattr(self, "seeds", []), seed]
+        if len(self.seeds) <= self.num_broken_resets:
+            raise SimulationError("the hand fell through the table")
+        return super().reset(seed=seed)
+
+    def step(self, action_dict):
+        results = super().step(action_dict)
+        self.observations["a"] = self.observations["a"] + 1
+        if self.num_steps == 3:
+            raise SimulationError("the door exploded")
+        return results
+
+    def get_state(self):
+        return {"total": self.total, "num_steps": self.num_steps, "image": self.observations["a"]}
+
+    def set_state(self, state):
+        self.total, self.num_steps, self.observations["a"] = state["total"], state["num_steps"], state["image"]
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+@pytest.mark.parametrize("convert", [lambda env: env, lambda env: PettingZooEnv(to_pettingzoo(env))])
+def test_a_breakdown_truncates_the_episode_with_the_moment_before_once_more(is_restored, convert):
+    env = started(convert(Fragile()))
+    one = {"a": np.ones(2), "b": np.ones(2)}
+    env.step(one)
+    before, *_, infos_before = env.step(one)
+    if is_restored:
+        saved, env = pickle.dumps(env.get_state()), CooperativeEnv(convert(Fragile()))
+        env.set_state(pickle.loads(saved))
+    observations, rewards, terminateds, truncateds, infos = env.step(one)
+    np.testing.assert_equal(observations, before)
+    np.testing.assert_array_equal(infos["a"]["state"], infos_before["a"]["state"])
+    np.testing.assert_array_equal(env.state(), infos_before["a"]["state"])
+    assert infos["a"][SIMULATION_ERROR] == "the door exploded"
+    assert (terminateds, truncateds, rewards) == ({"__all__": False}, {"__all__": True}, {"a": 0.0, "b": 0.0})
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(one)
+    env.reset()
+    assert env.step(one)[3] == {"__all__": False}
+
+
+def test_a_reset_in_which_the_simulator_breaks_down_is_repeated_without_the_seed():
+    env = Fragile(num_broken_resets=RESET_ATTEMPTS - 1)
+    CooperativeEnv(env).reset(seed=3)
+    assert env.seeds == [3] + [None] * (RESET_ATTEMPTS - 1)
+    env = Fragile(num_broken_resets=RESET_ATTEMPTS)
+    with pytest.raises(SimulationError, match=f"{RESET_ATTEMPTS} resets in a row: the hand fell"):
+        CooperativeEnv(env).reset(seed=3)
 
 
 def test_an_environment_that_was_never_reset_is_restored_as_that():

@@ -21,7 +21,7 @@ import pytest
 import torch
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
-from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
+from rllib_dima.envs.base import CooperativeEnv, SimulationError
 from rllib_dima.envs.bidexhands import isaacgym as bridge
 from rllib_dima.envs.bidexhands import isaacgym_worker
 from rllib_dima.envs.bidexhands.isaacgym import IsaacGymBiDexHands
@@ -312,10 +312,10 @@ def test_success_lasts_until_the_next_episode(env):
 
 
 @pytest.mark.parametrize("index, what", [(LOSE_STATE, "state became NaN.*entries \\[7\\]"), (LOSE_REWARD, "reward")])
-def test_numbers_that_are_not_finite_are_refused_and_a_reset_helps(env, index, what):
+def test_numbers_that_are_not_finite_are_a_breakdown_and_a_reset_helps(env, index, what):
     env.reset()
     env.step(act())
-    with pytest.raises(NonFiniteError, match=f"In step 2 .*{what}"):
+    with pytest.raises(SimulationError, match=f"In step 2 .*{what}"):
         env.step(command(index))
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(act())

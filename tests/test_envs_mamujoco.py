@@ -4,12 +4,13 @@ import dataclasses
 import warnings
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
 from rllib_dima.envs import mamujoco_scenarios
-from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
+from rllib_dima.envs.base import SIMULATION_ERROR, CooperativeEnv, SimulationError
 from rllib_dima.envs.mamujoco import MAMuJoCo
 
 # Joints in the order of the actuators, written down from the MuJoCo models' XML.
@@ -264,19 +265,42 @@ def test_rendering_needs_a_render_mode():
         env.render()
 
 
-def test_unstable_simulation_is_an_error_though_mujoco_resets_it(tmp_path, monkeypatch):
+def test_unstable_simulation_is_noticed_though_mujoco_resets_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log file
     env = MAMuJoCo("HalfCheetah", "2x3")
     still = {agent: np.zeros(3) for agent in env.possible_agents}
     env.reset(seed=0)
     env.step(still)
     env.env.data.qvel[:] = 1e11
-    with pytest.raises(NonFiniteError, match=r"step 2 .*BADQVEL"):
+    with pytest.raises(SimulationError, match=r"step 2 .*BADQVEL"):
         env.step(still)
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(still)
     env.reset(seed=0)
     env.step(still)
+
+
+@pytest.mark.parametrize("how", ["explodes", "gives up"])
+def test_a_breakdown_truncates_the_episode(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log file
+    env = CooperativeEnv(MAMuJoCo("HalfCheetah", "2x3"))
+    still = {agent: np.zeros(3) for agent in env.possible_agents}
+    env.reset(seed=0)
+    before, *_, infos_before = env.step(still)
+    if how == "explodes":
+        env.env.env.data.qvel[:] = 1e11
+    else:
+        monkeypatch.setattr(env.env.env, "step", fail)
+    observations, rewards, terminateds, truncateds, infos = env.step(still)
+    np.testing.assert_equal(observations, before)
+    np.testing.assert_array_equal(infos["agent_0"]["state"], infos_before["agent_0"]["state"])
+    reason = {"explodes": "MuJoCo warns mjWARN_BADQVEL", "gives up": "MuJoCo gave up: mj_stackAlloc"}[how]
+    assert "In step 2 " in infos["agent_0"][SIMULATION_ERROR] and reason in infos["agent_0"][SIMULATION_ERROR]
+    assert (terminateds, truncateds) == ({"__all__": False}, {"__all__": True}) and set(rewards.values()) == {0.0}
+
+
+def fail(action):
+    raise mujoco.FatalError("mj_stackAlloc: out of memory")
 
 
 @pytest.mark.parametrize("observations", ["full", "local"])
@@ -289,7 +313,7 @@ def test_non_finite_numbers_are_named(monkeypatch, observations, entry, reward, 
     env.reset(seed=0)
     state = np.append(np.ones(16), entry)
     monkeypatch.setattr(env.env, "step", lambda action: (state, reward, False, False, {}))
-    with pytest.raises(NonFiniteError, match=f"step 1 .*{message} became NaN or infinite"):
+    with pytest.raises(SimulationError, match=f"step 1 .*{message} became NaN or infinite"):
         env.step({agent: np.zeros(3) for agent in env.possible_agents})
 
 

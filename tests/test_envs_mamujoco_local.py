@@ -5,7 +5,7 @@ import pytest
 from gymnasium_robotics.envs.multiagent_mujoco import mamujoco_v1, obsk
 
 from rllib_dima.envs import mamujoco_observations
-from rllib_dima.envs.base import NonFiniteError
+from rllib_dima.envs.base import SimulationError
 from rllib_dima.envs.mamujoco import MAMuJoCo
 
 CASES = [
@@ -191,7 +191,7 @@ def test_local_observations_that_are_not_finite_are_an_error():
     env = MAMuJoCo("Ant", "4x2", observations="local")
     env.reset(seed=0)
     env.env.data.cfrc_ext[:] = np.nan  # which the state of v4 does not contain
-    with pytest.raises(NonFiniteError, match="local observations became NaN"):
+    with pytest.raises(SimulationError, match="local observations became NaN"):
         env._read(env.env._get_obs())
 
 

@@ -19,11 +19,13 @@ import ray
 import torch.distributed as dist
 from conftest import random_trajectory
 from ray import tune
+from test_broken_episodes import ALWAYS, fragile_config
 from test_ray_team import Team, team_config
 
 from rllib_dima import DIMA
 from rllib_dima.checkpoint import CheckpointError, verify
 from rllib_dima.core.replay_buffer import ReplayBuffer
+from rllib_dima.envs import SimulationError
 from rllib_dima.learner_group import LearnerError
 
 for module in (conftest, sys.modules[__name__]):  # the functions below are run by remote actors
@@ -114,6 +116,38 @@ def test_environment_that_fails_in_this_process_costs_the_iteration_and_not_the_
     algo.restore_from_path(path)
     assert algo.iteration == 1 and len(replay) == 20
     np.testing.assert_equal(weights(algo), before)
+    algo.stop()
+
+
+def test_breakdowns_of_the_simulator_cost_their_step_and_iterations_stay_exact_also_after_a_restart(
+    ray_running, tmp_path
+):
+    algo = fragile_config({1: 3, 4: 1, 7: 6, 9: 3}).build()
+    results = [algo.train() for _ in range(2)]
+    algo.save_to_path(tmp_path / "run")
+    restored = DIMA.from_checkpoint(tmp_path / "run")
+    assert list(restored._collector._breakdowns.recent) == [False, True, False, False, True, False, False]
+    results += [algo.train() for _ in range(2)]
+    replay = algo.learner_group._learner.trainer.replay
+    for number, result in enumerate(results, start=1):
+        assert result["num_env_steps_sampled_lifetime"] == 20 * number
+        assert result["learners"]["__all_modules__"]["num_env_steps_trained_lifetime"] == 20 * number
+        assert result["env_runners"]["episode_return_min"] == result["env_runners"]["episode_return_max"] == 7
+    assert len(replay) == 80 and (replay.rewards[:80] == 1).all()
+    assert [result["env_runners"]["num_broken_episodes"] for result in results] == [1, 1, 2, 0]
+    assert results[-1]["env_runners"]["num_broken_episodes_lifetime"] == 4
+    for _ in range(2):
+        last = restored.train()
+    assert last["env_runners"]["num_broken_episodes_lifetime"] == 4
+    np.testing.assert_equal(weights(restored), weights(algo))
+    algo.stop(), restored.stop()
+
+
+@pytest.mark.parametrize("num_env_runners", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_simulator_that_always_breaks_down_stops_the_run_with_its_name(ray_running, num_env_runners):
+    algo = fragile_config(ALWAYS).env_runners(num_env_runners=num_env_runners).build()
+    with pytest.raises(SimulationError, match=r"Fragile'> broke down in 11 of the last 11 .*the door exploded"):
+        algo.train()
     algo.stop()
 
 

@@ -106,13 +106,21 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
     Raises:
         RunError: the environment or the policy cannot be built, an episode failed, or there was nothing to film.
     """
+    from rllib_dima.broken_episodes import breakdown
     from rllib_dima.cli.video import film, show
 
     returns: list[float] = []
+    broken: list[str] = []
 
     def on_episode_end(episode: Any, **kwargs: Any) -> None:
-        returns.append(team_return(episode, config))
-        print(f"episode {len(returns):3d}   steps {len(episode):6d}   return {returns[-1]:9.1f}", flush=True)
+        reason = breakdown(episode) if config.is_multi_agent else None
+        if reason is None:
+            returns.append(team_return(episode, config))
+            outcome = f"return {returns[-1]:9.1f}"
+        else:
+            broken.append(reason)
+            outcome = "broken, and left out"
+        print(f"episode {len(returns) + len(broken):3d}   steps {len(episode):6d}   {outcome}", flush=True)
 
     watching = nullcontext(show if arguments.render else None)
     with film(Path(arguments.out)) if arguments.out is not None else watching as on_frame:
@@ -122,7 +130,9 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
             try:
                 runner.sample(num_episodes=arguments.episodes, explore=False)
             except Exception as error:  # whatever the environment, the policy or the video raises
-                raise RunError(f"Episode {len(returns) + 1} failed: {error}") from error
+                raise RunError(f"Episode {len(returns) + len(broken) + 1} failed: {error}") from error
+    if not returns:
+        raise RunError(f"The simulator broke down in all {len(broken)} episodes: {broken[-1]}")
     return returns
 
 

@@ -16,7 +16,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.base import CooperativeEnv, NonFiniteError
+from rllib_dima.envs.base import CooperativeEnv, NonFiniteError, SimulationError
 from rllib_dima.envs.bidexhands.env import SETTING_NAMES, BiDexHands
 from rllib_dima.envs.bidexhands.isaacgym import IsaacGymBiDexHands
 from rllib_dima.envs.bidexhands.tasks import TASKS
@@ -173,6 +173,7 @@ __all__ = [
     "MAMuJoCo",
     "NonFiniteError",
     "PettingZooEnv",
+    "SimulationError",
     "as_multi_agent_env",
     "check_env",
     "creator",

@@ -11,6 +11,9 @@ The contract, which `CooperativeEnv` keeps and all code outside this folder reli
     flags         only {"__all__": bool}. Terminated: the task ended. Truncated: time ran out and the last state has a
                   value. Never both: an episode that ended by itself at the time limit is terminated.
     numbers       always finite; otherwise NonFiniteError says what was not, and when
+    breakdowns    where the environment raises SimulationError, the episode is truncated in that step, which returns the
+                  observations and the state before it once more, a reward of 0, and the reason in
+                  infos[first agent][SIMULATION_ERROR]; nothing is learnt from it
 
 O, A, S and the masks of what is padding are in `CooperativeEnv.layout`.
 """
@@ -43,11 +46,21 @@ from rllib_dima.envs.spaces import (
 TeamReward = Literal["shared", "mean", "sum"]
 TEAM_REWARDS = ("shared", "mean", "sum")
 ALL = "__all__"
+SIMULATION_ERROR = "__simulation_error__"  # key of an info; see the contract
+RESET_ATTEMPTS = 5
 SHARED_REWARD_TOLERANCE = 1e-6  # relative to the largest reward, or absolute below 1: float32 rounding passes
 
 
 class NonFiniteError(RuntimeError):
-    """An environment produced NaN, infinity, or a simulation that became unstable."""
+    """An environment produced NaN or infinity."""
+
+
+class SimulationError(RuntimeError):
+    """A simulator broke down: its state became NaN, infinite or unstable, which says nothing about the task.
+
+    Any environment may raise it. From `step()`: the episode is truncated and counted, and the step is not learnt from
+    (see the contract at the head of this file). From `reset()`: it is called again, without a seed.
+    """
 
 
 class CooperativeEnv(MultiAgentEnv):
@@ -98,6 +111,7 @@ class CooperativeEnv(MultiAgentEnv):
         self._num_steps = 0
         self._is_running = False
         self._state: np.ndarray | None = None
+        self._observations: np.ndarray | None = None  # (N, O)
 
     def _build_layout(self) -> AgentLayout:
         sizes = tuple(
@@ -145,9 +159,10 @@ class CooperativeEnv(MultiAgentEnv):
 
         Raises:
             NonFiniteError: an observation or the state is not finite.
+            SimulationError: the simulator broke down, `RESET_ATTEMPTS` times in a row.
             ContractError: the environment breaks the contract.
         """
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = self._reset_env(seed, options)
         self._num_steps = 0
         result = self._observe(observations, infos)
         self._is_running = True
@@ -173,7 +188,10 @@ class CooperativeEnv(MultiAgentEnv):
         require_agents("action_dict", action_dict, self.agents)
         env_actions = self._to_env(action_dict)
         self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        observations, rewards, terminateds, truncateds, infos = self.env.step(env_actions)
+        try:
+            observations, rewards, terminateds, truncateds, infos = self.env.step(env_actions)
+        except SimulationError as error:
+            return self._broken_step(error)
         self._num_steps += 1
         observations, infos = self._observe(observations, infos)
         reward = self._reward(rewards)
@@ -219,10 +237,15 @@ class CooperativeEnv(MultiAgentEnv):
         self._require_own(state)
         self.env.set_state(state["env"])
         self._num_steps, self._is_running = int(state["num_steps"]), bool(state["is_running"])
-        self._state = copy.copy(state["state"])
+        self._state, self._observations = copy.copy(state["state"]), copy.copy(state["observations"])
 
     def _progress(self) -> dict[str, Any]:
-        return {"num_steps": self._num_steps, "is_running": self._is_running, "state": copy.copy(self._state)}
+        return {
+            "num_steps": self._num_steps,
+            "is_running": self._is_running,
+            "state": copy.copy(self._state),
+            "observations": copy.copy(self._observations),
+        }
 
     def _require_restorable(self) -> None:
         if not self.can_restore:
@@ -252,6 +275,20 @@ class CooperativeEnv(MultiAgentEnv):
         """Closes the environment."""
         self.env.close()
 
+    def _reset_env(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
+        for attempt in range(1, RESET_ATTEMPTS + 1):
+            try:
+                return self.env.reset(seed=seed, options=options)
+            except SimulationError as error:
+                if attempt == RESET_ATTEMPTS:
+                    raise SimulationError(f"The simulator broke down in {attempt} resets in a row: {error}") from error
+            seed = None  # the same seed would do the same again
+
+    def _broken_step(self, error: SimulationError) -> tuple[dict, dict, dict, dict, dict]:
+        observations = dict(zip(self.agents, self._observations.copy(), strict=True))
+        infos = {self.agents[0]: {"state": self._state.copy(), SIMULATION_ERROR: str(error)}}
+        return observations, dict.fromkeys(self.agents, 0.0), {ALL: False}, {ALL: True}, infos
+
     def _to_env(self, action_dict: Mapping[Any, Any]) -> dict:
         width = self.layout.action_size
         return {agent: action.to_env(action_dict[agent], width) for agent, action in self._actions.items()}
@@ -264,7 +301,7 @@ class CooperativeEnv(MultiAgentEnv):
             state = self._read_state(padded)
         if not (all_finite(padded) and all_finite(state)):
             self._raise_non_finite(padded, state)
-        self._state = state
+        self._state, self._observations = state, padded
         infos = {agent: dict(info or {}) for agent, info in (infos or {}).items()}
         infos.setdefault(self.agents[0], {})["state"] = state.copy()
         return dict(zip(self.agents, padded, strict=True)), infos
@@ -368,23 +405,27 @@ def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], w
         )
 
 
-def require_finite(quantity: str, values: np.ndarray | float, step: int) -> None:
+def require_finite(
+    quantity: str, values: np.ndarray | float, step: int, error: type[RuntimeError] = NonFiniteError
+) -> None:
     """Refuses NaN and infinity.
 
     Args:
         quantity: what the numbers are, for the error.
         values: array of any shape, or a number.
         step: steps since the reset.
+        error: what to raise; a `SimulationError` where the numbers are a simulator's own.
 
     Raises:
-        NonFiniteError: an entry is NaN or infinite.
+        NonFiniteError: an entry is NaN or infinite; or `error`.
     """
     if not all_finite(values):
         entries = np.flatnonzero(~np.isfinite(np.atleast_1d(values))).tolist()
-        raise NonFiniteError(
+        advice = " Find out why the environment computes it, or end the episode before it does."
+        raise error(
             f"In step {step} of the episode (0 is the reset), {quantity} became NaN or infinite, in entries "
-            f"{entries[:8]}{'...' if len(entries) > 8 else ''} of {np.size(values)}. "
-            "Find out why the environment computes it, or end the episode before it does."
+            f"{entries[:8]}{'...' if len(entries) > 8 else ''} of {np.size(values)}."
+            + (advice if error is NonFiniteError else "")
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_dima.envs.base import team_flags
+from rllib_dima.envs.base import ALL, SimulationError, team_flags
 from rllib_dima.envs.check_report import Findings
 from rllib_dima.envs.spaces import ContractError
 
@@ -76,6 +76,7 @@ class Player:
         self.env, self._findings = env, findings
         self._agents, self._has_state = agents, has_state
         self.has_failed = False
+        self._last: Moment | None = None
 
     def reset(self, label: str, seed: int | None) -> Moment | None:
         """The first moment of an episode, or None if there is none."""
@@ -87,19 +88,23 @@ class Player:
         if not self._are_dicts(results, RESET_RESULTS, "reset", when):
             return None
         observations, infos = results
-        return Moment(when, observations, infos or {}, self._state(when))
+        self._last = Moment(when, observations, infos or {}, self._state(when))
+        return self._last
 
     def step(self, label: str, number: int, actions: Mapping) -> Moment | None:
         """The next moment of an episode, or None if there is none."""
         when = f"in step {number} of {label}"
         try:
             results = self.env.step(copy.deepcopy(dict(actions)))
+        except SimulationError as error:
+            return self._broken(when, error)
         except Exception as error:
             return self._crash("step", f"step(), {when},", error)
         if not self._are_dicts(results, STEP_RESULTS, "step", when):
             return None
         observations, rewards, terminateds, truncateds, infos = results
-        return Moment(when, observations, infos or {}, self._state(when), rewards, terminateds, truncateds)
+        self._last = Moment(when, observations, infos or {}, self._state(when), rewards, terminateds, truncateds)
+        return self._last
 
     def play(self, label: str, actions: Iterable[Mapping], seed: int | None) -> Iterator[Moment]:
         """A new episode, until it ends, fails or has no more actions."""
@@ -117,6 +122,20 @@ class Player:
             yield moment
             if moment.is_last(self._agents):
                 return
+
+    def _broken(self, when: str, error: SimulationError) -> Moment:
+        """The moment before once more, as the end of the episode: so does training."""
+        self._findings.warning(
+            "simulation",
+            f"{when}, the simulator broke down: {error}",
+            "Training truncates such an episode, learns nothing from this step, and stops if it happens often.",
+            "broken",
+        )
+        flags = [*self._agents, ALL]
+        nothing, over = dict.fromkeys(flags, False), dict.fromkeys(flags, True)
+        return replace(
+            self._last, when=when, rewards=dict.fromkeys(self._agents, 0.0), terminateds=nothing, truncateds=over
+        )
 
     def _state(self, when: str) -> Any:
         if not self._has_state:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import mujoco
@@ -18,7 +18,7 @@ from gymnasium.spaces import Box
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.base import ALL, NonFiniteError, require_agents, require_finite, require_running
+from rllib_dima.envs.base import ALL, SimulationError, require_agents, require_finite, require_running
 from rllib_dima.envs.mamujoco_observations import FullObservations, LocalObservations
 from rllib_dima.envs.mamujoco_scenarios import (
     PARTITIONS,
@@ -165,13 +165,13 @@ class MAMuJoCo(MultiAgentEnv):
             Observations (own size,) of all agents, and infos with the state (S,).
 
         Raises:
-            NonFiniteError: the observation is not finite.
+            SimulationError: the observation is not finite, or MuJoCo gave up.
         """
         seed = self._first_seed if seed is None else seed
         self._first_seed = None
         self._is_running = False
-        observation, info = self.env.reset(seed=seed, options=options)
         self._num_steps = 0
+        observation, info = self._simulate(self.env.reset, seed=seed, options=options)
         observations = self._read(observation)
         self._is_running = True
         return observations, self._infos(info)
@@ -188,19 +188,17 @@ class MAMuJoCo(MultiAgentEnv):
         Raises:
             RuntimeError: no episode is running.
             ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
-            NonFiniteError: observation or reward are not finite, or MuJoCo reports an unstable simulation.
+            SimulationError: observation or reward are not finite, or MuJoCo gave up or reports an unstable simulation.
         """
         require_running(self._is_running)
         action = self._joint_action(action_dict)
         self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        observation, reward, terminated, truncated, info = self.env.step(action)
         self._num_steps += 1
-        if any(self._warning_counts.tolist()):
-            self._require_stable()
+        observation, reward, terminated, truncated, info = self._simulate(self.env.step, action)
         observations = self._read(observation)
         reward = float(reward)
         if not math.isfinite(reward):
-            require_finite("the reward", reward, self._num_steps)
+            require_finite("the reward", reward, self._num_steps, SimulationError)
         terminated, truncated = bool(terminated), bool(truncated) or self._num_steps >= self.max_episode_steps
         self._is_running = not (terminated or truncated)
         rewards = dict.fromkeys(self.agents, reward)
@@ -262,6 +260,25 @@ class MAMuJoCo(MultiAgentEnv):
     def __reduce__(self) -> tuple:
         settings = {**self._settings, "render_mode": self.render_mode}
         return _restored, (type(self), settings, self.get_state())
+
+    def _simulate(self, method: Callable, *args: Any, **kwargs: Any) -> tuple:
+        """What a method of the simulator returns, unless MuJoCo breaks down in it."""
+        try:
+            results = method(*args, **kwargs)
+        except mujoco.FatalError as error:
+            raise SimulationError(f"In step {self._num_steps} of the episode MuJoCo gave up: {error}.") from error
+        if any(self._warning_counts.tolist()):
+            self._require_stable()
+        return results
+
+    def _require_stable(self) -> None:
+        """MuJoCo answers an exploding simulation by resetting it in mid-episode, with finite numbers."""
+        unstable = [warning.name for warning in _INSTABILITY if self._warning_counts[warning]]
+        if unstable:
+            raise SimulationError(
+                f"In step {self._num_steps} of the episode the simulation became unstable (NaN, infinite or huge "
+                f"numbers): MuJoCo warns {', '.join(unstable)} and has put the robot back into its initial pose."
+            )
 
     def _joint_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
         """The environment's action, one entry per actuator, from those of all agents."""
@@ -325,16 +342,6 @@ class MAMuJoCo(MultiAgentEnv):
                 f"The state is that of another environment, {state['settings']}, but this one is {self._settings}."
             )
         check_saved(self.env, state["simulator"])
-
-    def _require_stable(self) -> None:
-        """MuJoCo answers an exploding simulation by resetting it in mid-episode, with finite numbers."""
-        unstable = [warning.name for warning in _INSTABILITY if self._warning_counts[warning]]
-        if unstable:
-            raise NonFiniteError(
-                f"In step {self._num_steps} of the episode the simulation became unstable (NaN, infinite or huge "
-                f"numbers): MuJoCo warns {', '.join(unstable)} and has put the robot back into its initial pose. "
-                "Reset the environment. If it happens again, look for actions that alternate between extremes."
-            )
 
 
 def _find_agent_obsk(observations: str, agent_obsk: object) -> int | None:

@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from rllib_dima.envs.base import require_finite
+from rllib_dima.envs.base import SimulationError, require_finite
 from rllib_dima.envs.mamujoco_scenarios import Scenario, find_graph
 
 _FIELDS = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "xpos", "ten_J", "ten_length", "ten_velocity")
@@ -59,7 +59,7 @@ class FullObservations:
             step: of the episode, for the error.
 
         Raises:
-            NonFiniteError: an entry of the state is NaN or infinite as float32.
+            SimulationError: an entry of the state is NaN or infinite as float32.
         """
         entries = self._entries
         self._state_entries[...] = state
@@ -133,7 +133,7 @@ class LocalObservations:
             step: of the episode, for the error.
 
         Raises:
-            NonFiniteError: an entry of the state or of an observation is NaN or infinite as float32.
+            SimulationError: an entry of the state or of an observation is NaN or infinite as float32.
         """
         if not state.dot(state) < _SAFE_VARIANCE:
             require_finite_state(state, step)
@@ -142,7 +142,7 @@ class LocalObservations:
             entries = np.minimum(np.maximum(entries, self._low), self._high)
         entries = entries.astype(np.float32)
         if not math.isfinite(entries.dot(entries)):  # cheaper than testing every entry; it may overflow
-            require_finite("the local observations", entries, step)
+            require_finite("the local observations", entries, step, SimulationError)
         return {agent: entries[span] for agent, span in self._spans}
 
 
@@ -150,10 +150,10 @@ def require_finite_state(state: np.ndarray, step: int) -> None:
     """Refuses a state that is not finite as float32.
 
     Raises:
-        NonFiniteError: an entry is NaN or infinite.
+        SimulationError: an entry is NaN or infinite.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-        require_finite("the simulator's observation", state.astype(np.float32), step)
+        require_finite("the simulator's observation", state.astype(np.float32), step, SimulationError)
 
 
 def _agent_views(

@@ -209,6 +209,7 @@ class ParallelTeam(ParallelEnv):
 
         Raises:
             RuntimeError: no episode is running.
+            SimulationError: the environment raises it; only `reset()` helps.
             ContractError: some agents are done and others are not.
         """
         require_running(bool(self.agents))

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.base import ALL, require_agents, require_running
+from rllib_dima.envs.base import ALL, SimulationError, require_agents, require_finite, require_running
 from rllib_dima.envs.bidexhands.observations import LIMIT, Observer
 from rllib_dima.envs.bidexhands.rendering import Camera
 from rllib_dima.envs.bidexhands.settings import Settings
@@ -22,14 +23,12 @@ from rllib_dima.envs.bidexhands.tasks import (
     CONTROL_FREQUENCY,
     HAND_OBSERVATION_SIZE,
     TASKS,
-    Outcome,
     Points,
 )
 from rllib_dima.envs.spaces import finite_action
 
 RENDER_MODES = ("rgb_array",)
 SETTING_NAMES = tuple(field.name for field in dataclasses.fields(Settings))
-_FAILURE = Outcome(reward=0.0, terminated=True, success=False)
 
 
 class BiDexHands(MultiAgentEnv):
@@ -47,8 +46,7 @@ class BiDexHands(MultiAgentEnv):
       terminated if both happen at once.
     - `infos["agent_0"]["success"]`: whether the object has been open far enough in this episode. Ends nothing.
     - Resets are deterministic.
-    - Forces of 833 N on hands of 5 kg may, rarely, make a simulation unstable. The episode then ends: terminated,
-      with a reward of 0 for that step, the last observations again, and `infos["agent_0"]["unstable"] = True`.
+    - Forces of 833 N on hands of 5 kg may, rarely, make a simulation unstable: a `SimulationError`.
 
     Args:
         task: "bottle_cap", "door_open_inward", "door_open_outward" or "pen".
@@ -60,7 +58,6 @@ class BiDexHands(MultiAgentEnv):
         task: the task.
         simulation: the physics.
         state_space: Box of the global state.
-        num_unstable: episodes that ended because the simulation became unstable.
 
     Raises:
         ValueError: unknown task, render mode or setting, or a setting with an impossible value.
@@ -86,7 +83,6 @@ class BiDexHands(MultiAgentEnv):
         self._actions = np.zeros((len(AGENT_IDS), ACTION_SIZE))
         self._num_steps = 0
         self._is_running = self._has_succeeded = False
-        self.num_unstable = 0
 
     def _build_spaces(self) -> None:
         self.state_space = Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32)
@@ -103,7 +99,11 @@ class BiDexHands(MultiAgentEnv):
 
         Returns:
             Observations (O,) of both agents, and infos with the state (S,) and success.
+
+        Raises:
+            SimulationError: the state is not finite.
         """
+        self._is_running = False
         self.simulation.reset()
         self._actions[:] = 0.0
         self._num_steps = 0
@@ -119,35 +119,44 @@ class BiDexHands(MultiAgentEnv):
             action_dict: for each agent (26,) in [-1, 1].
 
         Returns:
-            Observations (O,) and rewards of both agents, flags under "__all__", and infos with the state (S,), success
-            and, after an unstable simulation, "unstable".
+            Observations (O,) and rewards of both agents, flags under "__all__", and infos with the state (S,) and
+            success.
 
         Raises:
             RuntimeError: no episode is running.
             ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
+            SimulationError: the simulation became unstable, or the state is not finite.
         """
         require_running(self._is_running)
         self._read_actions(action_dict)
         self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        self.simulate(self._actions)
         self._num_steps += 1
-        unstable = not (self.simulation.is_stable() and self._read_state())
-        outcome = _FAILURE if unstable else self.task.outcome(self.points())
-        self.num_unstable += unstable
+        self.simulate(self._actions)
+        self._read_state()
+        outcome = self.task.outcome(self.points())
         self._has_succeeded |= outcome.success
         truncated = self._num_steps >= self._episode_steps and not outcome.terminated
         self._is_running = not (outcome.terminated or truncated)
         rewards = dict.fromkeys(self.agents, outcome.reward)
         flags = {ALL: outcome.terminated}, {ALL: truncated}
-        return self._observations(), rewards, *flags, self._infos(unstable)
+        return self._observations(), rewards, *flags, self._infos()
 
     def simulate(self, actions: np.ndarray) -> None:
         """The bare physics of one step, without observations, reward or end.
 
         Args:
             actions: (2, 26) in [-1, 1], right hand first.
+
+        Raises:
+            SimulationError: MuJoCo gave up, or reports an unstable simulation.
         """
-        self.simulation.advance(actions)
+        try:
+            self.simulation.advance(actions)
+        except mujoco.FatalError as error:
+            raise SimulationError(f"In step {self._num_steps} of the episode MuJoCo gave up: {error}.") from error
+        if not self.simulation.is_stable():
+            warnings = ", ".join(self.simulation.warnings())
+            raise SimulationError(f"In step {self._num_steps} of the episode MuJoCo warns of {warnings}.")
 
     def points(self) -> Points:
         """The present positions of fingertips, palms and object, on which the reward depends."""
@@ -196,7 +205,6 @@ class BiDexHands(MultiAgentEnv):
             "num_steps": self._num_steps,
             "is_running": self._is_running,
             "has_succeeded": self._has_succeeded,
-            "num_unstable": self.num_unstable,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -215,7 +223,7 @@ class BiDexHands(MultiAgentEnv):
         self._actions[:] = state["actions"]
         self._state = None if state["state"] is None else state["state"].copy()
         self._num_steps, self._is_running = state["num_steps"], state["is_running"]
-        self._has_succeeded, self.num_unstable = state["has_succeeded"], state["num_unstable"]
+        self._has_succeeded = state["has_succeeded"]
 
     def _require_own(self, state: Mapping[str, Any]) -> None:
         """Refuses a state of another environment."""
@@ -232,13 +240,10 @@ class BiDexHands(MultiAgentEnv):
         actions = [finite_action(agent, action_dict[agent], ACTION_SIZE) for agent in self.agents]
         np.clip(actions, -1.0, 1.0, out=self._actions)
 
-    def _read_state(self) -> bool:
-        """Reads the state, unless it is not finite; whether it is."""
+    def _read_state(self) -> None:
         state = self._observer.state(self._actions)
-        if not np.isfinite(state).all():
-            return False
+        require_finite("the state", state, self._num_steps, SimulationError)
         self._state = state.clip(-LIMIT, LIMIT).astype(np.float32)
-        return True
 
     def _observations(self) -> dict[str, np.ndarray]:
         """Observation (O,) of each agent: its hand and the object."""
@@ -248,6 +253,5 @@ class BiDexHands(MultiAgentEnv):
             for index, agent in enumerate(self.agents)
         }
 
-    def _infos(self, unstable: bool = False) -> dict[str, dict]:
-        info = {"state": self._state.copy(), "success": self._has_succeeded}
-        return {self.agents[0]: {**info, "unstable": True} if unstable else info}
+    def _infos(self) -> dict[str, dict]:
+        return {self.agents[0]: {"state": self._state.copy(), "success": self._has_succeeded}}

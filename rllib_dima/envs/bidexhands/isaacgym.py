@@ -31,7 +31,7 @@ from gymnasium.spaces import Box
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.base import ALL, require_agents, require_finite, require_running
+from rllib_dima.envs.base import ALL, SimulationError, require_agents, require_finite, require_running
 from rllib_dima.envs.bidexhands import isaacgym_worker as worker
 from rllib_dima.envs.bidexhands.tasks import AGENT_IDS, TASKS, Task
 from rllib_dima.envs.spaces import finite_action
@@ -109,7 +109,7 @@ class IsaacGymBiDexHands(MultiAgentEnv):
     to the bit either: `seed` fixes the random actions of the resets, but physics on a GPU varies.
 
     After a time-out or a failure of the simulator, or an interrupt during a step, its process has been ended: make a
-    new environment. After a `NonFiniteError` call `reset()`, and make a new environment if it raises the same again.
+    new environment. After a `SimulationError` call `reset()`, and make a new environment if it raises the same again.
 
     Args:
         task: one of `TASKS`.
@@ -180,7 +180,7 @@ class IsaacGymBiDexHands(MultiAgentEnv):
 
         Raises:
             ValueError: a seed that numpy would not take.
-            NonFiniteError: the observations are not finite.
+            SimulationError: the observations are not finite.
             RuntimeError: the simulator failed, or has ended.
             TimeoutError: it did not answer in time, and was ended.
         """
@@ -204,7 +204,7 @@ class IsaacGymBiDexHands(MultiAgentEnv):
 
         Raises:
             ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
-            NonFiniteError: observations or reward are not finite.
+            SimulationError: observations or reward are not finite.
             RuntimeError: no episode is running, or the simulator failed, or has ended.
             TimeoutError: it did not answer in time, and was ended.
         """
@@ -253,8 +253,9 @@ class IsaacGymBiDexHands(MultiAgentEnv):
         reward, done, success = worker.OUTCOME.unpack_from(answer)
         numbers = np.frombuffer(answer, np.float32, offset=worker.OUTCOME.size)
         state, observations = np.split(numbers, [self.task.state_size])
-        require_finite("the simulator's state", state, self._num_steps)  # the observations are parts of it
-        require_finite("the reward", reward, self._num_steps)
+        # The observations are parts of the state.
+        require_finite("the simulator's state", state, self._num_steps, SimulationError)
+        require_finite("the reward", reward, self._num_steps, SimulationError)
         self._state = state
         self._own = observations.reshape(len(self.agents), self.task.observation_size)
         return reward, done, success

@@ -94,6 +94,10 @@ class Simulation:
         """Whether MuJoCo has had nothing to complain about since the reset."""
         return int(self._warnings.max()) == 1
 
+    def warnings(self) -> list[str]:
+        """Names of what MuJoCo has complained about since the reset."""
+        return [mujoco.mjtWarning(index).name for index in np.flatnonzero(self._warnings != 1)]
+
     def get_state(self) -> np.ndarray:
         """All that the future depends on: positions, velocities, controls, applied forces, warm start of the solver."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
