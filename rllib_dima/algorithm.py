@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 import tempfile
 from collections import deque
@@ -29,11 +30,14 @@ from ray.tune import Checkpoint
 from rllib_dima.checkpoint import replacing, split_uri, verify, write_manifest
 from rllib_dima.collector import Collector
 from rllib_dima.config import DIMAConfig
-from rllib_dima.env_runner import make_cooperative_env
+from rllib_dima.env_runner import EndlessEpisodeError, make_cooperative_env
 from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
 from rllib_dima.progress import progress_line
 from rllib_dima.rl_modules import POLICY_ID
+from rllib_dima.runner_manager import RunnerManager
+
+logger = logging.getLogger("ray.rllib")
 
 
 class DIMA(Algorithm):
@@ -93,6 +97,9 @@ class DIMA(Algorithm):
             if self.config.num_env_runners == 0:
                 raise
             self._explain_dead_runners(error)
+        RunnerManager(self.env_runner_group, self.config)
+        if self.eval_env_runner_group is not None:
+            RunnerManager(self.eval_env_runner_group, self.evaluation_config)
         self._collector = Collector(self.env_runner_group, self.config)
 
     def train(self) -> dict[str, Any]:
@@ -229,9 +236,21 @@ class DIMA(Algorithm):
         train_results[ENV_RUNNER_RESULTS] = self._episode_window.smooth(episodes)
         return super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
 
+    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list]:
+        try:
+            return super()._evaluate_on_local_env_runner(env_runner)
+        except EndlessEpisodeError as error:  # as with remote runners, this is no reason to end training
+            logger.warning(f"This evaluation has no result. {error}")
+            return None, 0, 0, []
+
     def _get_sampling(self, group: EnvRunnerGroup) -> list[dict[str, Any] | None]:
-        """What every runner of the group is at, the local one first; of dead runners nothing."""
-        return group.foreach_env_runner(_get_sampling_state)
+        """What every runner of the group is at, the local one first; of those that do not answer nothing."""
+        states = group.foreach_env_runner(_get_sampling_state)
+        told = {state["worker_index"] for state in states if state is not None}
+        if silent := [runner for runner in group._worker_manager.actor_ids() if runner not in told]:
+            names = ", ".join(map(group._worker_manager.name, silent))
+            logger.warning(f"Not saved are the running episodes of {names}, as it does not answer.")
+        return states
 
     def _make_evaluation_runners(self) -> EnvRunnerGroup:
         """Runners for evaluation, which go on where those of a restored checkpoint were."""
@@ -243,6 +262,7 @@ class DIMA(Algorithm):
             tune_trial_id=self.trial_id,
             pg_offset=self.config.num_env_runners,
         )
+        RunnerManager(group, self.evaluation_config)
         _set_sampling(group, self._evaluation_sampling)
         return group
 

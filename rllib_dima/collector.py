@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections import deque
 from functools import partial
 from typing import Any
@@ -19,6 +20,9 @@ Share = tuple[list[MultiAgentEpisode], dict[str, Any]]
 
 _TAG = "sample"
 
+GIVE_UP_AFTER = 6
+"""Times `sample_timeout_s` without a step from any runner, after which collecting fails: each was restarted before."""
+
 logger = logging.getLogger("ray.rllib")
 
 
@@ -26,10 +30,10 @@ class Collector:
     """Collects the steps of one iteration after the other and keeps them until they are taken.
 
     Runners share the steps evenly, those of a runner that fails are collected by the others, and those of a runner
-    that takes longer than `config.sample_timeout_s` count for a later iteration. Environments of one runner step
-    together, but for those that are just being reset: where their episodes end at different times, some more steps may
-    come than were asked for; the next iteration has as many fewer. Steps in which a simulator broke down do not
-    count: as many more are collected.
+    that takes longer than `config.sample_timeout_s` count for a later iteration (see `RunnerManager`). Environments of
+    one runner step together, but for those that are just being reset: where their episodes end at different times,
+    some more steps may come than were asked for; the next iteration has as many fewer. Steps in which a
+    simulator broke down do not count: as many more are collected.
 
     Args:
         group: the runners, remote ones or the local one alone.
@@ -42,6 +46,7 @@ class Collector:
         self._breakdowns = BreakdownLimit(config.env)
         self._num_surplus_steps = 0  # taken beyond what the iterations so far should have
         self._busy: dict[int, int] = {}  # steps that runners collect; 0 of those that are late
+        self._waited_in_vain_s = 0.0  # since steps came
 
     def begin(self) -> None:
         """Lets remote runners collect what is missing to a whole iteration, and returns at once."""
@@ -58,7 +63,7 @@ class Collector:
         """Waits for the steps of a whole iteration; whether they are there now.
 
         Raises:
-            RuntimeError: if the environment failed and is in this process.
+            RuntimeError: if the environment failed and is in this process; or if all runners hang.
             rllib_dima.envs.SimulationError: if simulators broke down too often, see `broken_episodes.py`.
         """
         while (missing := self._num_missing()) > 0:
@@ -71,6 +76,7 @@ class Collector:
                     "No environment runner returned steps: all of them failed, or took longer than sample_timeout_s "
                     f"({self._config.sample_timeout_s})."
                 )
+                self._give_up_in_time()
                 return False
         return True
 
@@ -115,9 +121,11 @@ class Collector:
 
     def _receive(self) -> bool:
         """Waits for runners that collect; whether anything came. What is late comes last."""
+        start = time.monotonic()
         results = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
         order = {runner: (not self._busy.pop(runner, 0), runner) for runner, _ in results}
         self._busy = dict.fromkeys(self._busy, 0)
+        self._waited_in_vain_s = 0.0 if results else self._waited_in_vain_s + time.monotonic() - start
         for _, share in sorted(results, key=lambda result: order[result[0]]):
             self._add(share)
         return bool(results)
@@ -125,6 +133,15 @@ class Collector:
     def _add(self, share: Share) -> None:
         self._shares.append(share)
         self._breakdowns.check(share[0])
+
+    def _give_up_in_time(self) -> None:
+        late, timeout = self._group._worker_manager.late(), self._config.sample_timeout_s
+        if late and self._waited_in_vain_s >= GIVE_UP_AFTER * timeout:
+            raise RuntimeError(
+                f"No environment runner returned a step for {GIVE_UP_AFTER} times sample_timeout_s ({timeout:g}), "
+                f"although those that hung were restarted. Without an answer: {late}. Environments that hang must be "
+                "mended; those that are merely slow need a larger sample_timeout_s."
+            )
 
 
 def _sample(runner: Any, num_timesteps: int) -> Share:

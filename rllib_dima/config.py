@@ -106,6 +106,7 @@ class _Rule(NamedTuple):
 
 
 _COUNT = _Rule("a whole number of at least 0", (numbers.Integral,), lambda value: value >= 0)
+_SECONDS = _Rule("a number of seconds above 0", (numbers.Real,), lambda value: value > 0)
 _SWITCH = _Rule("True or False", (bool,))
 _NEW_STACK = _Rule("True, because DIMA runs on RLlib's new API stack only", (bool,), bool)
 _MAX_SEED = 4_000_000_000  # NumPy's is 2**32 - 1, and runners add their numbers, those of evaluation a million
@@ -115,6 +116,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("checkpoint_replay", "progress", "sample_async"), _SWITCH),
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
     **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
+    **dict.fromkeys(("sample_timeout_s", "evaluation_sample_timeout_s"), _SECONDS),
     "num_envs_per_env_runner": _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1),
     "env_config": _Rule("a dict of the environment's settings", (Mapping,)),
     "seed": _Rule(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -81,6 +83,10 @@ _RUNNING = (
 """RLlib's attributes of a runner that hold episodes in flight, and what the policy is shown next."""
 
 
+class EndlessEpisodeError(RuntimeError):
+    """No episode of an evaluation ended in time."""
+
+
 class DIMAEnvRunner(MultiAgentEnvRunner):
     """Collects episodes of joint transitions with the current policy.
 
@@ -100,7 +106,9 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
 
         Raises:
             RuntimeError: an environment failed. What this call had collected is lost; the next starts new episodes.
+            EndlessEpisodeError: this is evaluation, and no episode ended within `evaluation_sample_timeout_s`.
         """
+        self._no_end_since = time.monotonic() if kwargs.get("num_episodes") else math.inf
         try:
             with _single_thread(), self._own_noise():
                 episodes = super().sample(**kwargs)
@@ -274,6 +282,10 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
             self._num_new_broken += 1
             logger.warning(f"The simulator of {self.config.env!r} broke down, and the episode is truncated: {reason}")
         self._num_new_episodes += episode.is_done
+        if episode.is_done:
+            self._no_end_since = time.monotonic()
+        elif self.config.in_evaluation:
+            self._check_that_episodes_end(len(episode))
         return num_steps  # also of the broken step, so that a call of `sample` ends where nothing else happens
 
     def _leave_out_broken(self) -> None:
@@ -284,6 +296,15 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
                 self._done_episodes_for_metrics.append(episode)
             else:
                 self._ongoing_episodes_for_metrics.pop(episode.id_, None)
+
+    def _check_that_episodes_end(self, num_steps: int) -> None:
+        timeout = self.config.evaluation_sample_timeout_s
+        if time.monotonic() - self._no_end_since > timeout:
+            raise EndlessEpisodeError(
+                f"No episode ended within evaluation_sample_timeout_s ({timeout:g}); the present one has {num_steps} "
+                f"steps. If episodes of {self.config.env!r} have no end, give them a time limit; if they are long, "
+                "raise evaluation_sample_timeout_s."
+            )
 
     def _log_new_steps(self) -> None:
         """Logs the counts of a call of `sample`; all agents act in every step."""

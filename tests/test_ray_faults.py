@@ -56,6 +56,7 @@ class Faulty(Team):
         if self.total_steps % 10 == 3:
             self._obey("exit")
             self._obey("raise in step")
+            self._obey("hang")
             if self._obey("nan"):
                 observations["left"][0] = np.nan
         return observations, *others
@@ -64,7 +65,9 @@ class Faulty(Team):
         order = pathlib.Path(self.config["orders"], f"{self.worker_index} {fault}")
         if not order.exists():
             return False
-        order.unlink()
+        while fault == "hang" and order.exists():
+            time.sleep(0.02)
+        order.unlink(missing_ok=True)
         if fault == "exit":
             os._exit(1)
         if fault.startswith("raise"):
@@ -191,6 +194,81 @@ def test_three_runners_of_which_one_dies_still_collect_exactly(ray_running, tmp_
     algo.stop()
 
 
+def hanging_config(orders, num_runners, timeout):
+    config = faulty_config(orders).training(replay_capacity=5000)
+    config.sync_filters_on_rollout_workers_timeout_s = 0.5
+    return config.env_runners(num_env_runners=num_runners, sample_timeout_s=timeout)
+
+
+def train_until(algo, condition):
+    results = [algo.train()]
+    while not condition(results[-1]["fault_tolerance"]):
+        results.append(algo.train())
+        assert len(results) < 100
+    return results
+
+
+def test_runner_that_hangs_is_named_replaced_and_restarted_and_keeps_nobody_waiting(ray_running, tmp_path, caplog):
+    algo = hanging_config(tmp_path, num_runners=2, timeout=2.0).build()
+    algo.train()
+    (tmp_path / "1 hang").touch()
+    algo.train()
+    assert sum("Environment runner 1 (process" in text for text in caplog.messages) == 1
+    assert within(60, partial(algo.save_to_path, tmp_path / "run")) is None
+    assert "Not saved are the running episodes of Environment runner 1 (process" in caplog.messages[-1]
+    results = train_until(algo, lambda health: health["num_healthy_workers"] == 1)
+    assert sum("Environment runner 1" in text and "hangs: no answer" in text for text in caplog.messages) == 1
+    (tmp_path / "1 hang").unlink()
+    results += train_until(algo, lambda health: health["num_healthy_workers"] == 2)
+    steps = [result["num_env_steps_sampled_lifetime"] for result in results]
+    assert steps == [20 * (i + 3) for i in range(len(results))] and sum(steps_by_worker(algo).values()) == steps[-1]
+    algo.restore_from_path(tmp_path / "run")
+    assert algo.train()["num_env_steps_sampled_lifetime"] == 60
+    (tmp_path / "2 hang").touch()
+    algo.train()
+    assert within(60, algo.stop) is None
+
+
+@pytest.mark.slow
+def test_only_runner_hangs_is_restarted_in_vain_and_then_ends_the_run(ray_running, tmp_path, caplog):
+    algo = hanging_config(tmp_path, num_runners=1, timeout=0.5).build()
+    algo.train()
+    (tmp_path / "1 hang").touch()
+    errors = []
+    for _ in range(20):
+        try:
+            algo.train()
+        except RuntimeError as error:
+            errors.append(str(error))
+            break
+    assert "Without an answer: Environment runner 1 (process" in errors[0] and "sample_timeout_s" in errors[0]
+    assert algo.env_runner_group.num_remote_worker_restarts() > 0
+    assert within(60, partial(algo.save_to_path, tmp_path / "run")) is None
+    assert within(60, algo.stop) is None
+
+
+@pytest.mark.parametrize("num_runners", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_evaluation_whose_episodes_never_end_returns_without_result_and_says_why(
+    ray_running, caplog, num_runners, tmp_path
+):
+    algo = (
+        faulty_config(tmp_path)
+        .evaluation(
+            evaluation_num_env_runners=num_runners,
+            evaluation_interval=1,
+            evaluation_sample_timeout_s=0.5,
+            evaluation_config={"env_config": {"length": 10**9}},
+        )
+        .build()
+    )
+    for _ in range(2):
+        result = algo.train()
+        assert "episode_return_mean" not in result["evaluation"].get("env_runners", {})
+        assert sum("evaluation_sample_timeout_s" in text for text in caplog.messages) > 0
+        caplog.clear()
+    assert within(60, algo.stop) is None
+
+
 def sabotage(marker, how, rank, iteration, learner):
     """Makes the learner of this rank fail once, while it trains the policy in this iteration (from 0)."""
     actor = learner.trainer.optimizers["actor"]
@@ -209,7 +287,7 @@ def sabotage(marker, how, rank, iteration, learner):
 
 
 def within(seconds, function):
-    """The exception that `function` raises, which it must do in this time instead of waiting for ever."""
+    """The exception that `function` raises, if any. It must end in this time instead of waiting for ever."""
     raised = []
 
     def run():
@@ -222,7 +300,7 @@ def within(seconds, function):
     thread.start()
     thread.join(seconds)
     assert not thread.is_alive(), f"Still waiting after {seconds} seconds."
-    return raised[0]
+    return raised[0] if raised else None
 
 
 @pytest.mark.parametrize("how", ["raise", pytest.param("die", marks=pytest.mark.slow)])
