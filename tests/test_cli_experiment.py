@@ -20,7 +20,6 @@ from rllib_dima.cli.spelling import (
     REFUSED_SETTINGS,
     RENAMED_METRICS,
     RENAMED_SETTINGS,
-    near_metric,
     translate_metric,
 )
 
@@ -86,6 +85,7 @@ def test_an_old_file_becomes_the_present_configuration():
         "training_iteration": 9,
     }
     assert experiment.checkpoint_config == {
+        "checkpoint_at_end": True,
         "checkpoint_frequency": 3,
         "num_to_keep": 2,
         "checkpoint_score_attribute": "env_runners/episode_return_mean",
@@ -150,7 +150,7 @@ def test_the_command_line_counts_more_than_the_file():
     assert (config.model_size, config.gamma, config.dynamics_lr, config.actor_lr) == ("nano", 0.8, 2e-4, 1e-3)
     assert config.env_config == {"render_mode": "rgb_array", "team_reward": "mean"}
     assert experiment.stop == {"training_iteration": 2}
-    assert experiment.checkpoint_config == {"checkpoint_frequency": 7, "num_to_keep": 1}
+    assert experiment.checkpoint_config == {"checkpoint_at_end": True, "checkpoint_frequency": 7, "num_to_keep": 1}
     assert experiment.options["num_samples"] == 4
 
 
@@ -162,9 +162,12 @@ def test_a_search_space_replaces_a_mapping_and_the_other_way_round():
     assert under.config["env_config"] == {"team_reward": "mean"}
 
 
-def test_without_checkpoint_settings_there_is_one_at_the_end():
-    assert make(CARTPOLE)[0].checkpoint_config == {"checkpoint_at_end": True}
-    assert make(CARTPOLE, checkpoint_at_end=False)[0].checkpoint_config == {"checkpoint_at_end": False}
+def test_without_checkpoint_settings_there_is_one_at_the_end_and_the_newest_of_those_by_time():
+    assert make(CARTPOLE)[0].checkpoint_config == {"checkpoint_at_end": True, "num_to_keep": 2}
+    no_end = make(CARTPOLE, checkpoint_at_end=False, keep_checkpoints_num=5)[0]
+    assert no_end.checkpoint_config == {"checkpoint_at_end": False, "num_to_keep": 5}
+    every = make(CARTPOLE, checkpoint_freq=3)[0]  # all of which are kept
+    assert every.checkpoint_config == {"checkpoint_at_end": True, "checkpoint_frequency": 3}
     assert make(CARTPOLE)[0].folder.endswith("/ray_results/mine") and make(CARTPOLE)[0].folder[0] == "/"
 
 
@@ -280,12 +283,41 @@ def test_present_metrics_stay_as_they_are(name):
     assert translate_metric(name, pytest.fail) == name
 
 
-def test_metrics_that_are_almost_right_get_a_hint():
-    assert near_metric("training_iterations") == "training_iteration"
-    assert near_metric("env_runners/episode_return_men") == "env_runners/episode_return_mean"
-    assert near_metric("training_iteration") is None and near_metric("learners/world_model/decoder_loss") is None
-    _, notes = make({**CARTPOLE, "stop": {"training_iterations": 2}})
-    assert "did you mean training_iteration?" in notes[0]
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("training_iterations", "training_iteration"),
+        ("trainng_iteration", "training_iteration"),
+        ("time_total", "time_total_s"),
+        ("env_steps_sampled_lifetime", "num_env_steps_sampled_lifetime"),
+        ("env_runners/episode_return_men", "env_runners/episode_return_mean"),
+        ("env_runners/episode_return", "env_runners/episode_return_mean"),
+        ("evaluation/env_runner/episode_return_mean", "evaluation/env_runners/episode_return_mean"),
+        ("episode_rewards_mean", "episode_reward_mean"),
+    ],
+)
+def test_metrics_that_are_almost_right_are_refused(name, near):
+    with pytest.raises(UsageError, match=f"mine: stop: no run reports '{name}'. Did you mean .*'{near}'"):
+        make({**CARTPOLE, "stop": {"time_total_s": 9, name: 2}})
+    with pytest.raises(UsageError, match=f"checkpoint_score_attribute: .*Did you mean .*'{near}'"):
+        make(CARTPOLE, checkpoint_score_attr=f"min-{name}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "env_runners/agent_episode_returns_mean/0",
+        "env_runners/module_episode_returns_mean/p",
+        "env_runners/episode_len_max",
+        "env_runners/num_agent_steps_sampled/a",
+        "evaluation/env_runners/episode_duration_sec_mean",
+        "learners/world_model/decoder_loss",
+        "timers/learn_s",
+        "my_metric",
+    ],
+)
+def test_metrics_that_only_some_runs_have_are_accepted(name):
+    assert make({**CARTPOLE, "stop": {name: 2}})[0].stop == {name: 2}
 
 
 def test_nested_stop_criteria_are_joined():

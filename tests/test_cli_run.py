@@ -1,9 +1,11 @@
 """The `rllib` command from end to end: training, failing, resuming, evaluating and filming."""
 
 import contextlib
+import os
 import pathlib
 import re
 import shutil
+import signal
 
 import imageio.v2
 import numpy as np
@@ -13,6 +15,7 @@ from test_ray_team import TINY
 
 from rllib_dima.cli import main
 from rllib_dima.cli.checkpoints import find_checkpoint
+from rllib_dima.cli.progress import ProgressLines
 from rllib_dima.policy import Policy
 
 # The reward depends on the actions and on a number drawn at reset, and every frame tells the step.
@@ -178,6 +181,33 @@ def test_a_failed_trial_is_one_message_and_code_1(team_file, results, tmp_path, 
     assert "failed: RuntimeError: Environment" in err and "the cable broke" in err and "Traceback" not in err
     (error_file,) = re.findall(r"The traceback is in (\S+)", err)
     assert "the cable broke" in pathlib.Path(error_file).read_text()
+
+
+def test_after_ctrl_c_the_same_command_with_resume_goes_on(team_file, results, tmp_path, capsys, monkeypatch):
+    command = ["train", "file", team_file, "--storage-path", str(tmp_path), "--stop", '{"training_iteration": 3}']
+    command += ["--config", '{"seed": 5}']
+    printed = ProgressLines.on_trial_result
+
+    def interrupt(lines, iteration, trials, trial, result, **info):
+        printed(lines, iteration, trials, trial, result)
+        if result["training_iteration"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressLines, "on_trial_result", interrupt)
+        assert main(command) == 130
+    out = capsys.readouterr().out
+    assert "To go on, add --resume to the same command" in out and "iteration    3" not in out
+    first = find_checkpoint(tmp_path / "team")
+
+    other = [*command[:-1], '{"seed": 6}']
+    assert main([*other, "--resume"]) == 2
+    assert "config/seed was 5, not 6" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    out, err = capsys.readouterr()
+    assert f"goes on after iteration 2 from {first}" in out and "no stop criterion" not in err
+    assert "iteration    3" in out and "iteration    1 " not in out and "iteration    2 " not in out
+    assert find_checkpoint(tmp_path / "team").name == "checkpoint_000001"
 
 
 @pytest.mark.slow

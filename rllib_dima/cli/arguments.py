@@ -60,7 +60,7 @@ Run the experiments of a file, one after the other.
     env: mamujoco_ant_4x2
     stop: {num_env_steps_sampled_lifetime: 1000000}
     num_samples: 1
-    checkpoint_config: {checkpoint_frequency: 100, checkpoint_at_end: true, num_to_keep: 2}
+    checkpoint_config: {num_to_keep: 5}
     config:                                # settings of the algorithm's configuration
       dynamics_lr: 1e-4
       seed: {grid_search: [0, 1, 2]}       # one trial for each; {loguniform: [1e-5, 1e-3]} draws num_samples times
@@ -76,10 +76,14 @@ log_to_file. Old spellings (num_workers, episode_reward_mean, local_dir, ...) ar
 _PRECEDENCE_TEXT = """\
 What counts: the command line over the file over the algorithm's defaults. --config is merged into the file's config,
 key by key also in nested mappings; --stop replaces the file's stop; every other flag replaces the setting of its name.
-Without any checkpoint setting, a checkpoint is written at the end. Results are in ~/ray_results/<experiment> or
-<storage path>/<experiment>.
+Results are in ~/ray_results/<experiment> or <storage path>/<experiment>.
 
-Exit codes: 0 all trials ended well, 1 a trial failed, 2 wrong usage, 130 interrupted with Ctrl-C.
+Checkpoints are written every 10 minutes, of which the newest two are kept, and at the end of a trial. With
+--checkpoint-freq they come every N iterations instead, and all are kept. On Ctrl-C, SIGTERM and at the end of the time
+budget every running trial ends its iteration and is saved; a second Ctrl-C leaves at once. Only what was trained since
+the last checkpoint is lost then, or with the process (kill -9). The same command with --resume goes on.
+
+Exit codes: 0 all trials ended well, 1 a trial failed, 2 wrong usage, 130 interrupted with Ctrl-C or SIGTERM.
 """
 
 _EVALUATE_TEXT = """\
@@ -164,7 +168,7 @@ def _add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     add("-s", "--stop", type=_json_object, metavar="JSON", help="metrics at which a trial ends, instead of the file's")
     add("--num-samples", type=_positive, metavar="N", help="draws from search spaces; repetitions without")
     add("--max-concurrent-trials", type=_positive, metavar="N", help="trials at a time (default: as many as fit)")
-    add("--time-budget-s", type=float, metavar="S", help="seconds for the whole experiment; no checkpoint at their end")
+    add("--time-budget-s", type=float, metavar="S", help="seconds until the experiment is saved and left")
     add("--max-failures", type=int, metavar="N", help="restarts of a failed trial from its last checkpoint")
     add("--scheduler", metavar="NAME", help="fifo (default), asha, hyperband, pbt, medianstopping, ...")
     add("--scheduler-config", type=_json_object, metavar="JSON", help="arguments of the scheduler's class in ray.tune")
@@ -193,12 +197,21 @@ def _add_storage_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder or URI of results (~/ray_results)",
     )
-    add("--checkpoint-freq", type=int, metavar="N", help="iterations between checkpoints; 0 for none in between")
-    add("--checkpoint-at-end", action=argparse.BooleanOptionalAction, help="a checkpoint when a trial ends")
-    add("--keep-checkpoints-num", type=_positive, metavar="N", help="checkpoints to keep of each trial (default: all)")
+    add(
+        "--checkpoint-freq",
+        type=int,
+        metavar="N",
+        help="iterations between checkpoints, instead of 10 minutes; 0: none",
+    )
+    add(
+        "--checkpoint-at-end",
+        action=argparse.BooleanOptionalAction,
+        help="a checkpoint when a trial ends (default: yes)",
+    )
+    add("--keep-checkpoints-num", type=_positive, metavar="N", help="checkpoints to keep of each trial")
     add("--checkpoint-score-attr", metavar="METRIC", help="keep those with the highest; min-METRIC for the lowest")
     add("--restore", metavar="CHECKPOINT", help="start from this checkpoint (or trial, or experiment)")
-    add("--resume", action="store_true", help="go on with the experiment of this name, from its last checkpoints")
+    add("--resume", action="store_true", help="go on with what the same command started")
 
 
 def _add_ray_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,15 @@
-"""Which checkpoint a folder stands for: a checkpoint, a trial of Tune's, or an experiment."""
+"""Which checkpoint a folder stands for (a checkpoint, a trial of Tune's, or an experiment), and whose it is."""
 
 from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
+from typing import Any
 
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.checkpoint import CLASS_FILE_NAME
+from rllib_dima.cli.errors import RunError, UsageError, sentence
 
 CHECKPOINT_FILE_NAME = "rllib_checkpoint.json"  # in every checkpoint of every algorithm
 RESULTS_FILE_NAME = "result.json"
@@ -40,6 +43,47 @@ def find_checkpoint(folder: str | Path) -> Path:
             "on, nor trials with such folders. Training writes checkpoints with --checkpoint-freq and at its end."
         )
     return newest_checkpoint(max(trials, key=last_return))
+
+
+def load_config(checkpoint: Path) -> tuple[type, Any]:
+    """The class of a checkpoint's algorithm and a copy of its configuration that can be changed.
+
+    Raises:
+        RunError: they cannot be unpickled here.
+        UsageError: the algorithm runs on RLlib's old API stack.
+    """
+    try:
+        with (checkpoint / CLASS_FILE_NAME).open("rb") as file:
+            record = pickle.load(file)
+        algorithm, state = record["class"], record["ctor_args_and_kwargs"][0][0]
+        config = algorithm.get_default_config().from_state(state)
+    except Exception as error:  # whatever a damaged pickle, or a class that is not installed here, raises
+        raise RunError(
+            f"{checkpoint} cannot be loaded: {sentence(error)} If it needs a module of yours, name that with --import."
+        ) from error
+    if not config.enable_env_runner_and_connector_v2:
+        raise UsageError(f"{checkpoint} is of RLlib's old API stack, which this command does not support.")
+    return algorithm, config
+
+
+def require_restorable(checkpoint: Path, algorithm: type) -> None:
+    """Refuses to restore an algorithm from a checkpoint of another, or from a damaged one of DIMA.
+
+    Raises:
+        UsageError: with what is wrong.
+        RunError: the checkpoint is so damaged that it does not tell whose it is.
+    """
+    from rllib_dima import DIMA
+    from rllib_dima.checkpoint import CheckpointError, verify
+
+    if issubclass(algorithm, DIMA):
+        try:
+            return verify(checkpoint)
+        except CheckpointError as error:
+            raise UsageError(f"restore: {error}") from error
+    writer, _ = load_config(checkpoint)
+    if writer.__name__ not in [base.__name__ for base in algorithm.__mro__]:
+        raise UsageError(f"restore: {checkpoint} is a checkpoint of {writer.__name__}, not of {algorithm.__name__}.")
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import statistics
 import sys
 from collections.abc import Iterator
@@ -12,11 +11,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rllib_dima.cli.checkpoints import find_checkpoint
+from rllib_dima.cli.checkpoints import find_checkpoint, load_config
 from rllib_dima.cli.errors import SUCCEEDED, RunError, UsageError, sentence
 from rllib_dima.cli.ray_session import prepare
 
-CLASS_FILE_NAME = "class_and_ctor_args.pkl"
 MODULES_FOLDER = "learner_group/learner/rl_module"
 RUNNER_FOLDER = "env_runner"
 
@@ -40,27 +38,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     print(f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}, {checkpoint}", flush=True)
     _report(run_episodes(checkpoint, config, arguments))
     return SUCCEEDED
-
-
-def load_config(checkpoint: Path) -> tuple[type, Any]:
-    """The class of a checkpoint's algorithm and a copy of its configuration that can be changed.
-
-    Raises:
-        RunError: they cannot be unpickled here.
-        UsageError: the algorithm runs on RLlib's old API stack.
-    """
-    try:
-        with (checkpoint / CLASS_FILE_NAME).open("rb") as file:
-            record = pickle.load(file)
-        algorithm, state = record["class"], record["ctor_args_and_kwargs"][0][0]
-        config = algorithm.get_default_config().from_state(state)
-    except Exception as error:  # whatever a damaged pickle, or a class that is not installed here, raises
-        raise RunError(
-            f"{checkpoint} cannot be loaded: {sentence(error)} If it needs a module of yours, name that with --import."
-        ) from error
-    if not config.enable_env_runner_and_connector_v2:
-        raise UsageError(f"{checkpoint} is of RLlib's old API stack, which this command does not support.")
-    return algorithm, config
 
 
 def evaluation_config(algorithm: type, config: Any, arguments: argparse.Namespace) -> Any:

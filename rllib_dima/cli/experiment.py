@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from rllib_dima.cli.algorithms import check_configs, find_algorithm, read_settings
+from rllib_dima.cli.checkpoints import require_restorable
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.cli.search_space import is_search_space, with_search_spaces
 from rllib_dima.cli.spec import checkpoint_config, mapping, options, present_spec, stop_criteria
@@ -22,6 +24,7 @@ class Experiment:
         config: the algorithm's settings under their present names; may hold search spaces of Tune's.
         stop: metrics and the values at which a trial ends, or whatever `ray.tune.run` takes.
         checkpoint_config: arguments of `ray.tune.CheckpointConfig`.
+        time_budget_s: seconds for the whole experiment, if they are limited.
         options: further arguments of `ray.tune.run`, the storage path always among them.
         scheduler: name of a scheduler, or one of Tune's objects, or None.
         scheduler_config: arguments of the scheduler that is named.
@@ -32,6 +35,7 @@ class Experiment:
     config: dict[str, Any]
     stop: Any
     checkpoint_config: dict[str, Any]
+    time_budget_s: float | None
     options: dict[str, Any]
     scheduler: Any
     scheduler_config: dict[str, Any]
@@ -79,16 +83,19 @@ def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], notify: Notify
     spec, flags = present_spec(spec, notify), present_spec(flags, notify)
     algorithm = find_algorithm(spec.get("run"))
     written = spec["config"] if isinstance(spec["run"], type) else _settings(spec, algorithm, notify)
-    config = with_search_spaces(_merged(written, _settings(flags, algorithm, notify)))
-    both = {**spec, **flags}
-    checkpoints = {**mapping(spec, "checkpoint_config"), **mapping(flags, "checkpoint_config")}
+    config = with_search_spaces(_nested(written, _settings(flags, algorithm, notify)))
+    both = merged(spec, flags)
+    arguments = options(both)
+    if "restore" in arguments:
+        require_restorable(Path(arguments["restore"]), algorithm)
     experiment = Experiment(
         name=name,
         run=spec["run"],
         config=config,
         stop=stop_criteria(both.get("stop"), notify),
-        checkpoint_config=checkpoint_config(checkpoints, notify),
-        options=options(both),
+        checkpoint_config=checkpoint_config(mapping(both, "checkpoint_config"), notify),
+        time_budget_s=arguments.pop("time_budget_s", None),
+        options=arguments,
         scheduler=both.get("scheduler"),
         scheduler_config=mapping(both, "scheduler_config"),
     )
@@ -106,14 +113,24 @@ def _settings(spec: dict[str, Any], algorithm: type, notify: Notify) -> dict[str
     return config if env is None else {**config, "env": env}
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merged(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a file and of the command line, which counts more; `config` and `checkpoint_config` are merged.
+
+    Raises:
+        UsageError: one of these two is no mapping.
+    """
+    nested = [key for key in ("config", "checkpoint_config") if spec.get(key) and flags.get(key)]
+    return {**spec, **flags, **{key: _nested(mapping(spec, key), mapping(flags, key)) for key in nested}}
+
+
+def _nested(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` over `base`, key by key also in nested mappings that are no search spaces."""
     result = dict(base)
     for key, value in over.items():
         old = base.get(key)
         mappings = isinstance(old, dict) and isinstance(value, dict)
         is_nested = mappings and not is_search_space(old) and not is_search_space(value)
-        result[key] = _merged(old, value) if is_nested else value
+        result[key] = _nested(old, value) if is_nested else value
     return result
 
 

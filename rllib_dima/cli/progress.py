@@ -8,13 +8,14 @@ from typing import Any
 
 from ray.tune import Callback
 
+from rllib_dima.cli.errors import RunError
 from rllib_dima.cli.spec import flat
-from rllib_dima.cli.spelling import KNOWN_METRICS, Notify
+from rllib_dima.cli.spelling import KNOWN_METRICS, OTHER_STOPS
 from rllib_dima.core.names import check_name
 from rllib_dima.progress import progress_line
 
-# Metrics that appear only when the first episode or evaluation has ended.
-_LATE = ("env_runners/", "evaluation/", "learners/")
+# Metrics that appear only when the first episode or evaluation has ended, or not always.
+_LATE = ("env_runners/", "evaluation/", "learners/", "perf/")
 
 
 class ProgressLines(Callback):
@@ -22,26 +23,34 @@ class ProgressLines(Callback):
 
     Args:
         stop: metrics and values at which trials end, for the time that is left.
-        notify: prints a line that is no progress.
     """
 
-    def __init__(self, stop: Any, notify: Notify) -> None:
+    def __init__(self, stop: Any) -> None:
         self._stop = stop if isinstance(stop, dict) else {}
-        self._notify = notify
-        self._has_checked_stop = False
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial starts, or goes on after an interruption, a pause or a failure."""
+        start = trial.latest_checkpoint_result
+        if start is not None:
+            iteration = start.metrics.get("training_iteration")  # unknown of a checkpoint from elsewhere
+            after = "" if iteration is None else f" after iteration {iteration}"
+            print(f"{_name(trial, trials)}goes on{after} from {start.checkpoint.path}", flush=True)
+        elif (trial.last_result or {}).get("training_iteration"):
+            print(f"{_name(trial, trials)}has no checkpoint and starts again at iteration 1", flush=True)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A trial has trained for one iteration."""
-        if not self._has_checked_stop:
-            self._has_checked_stop = True
-            for message in missing_criteria(self._stop, result):
-                self._notify(message)
-        name = f"{trial.trial_id}   " if len(trials) > 1 else ""
-        print(f"{name}{describe(result, self._stop)}", flush=True)
+        check_criteria(self._stop, result)
+        print(f"{_name(trial, trials)}{describe(result, self._stop)}", flush=True)
 
     def on_checkpoint(self, iteration: int, trials: list, trial: Any, checkpoint: Any, **info: Any) -> None:
         """A trial has written a checkpoint."""
         print(f"checkpoint: {checkpoint.path}", flush=True)
+
+
+def _name(trial: Any, trials: list) -> str:
+    """The trial's id where there are several."""
+    return f"{trial.trial_id}   " if len(trials) > 1 else ""
 
 
 def describe(result: dict[str, Any], stop: dict[str, float]) -> str:
@@ -81,19 +90,19 @@ def share_done(result: dict[str, Any], stop: dict[str, float]) -> float:
 _COUNTERS = ("training_iteration", "iterations_since_restore", "time_total_s", "time_since_restore")
 
 
-def missing_criteria(stop: dict[str, float], result: dict[str, Any]) -> list[str]:
-    """A message for each metric of `stop` that the first result has not, and that should be there from the start."""
+def check_criteria(stop: dict[str, float], result: dict[str, Any]) -> None:
+    """Refuses to train for ever with a metric of `stop` that the second result has not, if it should be there by then.
+
+    Raises:
+        RunError: there is one, with the nearest metrics.
+    """
     values = dict(flat(result))
-    missing = [name for name in stop if name not in values and name not in KNOWN_METRICS]
-    return [_missing(name, values) for name in missing if not name.startswith(_LATE)]
-
-
-def _missing(name: str, values: dict[str, Any]) -> str:
-    try:
-        check_name(name, values, "metric")
-    except ValueError as error:
-        return f"stop: {error} Training goes on until another criterion is met, or Ctrl-C."
-    return ""
+    for name in stop:
+        if result["iterations_since_restore"] > 1 and name not in KNOWN_METRICS and not name.startswith(_LATE):
+            try:
+                check_name(name, values, "metric")
+            except ValueError as error:
+                raise RunError(f"stop: {error} {OTHER_STOPS}") from None
 
 
 def _plain_line(result: dict[str, Any]) -> str:

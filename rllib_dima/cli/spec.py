@@ -9,7 +9,7 @@ from typing import Any
 
 from rllib_dima.cli.checkpoints import find_checkpoint
 from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.spelling import Notify, near_metric, translate_metric
+from rllib_dima.cli.spelling import Notify, present_metric
 from rllib_dima.core.names import check_name
 
 KEYS = ("run", "env", "stop", "config", "num_samples", "checkpoint_config", "storage_path", "restore", "max_failures")
@@ -85,22 +85,19 @@ def stop_criteria(stop: Any, notify: Notify) -> Any:
 
     Args:
         stop: metrics by old or present name, nested or joined by "/"; or of a .py file whatever `ray.tune.run` takes.
-        notify: is told about translated names, and about names that are probably mistaken.
+        notify: is told about translated names.
 
     Raises:
-        UsageError: a value is no number, or `stop` is nothing that Tune takes.
+        UsageError: a metric is misspelt, a value is no number, or `stop` is nothing that Tune takes.
     """
     if not isinstance(stop, dict):
         if stop is not None and not callable(stop):
             raise UsageError(f"stop must map metrics to the values at which a trial ends, but is {stop!r}.")
         return stop
-    criteria = {translate_metric(name, notify): value for name, value in flat(stop)}
+    criteria = {present_metric(name, notify, "stop"): value for name, value in flat(stop)}
     for name, value in criteria.items():
         if not isinstance(value, (int, float)):
             raise UsageError(f"stop: {name} must be a number, but is {value!r}.")
-        near = near_metric(name)
-        if near is not None:
-            notify(f"stop: {name} is no metric that every run has; did you mean {near}?")
     return criteria
 
 
@@ -114,7 +111,7 @@ def flat(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def checkpoint_config(own: dict[str, Any], notify: Notify) -> dict[str, Any]:
-    """Arguments of `ray.tune.CheckpointConfig`; without any setting, a checkpoint at the end.
+    """Arguments of `ray.tune.CheckpointConfig`: a checkpoint at the end, and the newest two of those written by time.
 
     Raises:
         ValueError: an unknown name, with the nearest known ones, or a wrong value.
@@ -127,10 +124,11 @@ def checkpoint_config(own: dict[str, Any], notify: Notify) -> dict[str, Any]:
     score = own.get("checkpoint_score_attribute")
     if score is not None:
         order = "min" if score.startswith("min-") else own.get("checkpoint_score_order", "max")
-        metric = translate_metric(score.removeprefix("min-"), notify)
+        metric = present_metric(score.removeprefix("min-"), notify, "checkpoint_score_attribute")
         own = {**own, "checkpoint_score_attribute": metric, "checkpoint_score_order": order}
     CheckpointConfig(**own)
-    return own or {"checkpoint_at_end": True}
+    kept = {} if "checkpoint_frequency" in own else {"num_to_keep": 2}
+    return {"checkpoint_at_end": True, **kept, **own}
 
 
 def options(spec: dict[str, Any]) -> dict[str, Any]:

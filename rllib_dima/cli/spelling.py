@@ -93,6 +93,10 @@ RENAMED_METRICS: dict[str, str] = {
     "num_env_steps_trained": "learners/__all_modules__/num_env_steps_trained_lifetime",
 }
 
+_OF_EPISODES = [f"episode_{what}_{how}" for what in ("return", "len") for how in ("mean", "min", "max")]
+_OF_EPISODES += ["episode_duration_sec_mean", "num_episodes", "num_episodes_lifetime"]
+_OF_EPISODES += ["num_env_steps_sampled", "num_env_steps_sampled_lifetime"]
+
 KNOWN_METRICS: tuple[str, ...] = (
     "training_iteration",
     "iterations_since_restore",
@@ -100,9 +104,10 @@ KNOWN_METRICS: tuple[str, ...] = (
     "time_this_iter_s",
     "time_since_restore",
     "num_env_steps_sampled_lifetime",
-    *dict.fromkeys(RENAMED_METRICS.values()),
-    *(f"evaluation/env_runners/episode_{what}" for what in ("return_mean", "return_min", "return_max", "len_mean")),
+    "learners/__all_modules__/num_env_steps_trained_lifetime",
+    *(f"{place}env_runners/{name}" for place in ("", "evaluation/") for name in _OF_EPISODES),
 )
+OTHER_STOPS = "A function named `stop` in a .py file can end trials by anything."
 
 
 def translate_settings(settings: dict[str, Any], notify: Notify) -> dict[str, Any]:
@@ -152,12 +157,25 @@ def translate_metric(name: str, notify: Notify) -> str:
     return new
 
 
-def near_metric(name: str) -> str | None:
-    """The metric of every run that `name` was probably meant to be, if it is none itself but close to one."""
-    if name in KNOWN_METRICS:
-        return None
-    near = difflib.get_close_matches(name, KNOWN_METRICS, n=1, cutoff=0.75)
-    return near[0] if near else None
+def present_metric(name: str, notify: Notify, where: str) -> str:
+    """The present path of a metric.
+
+    Args:
+        name: old or present path.
+        notify: is told if it was translated.
+        where: it is used, for messages.
+
+    Raises:
+        UsageError: it is almost, but not quite, a metric of every run, for which one would wait for ever.
+    """
+    name = translate_metric(name, notify)
+    alike = [known for known in (*KNOWN_METRICS, *RENAMED_METRICS) if known.count("/") == name.count("/")]
+    near = [] if name in KNOWN_METRICS else difflib.get_close_matches(name, alike, n=3, cutoff=0.85)
+    if near:
+        raise UsageError(
+            f"{where}: no run reports {name!r}. Did you mean {' or '.join(map(repr, near))}? {OTHER_STOPS}"
+        )
+    return name
 
 
 def _gpus(value: Any) -> dict[str, Any]:

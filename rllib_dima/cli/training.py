@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rllib_dima.cli.errors import FAILED, INTERRUPTED, RunError, UsageError
 from rllib_dima.cli.experiment_files import read_experiments
 from rllib_dima.cli.ray_session import is_cluster, prepare, ray_session, require_resources
+
+
+class _Run(NamedTuple):
+    """An experiment, its scheduler, what they were made of, and whether it has been started before."""
+
+    experiment: Any
+    scheduler: Any
+    spec: dict[str, Any]
+    flags: dict[str, Any]
+    is_resumed: bool
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -24,11 +33,14 @@ def train(arguments: argparse.Namespace) -> int:
     """
     prepare(arguments)
     specs = read_specs(arguments)
-    experiments = [_checked(name, spec, arguments) for name, spec in specs.items()]
+    runs = [_checked(name, spec, arguments) for name, spec in specs.items()]
+    if arguments.resume and not any(run.is_resumed for run in runs):
+        folders = " and ".join(run.experiment.folder for run in runs)
+        raise UsageError(f"There is nothing to resume: {folders} was not started by this command. Leave out --resume.")
     codes = []
     with ray_session(arguments):
-        for experiment, scheduler in experiments:
-            codes.append(_run_or_fail(experiment, scheduler, arguments))
+        for run in runs:
+            codes.append(_run_or_fail(run, arguments))
             if codes[-1] == INTERRUPTED:
                 break
     return max(codes)
@@ -45,7 +57,6 @@ def read_specs(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: neither or both are given, the file cannot be read, or flags contradict each other.
     """
-    _check_resume(arguments)
     if arguments.file is None:
         return _spec_of_flags(arguments)
     if arguments.run is not None or arguments.env is not None:
@@ -69,65 +80,56 @@ def _spec_of_flags(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {name.replace("/", "_").replace(":", "_"): spec}
 
 
-def _check_resume(arguments: argparse.Namespace) -> None:
-    """Refuses flags that Tune would ignore when it resumes an experiment."""
-    fixed = set(arguments.spec) - {"storage_path", "max_concurrent_trials"}
-    if arguments.resume and fixed:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(fixed))
-        raise UsageError(
-            f"{flags} cannot be changed by --resume, which goes on with an experiment as it was started. To train on "
-            "with other settings, use --restore CHECKPOINT instead of --resume."
-        )
-
-
-def _checked(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """An experiment and its scheduler, both checked."""
+def _checked(name: str, spec: dict[str, Any], arguments: argparse.Namespace) -> _Run:
+    """An experiment, ready to run."""
     from rllib_dima.cli.experiment import make_experiment
+    from rllib_dima.cli.resume import resumed_flags
     from rllib_dima.cli.schedulers import make_scheduler
 
-    experiment = make_experiment(name, spec, arguments.spec, notice)
+    stored = resumed_flags(name, spec, arguments.spec) if arguments.resume else None
+    flags = arguments.spec if stored is None else stored
+    experiment = make_experiment(name, spec, flags, notice)
     scheduler = make_scheduler(experiment.scheduler, experiment.scheduler_config, experiment.stop)
-    if arguments.resume and not _was_started(experiment):
-        raise UsageError(f"There is nothing to resume: {experiment.folder} holds no experiment. Leave out --resume.")
-    return experiment, scheduler
+    return _Run(experiment, scheduler, spec, flags, is_resumed=stored is not None)
 
 
-def _was_started(experiment: Any) -> bool:
-    folder = experiment.folder
-    return "://" in folder or any(Path(folder).glob("experiment_state-*.json"))
-
-
-def _run_or_fail(experiment: Any, scheduler: Any, arguments: argparse.Namespace) -> int:
+def _run_or_fail(run: _Run, arguments: argparse.Namespace) -> int:
     """Runs one experiment; one that cannot run does not keep the next from running."""
     try:
-        return _run(experiment, scheduler, arguments)
+        return _run(run, arguments)
     except RunError as error:
-        print(f"rllib: {experiment.name}: {error}", file=sys.stderr)
+        print(f"rllib: {run.experiment.name}: {error}", file=sys.stderr)
         return FAILED
 
 
-def _run(experiment: Any, scheduler: Any, arguments: argparse.Namespace) -> int:
+def _run(run: _Run, arguments: argparse.Namespace) -> int:
     """Runs one experiment and prints how it ended."""
     from rllib_dima.cli.algorithms import variants
-    from rllib_dima.cli.interruption import noticed_interruption
     from rllib_dima.cli.progress import ProgressLines
+    from rllib_dima.cli.resume import remember
+    from rllib_dima.cli.saving import Saving, kept_signal_handlers
     from rllib_dima.cli.trial_report import report
 
+    experiment = run.experiment
     if not is_cluster(arguments):
         require_resources(experiment.algorithm, next(variants(experiment.config)))
     print(f"{experiment.name}: {experiment.title}, {experiment.folder}", flush=True)
-    if not experiment.stop and "time_budget_s" not in experiment.options:
+    if not experiment.stop and experiment.time_budget_s is None:
         notice("there is no stop criterion: training goes on until Ctrl-C")
-    lines = [] if arguments.verbosity else [ProgressLines(experiment.stop, notice)]
-    with noticed_interruption() as interruption:
-        trials = _run_tune(experiment, scheduler, [*lines, interruption], arguments)
-    return report(experiment, trials, interruption.happened)
+    if not run.is_resumed:
+        remember(experiment.folder, run.spec, run.flags)
+    by_time = "checkpoint_frequency" not in experiment.checkpoint_config
+    saving = Saving(by_time, experiment.time_budget_s)
+    with kept_signal_handlers():
+        trials = _run_tune(run, [ProgressLines(experiment.stop), saving], arguments)
+    return report(experiment, trials, saving.end)
 
 
-def _run_tune(experiment: Any, scheduler: Any, callbacks: list[Any], arguments: argparse.Namespace) -> list[Any]:
+def _run_tune(run: _Run, callbacks: list[Any], arguments: argparse.Namespace) -> list[Any]:
     """Tune's trials, after all of them have ended."""
     from ray import tune
 
+    experiment = run.experiment
     options = {**experiment.options, "callbacks": [*experiment.options.get("callbacks", []), *callbacks]}
     try:
         analysis = tune.run(
@@ -136,10 +138,10 @@ def _run_tune(experiment: Any, scheduler: Any, callbacks: list[Any], arguments: 
             config=experiment.config,
             stop=experiment.stop,
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
-            scheduler=scheduler,
+            scheduler=run.scheduler,
             verbose=arguments.verbosity,
             raise_on_failed_trial=False,
-            resume="AUTO+ERRORED" if arguments.resume else None,
+            resume="AUTO+ERRORED" if run.is_resumed else None,
             **options,
         )
     except Exception as error:  # what Tune itself refuses, before or between trials

@@ -6,17 +6,18 @@ import math
 import sys
 from typing import Any
 
+from rllib_dima.cli import saving
 from rllib_dima.cli.errors import FAILED, INTERRUPTED, SUCCEEDED
 from rllib_dima.cli.experiment import Experiment
 
 
-def report(experiment: Experiment, trials: list[Any], was_interrupted: bool) -> int:
+def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
     """Prints every trial's end and, of the best one, how to evaluate it.
 
     Args:
         experiment: that ran.
         trials: Tune's.
-        was_interrupted: whether Ctrl-C ended them.
+        end: why they were left before their own ends, in the words of `cli.saving`.
 
     Returns:
         The exit code: 130 after Ctrl-C, 1 if a trial failed, else 0.
@@ -29,8 +30,10 @@ def report(experiment: Experiment, trials: list[Any], was_interrupted: bool) -> 
     saved = [trial for trial in trials if trial.checkpoint is not None]
     if saved:
         print(f"To evaluate: rllib evaluate {max(saved, key=_last_return).checkpoint.path}")
-    if was_interrupted:
-        print(f"Interrupted. To go on, add --resume to the same command. Results so far: {experiment.folder}")
+    if end is not None:
+        how = "To go on, add --resume to the same command." if saved else "No trial has written a checkpoint."
+        print(f"{end}. {how} Results so far: {experiment.folder}")
+    if end == saving.INTERRUPTED:
         return INTERRUPTED
     return FAILED if failed else SUCCEEDED
 
