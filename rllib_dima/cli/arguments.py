@@ -240,6 +240,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--seed", type=int, metavar="N", help="seed of the environment (default: a new one every time)")
     add("--render", action="store_true", help="show the episodes in a window, unless --out is given")
     add("--out", metavar="FILE", help="write a video (.mp4, .gif, ...) at the environment's frame rate")
+    add("--film", type=_positive, metavar="N", help="episodes in the video, the first ones (default: 1)")
     add("-c", "--config", type=_json_object, default={}, metavar="JSON", help="changed settings, such as env_config")
     add("-e", "--env", metavar="ENV", help="another environment than the one trained on")
     add("-r", "-a", "--run", "--algo", dest="run", metavar="NAME", help="refuse checkpoints of another algorithm")

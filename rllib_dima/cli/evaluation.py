@@ -14,6 +14,7 @@ from typing import Any
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config
 from rllib_dima.cli.errors import SUCCEEDED, RunError, UsageError, sentence
 from rllib_dima.cli.ray_session import prepare
+from rllib_dima.cli.video import film, require_display, show
 
 MODULES_FOLDER = "learner_group/learner/rl_module"
 RUNNER_FOLDER = "env_runner"
@@ -32,6 +33,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.checkpoint)
     if arguments.out is not None:
         _render_without_display()
+    elif arguments.film is not None:
+        raise UsageError("--film is how many episodes --out films: add --out FILE.")
+    elif arguments.render:
+        require_display()
     prepare(arguments)
     algorithm, config = load_config(checkpoint)
     config = evaluation_config(algorithm, config, arguments)
@@ -84,7 +89,6 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
         RunError: the environment or the policy cannot be built, an episode failed, or there was nothing to film.
     """
     from rllib_dima.broken_episodes import breakdown
-    from rllib_dima.cli.video import film, show
 
     returns: list[float] = []
     broken: list[str] = []
@@ -100,7 +104,7 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
         print(f"episode {len(returns) + len(broken):3d}   steps {len(episode):6d}   {outcome}", flush=True)
 
     watching = nullcontext(show if arguments.render else None)
-    with film(Path(arguments.out)) if arguments.out is not None else watching as on_frame:
+    with film(Path(arguments.out), arguments.film or 1) if arguments.out is not None else watching as on_frame:
         frames = {} if on_frame is None else {"on_episode_start": on_frame, "on_episode_step": on_frame}
         config.callbacks(on_episode_end=on_episode_end, **frames)
         with _runner(checkpoint, config) as runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from rllib_dima.cli.errors import RunError, UsageError
 
 FORMATS = (".mp4", ".gif", ".mov", ".mkv", ".webm", ".avi")
 DEFAULT_FRAMES_PER_SECOND = 30  # of environments that do not tell theirs
+FRAMES_PER_LINE = 100  # drawing them may take a second each
 OnFrame = Callable[..., None]
 
 
@@ -24,21 +26,39 @@ def show(env: Any, **kwargs: Any) -> None:
     env.unwrapped.envs[0].render()
 
 
+def require_display() -> None:
+    """Refuses to open a window where none can be; MuJoCo's viewer would end the process.
+
+    Raises:
+        UsageError: with what to do instead.
+    """
+    import glfw  # of MuJoCo's
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not glfw.init():
+            raise UsageError("--render needs a display, and there is none. To write a video instead: --out video.mp4.")
+
+
 @contextmanager
-def film(file: Path) -> Iterator[OnFrame]:
+def film(file: Path, num_episodes: int) -> Iterator[OnFrame]:
     """A callback for every step that adds a frame to a video file.
 
     Args:
         file: to write; its ending is one of `FORMATS`.
+        num_episodes: the first ones are filmed.
 
     Raises:
-        UsageError: imageio is not installed, or the file has another ending.
+        UsageError: imageio is not installed, or the file has another ending or cannot be written.
         RunError: an environment draws no picture.
     """
     _check_can_write(file)
     writers: list[Any] = []
+    num_frames: dict[str, int] = {}  # by episode
 
-    def on_frame(env: Any, **kwargs: Any) -> None:
+    def on_frame(env: Any, episode: Any, **kwargs: Any) -> None:
+        if episode.id_ not in num_frames and len(num_frames) == num_episodes:
+            return
         first = env.unwrapped.envs[0]
         picture = first.render()
         if picture is None:
@@ -49,6 +69,9 @@ def film(file: Path) -> Iterator[OnFrame]:
         if not writers:
             writers.append(_open(file, first.metadata.get("render_fps") or DEFAULT_FRAMES_PER_SECOND))
         writers[0].append_data(picture)
+        number = num_frames[episode.id_] = num_frames.get(episode.id_, 0) + 1
+        if number % FRAMES_PER_LINE == 0:
+            print(f"episode {len(num_frames):3d}   filmed {number} frames", flush=True)
 
     try:
         yield on_frame
@@ -61,7 +84,6 @@ def film(file: Path) -> Iterator[OnFrame]:
 def _open(file: Path, frames_per_second: float) -> Any:
     import imageio.v2
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix.lower() == ".gif":
         return imageio.v2.get_writer(file, duration=1000 / frames_per_second, loop=0)  # milliseconds per frame
     return imageio.v2.get_writer(file, fps=frames_per_second, macro_block_size=2)
@@ -76,3 +98,11 @@ def _check_can_write(file: Path) -> None:
         import imageio_ffmpeg  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(f"Videos need {error.name}: pip install imageio imageio-ffmpeg.") from None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_there = file.exists()
+        file.open("ab").close()
+        if not is_there:
+            file.unlink()
+    except OSError as error:
+        raise UsageError(f"The video {file} cannot be written: {error}") from None
