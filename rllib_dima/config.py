@@ -455,7 +455,7 @@ def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
     if spaces is not None and LAYOUT_KEY in spaces:
         return spaces[LAYOUT_KEY]
     if env is not None and hasattr(env, "envs"):
-        return env.envs[0].unwrapped.layout
+        return env.envs[0].layout
     raise ValueError(
         "The networks need the layout of the agents, which DIMAEnvRunner.get_spaces() tells: use it (or a subclass) "
         "as env_runner_cls, or pass `spaces` that hold it."

@@ -13,11 +13,9 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -25,20 +23,18 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
-from ray.rllib.env.utils import _gym_env_creator
-from ray.rllib.env.vector.sync_vector_multi_agent_env import SyncVectorMultiAgentEnv
 from ray.rllib.utils.metrics import (
     NUM_AGENT_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED,
     NUM_EPISODES,
     NUM_MODULE_STEPS_SAMPLED,
 )
-from ray.tune.registry import ENV_CREATOR, _global_registry
 from ray.util import log_once
 
 from rllib_dima.broken_episodes import breakdown
-from rllib_dima.envs import WRAPPER_CONFIG_KEYS, CooperativeEnv, as_multi_agent_env
+from rllib_dima.envs import CooperativeEnv, create_team
 from rllib_dima.rl_modules import POLICY_ID
+from rllib_dima.team_vector import TeamVector
 
 LAYOUT_KEY = "__layout__"
 NUM_BROKEN_EPISODES = "num_broken_episodes"
@@ -50,26 +46,14 @@ def make_cooperative_env(config: AlgorithmConfig, context: EnvContext) -> Cooper
     """The environment of `config`, built and wrapped.
 
     Args:
-        config: its `env` is an id known to Ray or gymnasium, or a class.
+        config: its `env` is an id known to Ray or gymnasium, or a class or function.
         context: settings of the environment and of its wrapper, and the indices of its worker.
 
     Raises:
-        TypeError: if the environment is neither a `MultiAgentEnv` nor a parallel environment of PettingZoo.
-        ValueError: if DIMA cannot train on the environment for another reason (see `CooperativeEnv`).
+        ContractError: see `create_team` and `CooperativeEnv`.
     """
-    wrapper_settings = {key: context[key] for key in WRAPPER_CONFIG_KEYS if key in context}
-    own = context.copy_with_overrides()
-    for key in wrapper_settings:
-        del own[key]
-    env = _creator(config.env)(own)
-    return CooperativeEnv(as_multi_agent_env(env), **wrapper_settings)
-
-
-def _creator(env: str | type) -> Callable[[EnvContext], gym.Env]:
-    """What builds an environment, in the order in which RLlib looks: Ray's registry, then a class or gymnasium's."""
-    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
-        return _global_registry.get(ENV_CREATOR, env)
-    return partial(_gym_env_creator, env_descriptor=env)
+    env, settings = create_team(config.env, context)
+    return CooperativeEnv(env, **settings)
 
 
 _RUNNING = (
@@ -102,12 +86,15 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         self._num_new_steps = self._num_new_episodes = self._num_new_broken = 0  # of this call of `sample`
 
     def sample(self, **kwargs: Any) -> list[MultiAgentEpisode]:
-        """Episodes and episode chunks of the asked length; arguments as in RLlib.
+        """Episodes and episode chunks of the asked length; arguments as in RLlib, but no `random_actions`.
 
         Raises:
+            ValueError: random actions are asked for, which RLlib would draw from the spaces of the user's environment.
             RuntimeError: an environment failed. What this call had collected is lost; the next starts new episodes.
             EndlessEpisodeError: this is evaluation, and no episode ended within `evaluation_sample_timeout_s`.
         """
+        if kwargs.get("random_actions"):
+            raise ValueError("DIMA's runner draws no random actions: step an environment with env.single_action_space.")
         self._no_end_since = time.monotonic() if kwargs.get("num_episodes") else math.inf
         try:
             with _single_thread(), self._own_noise():
@@ -125,7 +112,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         if self.env is not None:
             self.env.close()
         context = self._env_context()
-        self.env = SyncVectorMultiAgentEnv([lambda env=env: env for env in self._make_envs(context)])
+        self.env = TeamVector(self._make_envs(context))
         self.num_envs = self.env.num_envs
         self._needs_initial_reset = True
         make_callback(
@@ -202,32 +189,43 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
                 logger.warning(f"The episodes that were running are lost, and new ones start: {error}")
 
     def _can_restore_envs(self) -> bool:
-        if all(env.unwrapped.can_restore for env in self.env.envs):
+        if all(team.can_restore for team in self.env.envs):
             return True
         if log_once("DIMA_env_without_state"):
-            inner = type(self.env.envs[0].unwrapped.env).__name__
+            name = type(self.env.envs[0].given).__name__
             logger.warning(
-                f"{inner} has no get_state() and set_state(), so checkpoints cannot hold the episode that is running: "
+                f"{name} has no get_state() and set_state(), so checkpoints cannot hold the episode that is running: "
                 "a restored run starts a new one. Everything else is restored exactly."
             )
         return False
 
     def _get_running(self) -> dict[str, Any] | None:
         """What is running, or None before the first reset."""
-        if not hasattr(self.env, "_autoreset_envs"):
+        if self.env.must_reset is None:
             return None
         running = {name: getattr(self, name) for name in _RUNNING}
-        envs = [env.unwrapped.get_state() for env in self.env.envs]
-        return copy.deepcopy({**running, "envs": envs, "must_reset": self.env._autoreset_envs})
+        envs = [team.get_state() for team in self.env.envs]
+        return copy.deepcopy({**running, "envs": envs, "must_reset": self.env.must_reset})
 
     def _set_running(self, running: dict[str, Any]) -> None:
         if len(running["envs"]) != self.num_envs:
             raise ValueError(f"the checkpoint has {len(running['envs'])} environments per runner, not {self.num_envs}.")
-        for env, env_state in zip(self.env.envs, running["envs"], strict=True):
-            env.unwrapped.set_state(env_state)
-        self.env._autoreset_envs = running["must_reset"]
+        for team, env_state in zip(self.env.envs, running["envs"], strict=True):
+            team.set_state(env_state)
+        self.env.must_reset = running["must_reset"]
         for name in _RUNNING:
             setattr(self, name, running[name])
+
+    def _new_episode(self, env_index: int, episodes: list[MultiAgentEpisode] | None = None) -> None:
+        """As in RLlib, but with the spaces of the team, not of the user's environment within it."""
+        episodes = self._ongoing_episodes if episodes is None else episodes
+        team = self.env.envs[env_index]
+        episodes[env_index] = MultiAgentEpisode(
+            observation_space=team.observation_spaces,
+            action_space=team.action_spaces,
+            agent_to_module_mapping_fn=self.config.policy_mapping_fn,
+        )
+        self._make_on_episode_callback("on_episode_created", env_index, episodes)
 
     def _drop_episodes(self) -> None:
         """Makes the next `sample()` start new episodes."""

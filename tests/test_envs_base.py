@@ -20,7 +20,7 @@ from rllib_dima.envs.base import (
     team_flags,
 )
 from rllib_dima.envs.pettingzoo import PettingZooEnv, to_pettingzoo
-from rllib_dima.envs.spaces import BoxAction, ContractError, EnvTypeError, all_finite
+from rllib_dima.envs.spaces import LARGEST, BoxAction, ContractError, EnvTypeError, all_finite
 
 
 class Toy(MultiAgentEnv):
@@ -65,6 +65,7 @@ class DiscreteToy(Toy):
         super().__init__(action_spaces={"a": Discrete(2), "b": Discrete(3, start=5)}, **results)
 
 
+UNIT = Box(-1, 1, (2,))
 ZERO = {"a": np.zeros(2), "b": np.zeros(2)}
 
 
@@ -296,7 +297,10 @@ def test_steps_need_a_running_episode():
     [
         ({"observations": {**Toy().observations, "b": np.array([0, np.nan, 0])}}, r"observation of agent 'b' .*\[1\]"),
         ({"observations": {**Toy().observations, "b": np.array([0, 0, 1e300])}}, r"observation of agent 'b' .*\[2\]"),
+        ({"observations": {**Toy().observations, "b": np.array([1e30, 0, 0])}}, r"observation of agent 'b' .*\[0\]"),
         ({"rewards": {"a": 1.0, "b": np.inf}}, "reward of agent 'b'"),
+        ({"rewards": {"a": -1e39, "b": -1e39}}, "reward of agent 'a' .*larger than 1e\\+15"),
+        ({"state_value": np.array([[1e30], [0]])}, r"the state became NaN or infinite, or larger than 1e\+15.*\[0\]"),
         ({"state_value": np.array([[np.nan], [0]])}, "the state became NaN"),
     ],
 )
@@ -309,15 +313,84 @@ def test_non_finite_numbers_are_named(results, message):
 
 
 def test_results_that_break_the_spaces_are_refused():
-    with pytest.raises(ValueError, match=r"'b' has shape \(4,\)"):
+    with pytest.raises(ContractError, match=r"step 0 .*'b' has shape \(4,\)"):
         started(Toy(observations={**Toy().observations, "b": np.zeros(4)}))
-    with pytest.raises(ValueError, match=r"observations must have.*all agents act.*Missing: \['b'\]"):
+    with pytest.raises(ContractError, match=r"step 0 .*observations must have.*Missing: \['b'\].*All agents act"):
         started(Toy(observations={"a": np.zeros((2, 2))}))
-    with pytest.raises(ValueError, match=r"rewards must have.*Missing: \['b'\]"):
+    with pytest.raises(ContractError, match=r"step 1 .*rewards must have.*Missing: \['b'\].*All agents act"):
         started(Toy(rewards={"a": 1.0})).step(ZERO)
 
 
-UNIT = Box(-1, 1, (2,))
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        ({"rewards": {"a": 1.0, "b": 2.0}}, 'rewards differ.*"team_reward": "mean"'),
+        ({"terminateds": {"a": True, "b": False, "__all__": False}}, r"\['a'\] of .*keep a finished agent"),
+        ({"observations": {"a": Toy().observations["a"]}}, r"Missing: \['b'\].*keep a finished agent"),
+    ],
+)
+def test_what_breaks_late_names_its_step_and_what_to_do(late, message):
+    env = started(Toy())
+    for _ in range(6):
+        env.step(ZERO)
+    env.env.__dict__.update(late)
+    with pytest.raises(ContractError, match=f"In step 7 of the episode.*{message}"):
+        env.step(ZERO)
+
+
+@pytest.mark.parametrize("reward", [np.ones(1), np.ones(2), [1.0], [[1], [1, 2]], None, "1.0"])
+def test_a_reward_that_is_no_number_is_refused_with_its_agent(reward):
+    with pytest.raises(ContractError, match=r"step 1 .*The reward of agent 'b' is .*must be one number"):
+        started(Toy(rewards={"a": 1.0, "b": reward})).step(ZERO)
+
+
+def test_the_largest_numbers_that_pass_stay_finite_where_they_are_squared_and_summed():
+    largest = np.full(4, LARGEST, np.float32)
+    observations = {"a": largest.reshape(2, 2), "b": -largest[:3]}
+    env = started(Toy(observations=observations, rewards=dict.fromkeys("ab", -1e15)))
+    observations, rewards, *_ = env.step(ZERO)
+    assert observations["a"][0] == np.float32(1e15) and rewards["a"] == -1e15
+    assert np.isfinite(np.float32(1e8) * np.float32(LARGEST) ** 2)
+
+
+def test_the_sum_of_rewards_has_the_same_bound():
+    rewards = dict.fromkeys("ab", 0.9e15)
+    assert started(Toy(rewards=rewards), team_reward="mean").step(ZERO)[1] == rewards
+    with pytest.raises(NonFiniteError, match=r"step 1 .*the sum of the agents' rewards"):
+        started(Toy(rewards=rewards), team_reward="sum").step(ZERO)
+
+
+def test_a_state_in_the_environments_own_infos_is_kept():
+    infos = {"a": {"state": "moving", "speed": 1}, "b": {"state": "resting"}}
+    _, given = CooperativeEnv(env := Toy(infos=infos)).reset()
+    np.testing.assert_equal(given["a"].pop("state")[:4], [1, 2, 3, 4])
+    assert given == {"a": {"env_state": "moving", "speed": 1}, "b": {"state": "resting"}}
+    assert env.infos["a"]["state"] == "moving"
+    infos["a"]["env_state"] = 1
+    with pytest.raises(ContractError, match='"state" and "env_state"'):
+        CooperativeEnv(Toy(infos=infos)).reset()
+
+
+class BrokenState(ToyWithState):
+    def state(self):
+        return {}["x"]
+
+
+@pytest.mark.parametrize(
+    "toy", [ToyWithState(), BrokenState(), Toy(state_space=Discrete(2)), ToyWithState(state_space=UNIT)]
+)
+def test_the_environments_own_state_can_be_left_out(toy):
+    env = CooperativeEnv(toy, state="observations")
+    np.testing.assert_equal(env.reset()[1]["a"]["state"], CooperativeEnv(Toy()).reset()[1]["a"]["state"])
+    assert env.layout.state_size == 7
+    if type(toy) is not ToyWithState or toy.state_space is UNIT:
+        with pytest.raises(ContractError, match=r'env_config=\{"state": "observations"\}'):
+            CooperativeEnv(toy).reset()
+
+
+def test_an_unknown_source_of_the_state_is_refused():
+    with pytest.raises(ValueError, match=r"'observation'\. Did you mean 'observations'"):
+        CooperativeEnv(Toy(), state="observation")
 
 
 @pytest.mark.parametrize(
@@ -350,9 +423,7 @@ def test_what_is_no_multi_agent_environment_is_refused():
     with pytest.raises(TypeError, match=r"single-agent gymnasium\.Env"):
         CooperativeEnv(gymnasium.make("CartPole-v1"))
     for env in (object(), Walk()):
-        with pytest.raises(
-            TypeError, match=r"given a \w+\. Convert a parallel PettingZoo .*pettingzoo\.as_multi_agent_env"
-        ):
+        with pytest.raises(TypeError, match=r"given a \w+\. Convert a parallel PettingZoo .*envs\.as_multi_agent_env"):
             CooperativeEnv(env)
     with pytest.raises(TypeError, match="once only"):
         CooperativeEnv(CooperativeEnv(Toy()))

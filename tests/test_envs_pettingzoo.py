@@ -22,8 +22,9 @@ from ray.tune import register_env
 from rllib_dima import DIMAConfig
 from rllib_dima.env_runner import make_cooperative_env
 from rllib_dima.envs.base import CooperativeEnv
+from rllib_dima.envs.creation import as_multi_agent_env
 from rllib_dima.envs.mamujoco import MAMuJoCo
-from rllib_dima.envs.pettingzoo import ParallelTeam, PettingZooEnv, as_multi_agent_env, to_pettingzoo
+from rllib_dima.envs.pettingzoo import ParallelTeam, PettingZooEnv, to_pettingzoo
 
 
 class Walk(ParallelEnv):
@@ -179,12 +180,19 @@ def test_a_state_without_a_space_gets_one():
     assert PettingZooEnv(WalkWithState()).state_space != env.state_space
 
 
-def test_errors_of_the_state_are_not_hidden():
+def test_errors_of_the_state_are_not_hidden_and_it_can_be_left_out():
     def state(self):
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(
+        ValueError, match=r"state\(\) of Variant failed: ZeroDivisionError.*\"state\": \"observations\""
+    ):
         PettingZooEnv(variant(state=state))
+    register_env("walk_without_state", lambda env_config: variant(state=state, state_space=Box(0, 1)))
+    config = DIMAConfig().environment("walk_without_state")
+    assert make_cooperative_env(config, EnvContext({"state": "observations"}, 0)).layout.state_size == 3
+    with pytest.raises(ValueError, match=r"'observation'\. Did you mean 'observations'"):
+        make_cooperative_env(config, EnvContext({"state": "observation"}, 0))
 
 
 def test_an_environment_without_any_state_is_not_reset():
@@ -202,8 +210,36 @@ def test_conversion_of_whatever_is_given():
     assert CooperativeEnv(converted).layout.state_size == 4  # RLlib's own has none
     assert CooperativeEnv(hidden).layout.state_size == 3
     assert as_multi_agent_env(converted) is converted
-    assert as_multi_agent_env(gymnasium.Wrapper(converted)) is converted
-    assert as_multi_agent_env(gymnasium.Wrapper(hidden)).par_env is walk
+    assert converted.unwrapped is hidden and as_multi_agent_env(walk).unwrapped is walk
+    for inner in (hidden, converted):
+        team = as_multi_agent_env(wrapper := gymnasium.Wrapper(inner))
+        assert team.env is wrapper and team.unwrapped is inner.unwrapped
+        assert CooperativeEnv(team).layout.state_size == 4
+
+
+def test_a_subclass_of_rllibs_wrapper_is_used():
+    class Shaped(ParallelPettingZooEnv):
+        def step(self, action_dict):
+            observations, rewards, *others = super().step(action_dict)
+            return observations, dict.fromkeys(rewards, 5.0), *others
+
+    env = CooperativeEnv(as_multi_agent_env(Shaped(WalkWithState())))
+    env.reset()
+    assert env.step(ONES)[1] == dict.fromkeys(env.agents, 5.0) and env.layout.state_size == 4
+
+
+def test_pettingzoos_own_wrappers_are_used():
+    class Shaped(BaseParallelWrapper):
+        def step(self, actions):
+            observations, rewards, *others = super().step(actions)
+            return observations, dict.fromkeys(rewards, 5.0), *others
+
+    env = CooperativeEnv(as_multi_agent_env(Shaped(Shaped(walk := WalkWithState()))))
+    env.reset()
+    assert env.step(ONES)[1] == dict.fromkeys(env.agents, 5.0)
+    assert env.unwrapped is walk and env.get_wrapper_attr("num_steps") == 1
+    env.set_wrapper_attr("num_steps", 0)
+    assert walk.num_steps == 0
 
 
 class ConfiguredWalk(WalkWithState):

@@ -21,15 +21,14 @@ from rllib_dima.envs.bidexhands.env import SETTING_NAMES, BiDexHands
 from rllib_dima.envs.bidexhands.isaacgym import IsaacGymBiDexHands
 from rllib_dima.envs.bidexhands.tasks import TASKS
 from rllib_dima.envs.check import check_env
+from rllib_dima.envs.creation import WRAPPER_CONFIG_KEYS, as_multi_agent_env, create_team
 from rllib_dima.envs.mamujoco import MAMuJoCo
 from rllib_dima.envs.mamujoco_scenarios import registered_agent_confs
-from rllib_dima.envs.pettingzoo import PettingZooEnv, as_multi_agent_env, to_pettingzoo
+from rllib_dima.envs.pettingzoo import PettingZooEnv, to_pettingzoo
 from rllib_dima.envs.spaces import ContractError
 
 EnvFamily = Literal["mamujoco", "bidexhands"]
 BACKENDS = ("mujoco", "isaacgym")  # of Bi-DexHands
-
-WRAPPER_CONFIG_KEYS = ("team_reward",)  # in the same env_config, but read by the env runner for CooperativeEnv
 
 # Every id: its family, and what the id itself says of the environment.
 _TASKS: dict[str, tuple[EnvFamily, dict[str, str]]] = {
@@ -176,6 +175,7 @@ __all__ = [
     "SimulationError",
     "as_multi_agent_env",
     "check_env",
+    "create_team",
     "creator",
     "env_config_keys",
     "env_family",

@@ -6,11 +6,12 @@ The contract, which `CooperativeEnv` keeps and all code outside this folder reli
                   ("agent_2" before "agent_10"), so that every process numbers them alike
     observations  float32 (O,) for every agent at every step: [own entries | zeros | one-hot agent id]
     actions       float32 (A,) in [-1, 1], or an integer below the largest number of choices; padding is ignored
-    state         float32 (S,) in infos[first agent]["state"] after every reset and step, the last one included
+    state         float32 (S,) in infos[first agent]["state"] after every reset and step, the last one included; what
+                  the environment itself has there is under "env_state"
     reward        one number, given to every agent
     flags         only {"__all__": bool}. Terminated: the task ended. Truncated: time ran out and the last state has a
                   value. Never both: an episode that ended by itself at the time limit is terminated.
-    numbers       always finite; otherwise NonFiniteError says what was not, and when
+    numbers       always finite and within `LARGEST`; otherwise NonFiniteError says what was not, and when
     breakdowns    where the environment raises SimulationError, the episode is truncated in that step, which returns the
                   observations and the state before it once more, a reward of 0, and the reason in
                   infos[first agent][SIMULATION_ERROR]; nothing is learnt from it
@@ -21,7 +22,6 @@ O, A, S and the masks of what is padding are in `CooperativeEnv.layout`.
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -33,26 +33,38 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
+from rllib_dima.envs.adapter import TeamAdapter, can_restore
 from rllib_dima.envs.spaces import (
+    LARGEST,
     BoxAction,
     ContractError,
     DiscreteAction,
     EnvTypeError,
     agent_action,
-    all_finite,
+    are_in_range,
     box_size,
+    in_range,
 )
 
 TeamReward = Literal["shared", "mean", "sum"]
 TEAM_REWARDS = ("shared", "mean", "sum")
+StateSource = Literal["environment", "observations"]
+STATE_SOURCES = ("environment", "observations")
 ALL = "__all__"
 SIMULATION_ERROR = "__simulation_error__"  # key of an info; see the contract
 RESET_ATTEMPTS = 5
 SHARED_REWARD_TOLERANCE = 1e-6  # relative to the largest reward, or absolute below 1: float32 rounding passes
 
 
+KEEP_AGENTS = (
+    "All agents act at every step: keep a finished agent in the environment, with its actions without effect, and end "
+    "the episode for all agents at once (in PettingZoo, supersuit.black_death_v3 keeps them)."
+)
+LEAVE_STATE_OUT = 'Or have all observations concatenated instead: env_config={"state": "observations"}.'
+
+
 class NonFiniteError(RuntimeError):
-    """An environment produced NaN or infinity."""
+    """An environment produced NaN, infinity, or numbers beyond `LARGEST`."""
 
 
 class SimulationError(RuntimeError):
@@ -78,6 +90,7 @@ class CooperativeEnv(MultiAgentEnv):
             one kind for all agents.
         team_reward: how the agents' rewards become the team's. "shared": they are equal, and it is an error if they
             are not; "mean" or "sum" of the agents' rewards.
+        state: "environment": the environment's own state, if it offers one; "observations": never.
 
     Attributes:
         env: the wrapped environment.
@@ -88,14 +101,17 @@ class CooperativeEnv(MultiAgentEnv):
     Raises:
         EnvTypeError: `env` is no `MultiAgentEnv`, or is wrapped already.
         ContractError: unsupported agents or spaces.
-        ValueError: an unknown `team_reward`.
+        ValueError: an unknown `team_reward` or `state`.
     """
 
     observations_identify_agent = True
 
-    def __init__(self, env: MultiAgentEnv, team_reward: TeamReward = "shared") -> None:
+    def __init__(
+        self, env: MultiAgentEnv, team_reward: TeamReward = "shared", state: StateSource = "environment"
+    ) -> None:
         require_multi_agent(env)
         check_name(team_reward, TEAM_REWARDS, "team_reward")
+        check_name(state, STATE_SOURCES, "state in env_config")
         self.env = env
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
         self.possible_agents = ordered_agents(env)
@@ -104,7 +120,7 @@ class CooperativeEnv(MultiAgentEnv):
         self._team_reward = team_reward
         self._actions = {agent: agent_action(agent, env.get_action_space(agent)) for agent in self.agents}
         require_one_kind(self._actions)
-        self._offers_state = offers_state(env)
+        self._offers_state = state == "environment" and offers_state(env)
         self.layout = self._build_layout()
         self._build_spaces()
         self._build_blank()
@@ -112,6 +128,38 @@ class CooperativeEnv(MultiAgentEnv):
         self._is_running = False
         self._state: np.ndarray | None = None
         self._observations: np.ndarray | None = None  # (N, O)
+
+    @property
+    def unwrapped(self) -> Any:
+        """The user's environment, within all wrappers."""
+        return self.env.unwrapped
+
+    @property
+    def given(self) -> Any:
+        """What the user gave, with the user's wrappers."""
+        return self.env.given if isinstance(self.env, TeamAdapter) else self.env
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        """Whether the user's environment, or a wrapper of the user's around it, has an attribute."""
+        return hasattr(self._owner(name), name)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """An attribute of the user's environment, or of a wrapper of the user's around it."""
+        return getattr(self._owner(name), name)
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Sets an attribute where the user's environment has it; if nowhere and `force`, in the innermost."""
+        if force or self.has_wrapper_attr(name):
+            setattr(self._owner(name), name, value)
+            return True
+        return False
+
+    def _owner(self, name: str) -> Any:
+        """The outermost layer of the user's environment that has an attribute itself, or else the innermost."""
+        layer = self.given
+        while layer is not self.unwrapped and name not in vars(layer) and not hasattr(type(layer), name):
+            layer = getattr(layer, "env", self.unwrapped)
+        return layer
 
     def _build_layout(self) -> AgentLayout:
         sizes = tuple(
@@ -164,7 +212,10 @@ class CooperativeEnv(MultiAgentEnv):
         """
         observations, infos = self._reset_env(seed, options)
         self._num_steps = 0
-        result = self._observe(observations, infos)
+        try:
+            result = self._observe(observations, infos)
+        except ContractError as error:
+            raise self._in_step(error) from error.__cause__
         self._is_running = True
         return result
 
@@ -193,9 +244,12 @@ class CooperativeEnv(MultiAgentEnv):
         except SimulationError as error:
             return self._broken_step(error)
         self._num_steps += 1
-        observations, infos = self._observe(observations, infos)
-        reward = self._reward(rewards)
-        terminated, truncated = team_flags(self.agents, terminateds, truncateds)
+        try:
+            terminated, truncated = team_flags(self.agents, terminateds, truncateds)
+            observations, infos = self._observe(observations, infos)
+            reward = self._reward(rewards)
+        except ContractError as error:
+            raise self._in_step(error) from error.__cause__
         self._is_running = not (terminated or truncated)
         return observations, dict.fromkeys(self.agents, reward), {ALL: terminated}, {ALL: truncated}, infos
 
@@ -250,7 +304,7 @@ class CooperativeEnv(MultiAgentEnv):
     def _require_restorable(self) -> None:
         if not self.can_restore:
             raise NotImplementedError(
-                f"{type(self.env).__name__} cannot be saved and restored: it needs both get_state(), which returns "
+                f"{type(self.given).__name__} cannot be saved and restored: it needs both get_state(), which returns "
                 "a picklable dict of everything its future depends on, and set_state(state), which goes on from there."
             )
 
@@ -289,21 +343,26 @@ class CooperativeEnv(MultiAgentEnv):
         infos = {self.agents[0]: {"state": self._state.copy(), SIMULATION_ERROR: str(error)}}
         return observations, dict.fromkeys(self.agents, 0.0), {ALL: False}, {ALL: True}, infos
 
+    def _in_step(self, error: ContractError) -> ContractError:
+        """The same error with the step in which it happened."""
+        found = f"In step {self._num_steps} of the episode (0 is the reset): {error.found}"
+        return type(error)(found, error.advice)
+
     def _to_env(self, action_dict: Mapping[Any, Any]) -> dict:
         width = self.layout.action_size
         return {agent: action.to_env(action_dict[agent], width) for agent, action in self._actions.items()}
 
     def _observe(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any] | None) -> tuple[dict, dict]:
         """Padded observations, and infos with the state."""
-        require_agents("the environment's observations", observations, self.agents, "; all agents act at every step")
+        require_agents("The environment's observations", observations, self.agents, KEEP_AGENTS)
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
             padded = self._padded(observations)
             state = self._read_state(padded)
-        if not (all_finite(padded) and all_finite(state)):
+        if not (in_range(padded) and in_range(state)):
             self._raise_non_finite(padded, state)
-        self._state, self._observations = state, padded
+        self._state, self._observations = state, padded.copy()
         infos = {agent: dict(info or {}) for agent, info in (infos or {}).items()}
-        infos.setdefault(self.agents[0], {})["state"] = state.copy()
+        _put_state(infos.setdefault(self.agents[0], {}), state.copy())
         return dict(zip(self.agents, padded, strict=True)), infos
 
     def _padded(self, observations: Mapping[Any, Any]) -> np.ndarray:
@@ -320,9 +379,14 @@ class CooperativeEnv(MultiAgentEnv):
         """(S,) float32, in a new array."""
         if not self._offers_state:
             return padded[self._own_mask]  # all agents' own entries, one agent after the other
-        values, shape = np.array(self.env.state(), np.float32), self.env.state_space.shape
+        try:
+            values, shape = np.array(self.env.state(), np.float32), self.env.state_space.shape
+        except SimulationError:
+            raise
+        except Exception as error:  # whatever an environment raises
+            raise broken_state(self.env, error) from error
         if values.shape != shape:
-            raise _wrong_shape("the state", values, shape)
+            raise _wrong_shape("the state", values, shape, f" {LEAVE_STATE_OUT}")
         return values.reshape(-1)
 
     def _raise_non_finite(self, padded: np.ndarray, state: np.ndarray) -> None:
@@ -331,12 +395,15 @@ class CooperativeEnv(MultiAgentEnv):
         require_finite("the state", state, self._num_steps)
 
     def _reward(self, rewards: Mapping[Any, Any]) -> float:
-        require_agents("the environment's rewards", rewards, self.agents)
-        values = {agent: float(rewards[agent]) for agent in self.agents}
+        require_agents("The environment's rewards", rewards, self.agents, KEEP_AGENTS)
+        values = {agent: reward_number(agent, rewards[agent]) for agent in self.agents}
         for agent, value in values.items():
-            if not math.isfinite(value):
+            if not abs(value) <= LARGEST:
                 require_finite(f"the reward of agent {agent!r}", value, self._num_steps)
-        return combine_rewards(values, self._team_reward)
+        reward = combine_rewards(values, self._team_reward)
+        if not abs(reward) <= LARGEST:
+            require_finite("the sum of the agents' rewards", reward, self._num_steps)
+        return reward
 
 
 def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncateds: Mapping[Any, bool]) -> tuple:
@@ -366,8 +433,7 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
         raise ContractError(
             f"Agents {done} of {list(own_terminated)} are done while the episode goes on, but DIMA needs every agent "
             "until the end.",
-            "Keep a finished agent in the environment, with its actions without effect, and end the episode for all "
-            "agents at once.",
+            KEEP_AGENTS,
         )
     return terminated, ended and not terminated
 
@@ -382,17 +448,17 @@ def require_running(is_running: bool) -> None:
         raise RuntimeError("step() needs a running episode: call reset() first, and again after every end or error.")
 
 
-def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], why: str = "") -> None:
+def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], advice: str = "") -> None:
     """Refuses a dict that does not hold exactly one entry per agent.
 
     Args:
         what: what the dict is, for the error.
         given: the dict.
         agents: the agents it must have.
-        why: added to the error, after a semicolon.
+        advice: what to do about it, if the environment gave the dict.
 
     Raises:
-        ValueError: agents are missing or unknown.
+        ContractError: agents are missing or unknown.
     """
     agents = list(agents)
     if given.keys() == set(agents):
@@ -400,15 +466,15 @@ def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], w
     missing = [agent for agent in agents if agent not in given]
     unknown = [agent for agent in given if agent not in agents]
     if missing or unknown:
-        raise ValueError(
-            f"{what} must have one entry for each of {agents}{why}. Missing: {missing}; unknown: {unknown}."
+        raise ContractError(
+            f"{what} must have one entry for each of {agents}. Missing: {missing}; unknown: {unknown}.", advice
         )
 
 
 def require_finite(
     quantity: str, values: np.ndarray | float, step: int, error: type[RuntimeError] = NonFiniteError
 ) -> None:
-    """Refuses NaN and infinity.
+    """Refuses NaN, infinity and numbers beyond `LARGEST`.
 
     Args:
         quantity: what the numbers are, for the error.
@@ -417,16 +483,40 @@ def require_finite(
         error: what to raise; a `SimulationError` where the numbers are a simulator's own.
 
     Raises:
-        NonFiniteError: an entry is NaN or infinite; or `error`.
+        NonFiniteError: an entry is NaN, infinite or larger than `LARGEST` in size; or `error`.
     """
-    if not all_finite(values):
-        entries = np.flatnonzero(~np.isfinite(np.atleast_1d(values))).tolist()
+    if not in_range(values):
+        entries = np.flatnonzero(~are_in_range(values)).tolist()
         advice = " Find out why the environment computes it, or end the episode before it does."
         raise error(
-            f"In step {step} of the episode (0 is the reset), {quantity} became NaN or infinite, in entries "
-            f"{entries[:8]}{'...' if len(entries) > 8 else ''} of {np.size(values)}."
+            f"In step {step} of the episode (0 is the reset), {quantity} became NaN or infinite, or larger than "
+            f"{LARGEST:g}, in entries {entries[:8]}{'...' if len(entries) > 8 else ''} of {np.size(values)}."
             + (advice if error is NonFiniteError else "")
         )
+
+
+def reward_number(agent: Any, reward: Any) -> float:
+    """An agent's reward as a number.
+
+    Args:
+        agent: whose reward it is, for the error.
+        reward: what the environment returned.
+
+    Raises:
+        ContractError: it is no single number.
+    """
+    if type(reward) is float:
+        return reward
+    try:
+        array = np.asarray(reward)
+    except (ValueError, TypeError):  # nested lists of unequal lengths, tensors on a GPU
+        array = np.array(None)
+    if array.shape != () or array.dtype.kind not in "biuf":
+        raise ContractError(
+            f"The reward of agent {agent!r} is {reward!r} ({type(reward).__name__}), but must be one number.",
+            "Return a float for every agent, for example float(reward) or float(reward.sum()).",
+        )
+    return float(array)
 
 
 def require_multi_agent(env: Any) -> None:
@@ -444,13 +534,17 @@ def require_multi_agent(env: Any) -> None:
     if isinstance(env, gymnasium.Env):
         raise EnvTypeError(
             f"{type(env).__name__} is a single-agent gymnasium.Env, but DIMA trains teams: it needs an RLlib "
-            "MultiAgentEnv with at least 2 agents.",
+            "MultiAgentEnv with at least 2 agents, or spaces that are a Tuple or Dict of agents.",
             "For a single agent use RLlib's PPO or SAC.",
+        )
+    if any(kind.__module__.split(".")[0] == "gym" for kind in type(env).__mro__):
+        raise EnvTypeError(
+            f"{type(env).__name__} is an environment of the old gym package.",
+            "Use its gymnasium or PettingZoo version, or make its class a MultiAgentEnv with spaces of gymnasium.",
         )
     raise EnvTypeError(
         f"DIMA needs an RLlib MultiAgentEnv, but was given a {type(env).__name__}.",
-        "Convert a parallel PettingZoo environment with rllib_dima.envs.pettingzoo.as_multi_agent_env, as DIMA's env "
-        "runner does.",
+        "Convert a parallel PettingZoo environment with rllib_dima.envs.as_multi_agent_env, as DIMA's env runner does.",
     )
 
 
@@ -507,18 +601,15 @@ def offers_state(env: MultiAgentEnv) -> bool:
         one, other = ("state()", "state_space") if has_method else ("state_space", "state()")
         raise ContractError(
             f"{type(env).__name__} has {one} but no {other}.",
-            "Give it both to offer a global state, or neither to have all observations concatenated instead.",
+            f"Give it both to offer a global state, or neither. {LEAVE_STATE_OUT}",
         )
     return has_method
 
 
-def can_restore(env: Any) -> bool:
-    """Whether an environment offers both `get_state()` and `set_state()`.
-
-    A wrapper always has both methods; it says with an attribute `can_restore` whether what it wraps has them.
-    """
-    has_methods = all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
-    return has_methods and getattr(env, "can_restore", True)
+def broken_state(env: Any, error: Exception) -> ContractError:
+    """What to say of an environment whose `state()` raises an error."""
+    found = f"state() of {type(env).__name__} failed: {type(error).__name__}: {error}."
+    return ContractError(found, f"Repair it. {LEAVE_STATE_OUT}")
 
 
 def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> float:
@@ -542,5 +633,23 @@ def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> fl
     return next(iter(rewards.values()))
 
 
-def _wrong_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> ContractError:
-    return ContractError(f"{name} has shape {values.shape}, but its space says {shape}.", "Correct one of the two.")
+def _put_state(info: dict, state: np.ndarray) -> None:
+    """Adds the state to the first agent's info; something else in its place is kept under "env_state".
+
+    Raises:
+        ContractError: there is an "env_state" as well.
+    """
+    if "state" in info and not np.array_equal(info["state"], state):
+        if "env_state" in info:
+            raise ContractError(
+                'The infos of the first agent have both "state" and "env_state". DIMA puts the global state under '
+                '"state" and would keep yours under "env_state".',
+                "Rename one of them.",
+            )
+        info["env_state"] = info["state"]
+    info["state"] = state
+
+
+def _wrong_shape(name: str, values: np.ndarray, shape: tuple[int, ...], advice: str = "") -> ContractError:
+    found = f"{name} has shape {values.shape}, but its space says {shape}."
+    return ContractError(found, f"Correct one of the two.{advice}")

@@ -11,7 +11,6 @@ reset and step, and this file holds the experiments.
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,15 +20,11 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import AECEnv, ParallelEnv
-from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from ray.tune.registry import ENV_CREATOR, _global_registry
 
 import rllib_dima
-from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import (
     ALL,
-    TEAM_REWARDS,
     CooperativeEnv,
     can_restore,
     offers_state,
@@ -39,8 +34,9 @@ from rllib_dima.envs.base import (
 from rllib_dima.envs.check_play import Moment, Player
 from rllib_dima.envs.check_report import EnvReport, Findings
 from rllib_dima.envs.check_results import ResultChecks
-from rllib_dima.envs.pettingzoo import PettingZooEnv, as_multi_agent_env
-from rllib_dima.envs.spaces import ContractError, EnvTypeError, agent_action, box_size
+from rllib_dima.envs.creation import as_multi_agent_env, create_team, wrapper_settings
+from rllib_dima.envs.pettingzoo import PettingZooEnv
+from rllib_dima.envs.spaces import ContractError, agent_action, box_size
 
 SHORT_EPISODE = 50  # steps of an experiment that needs no whole episode
 PATIENCE = 10  # times `steps` before an episode is said not to end
@@ -60,7 +56,7 @@ def check_env(
     Args:
         env_or_creator: what `DIMAConfig().environment()` takes: an id, or a class or function of an `env_config`. Or an
             environment: an RLlib `MultiAgentEnv` or a parallel PettingZoo environment. It is left in mid-episode.
-        env_config: as for `DIMAConfig().environment()`; its "team_reward" says how agents' rewards are combined.
+        env_config: as for `DIMAConfig().environment()`; its "team_reward" and "state" are those of `CooperativeEnv`.
         episodes: least number of random episodes to play.
         steps: least number of random steps to play: some faults are rare. Where an episode is longer, the first is
             played for ten times as many.
@@ -71,20 +67,18 @@ def check_env(
 
     Raises:
         TypeError: env_config is no dict.
-        ValueError: an unknown team_reward, or less than one episode or step.
+        ValueError: an unknown team_reward or state, or less than one episode or step.
     """
     if not isinstance(env_config, Mapping | None):
         raise TypeError(f"env_config must be a dict of the environment's settings, or None, but is {env_config!r}.")
-    settings = dict(env_config or {})
-    team_reward = settings.pop("team_reward", "shared")
-    check_name(team_reward, TEAM_REWARDS, "team_reward")
+    settings = wrapper_settings(env_config or {})
     if min(episodes, steps) < 1:
         raise ValueError(f"episodes and steps must be at least 1, but are {episodes} and {steps}.")
     findings = Findings()
-    source = _Source(env_or_creator, settings, findings)
+    source = _Source(env_or_creator, env_config or {}, findings)
     env = source.open()
     if env is not None:
-        _Inspection(env, source, findings, team_reward, seed).run(episodes, steps)
+        _Inspection(env, source, findings, settings, seed).run(episodes, steps)
         source.close_all()
     return findings.report(source.name)
 
@@ -94,11 +88,11 @@ class _Source:
 
     Args:
         given: an environment, an id, a class or a function.
-        env_config: what a class or function is called with.
+        env_config: as for `create_team`.
         findings: where to put what goes wrong.
     """
 
-    def __init__(self, given: Any, env_config: dict, findings: Findings) -> None:
+    def __init__(self, given: Any, env_config: Mapping[str, Any], findings: Findings) -> None:
         self._given, self._env_config, self._findings = given, env_config, findings
         self.is_instance = isinstance(given, (gymnasium.Env, ParallelEnv, AECEnv))
         self.name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
@@ -107,7 +101,7 @@ class _Source:
     def open(self) -> MultiAgentEnv | None:
         """The environment, a new one if it can be made; None if it cannot be had."""
         try:
-            env = as_multi_agent_env(self._given if self.is_instance else self._create())
+            env = self._given_team() if self.is_instance else self._create()
         except ContractError as error:
             return self._findings.refusal("environment", error)
         except Exception as error:
@@ -115,7 +109,7 @@ class _Source:
         if not self.is_instance:
             self._opened.append(env)
         if not isinstance(self._given, str):
-            self.name = str(env.par_env) if isinstance(env, PettingZooEnv) else type(env).__name__
+            self.name = str(env.par_env) if isinstance(env, PettingZooEnv) else type(env.unwrapped).__name__
         return env
 
     def close_all(self) -> None:
@@ -126,30 +120,14 @@ class _Source:
             except Exception as error:
                 self._findings.crash("close", "close()", error)
 
-    def _create(self) -> Any:
-        context = EnvContext(self._env_config, worker_index=0)
-        if not isinstance(self._given, str):
-            _require_creator(self._given, context)
-            return self._given(context)
-        rllib_dima.register()  # Ray forgets the ids when it is shut down
-        rllib_dima.envs.require_registered(self._given)
-        if _global_registry.contains(ENV_CREATOR, self._given):
-            return _global_registry.get(ENV_CREATOR, self._given)(context)
-        return gymnasium.make(self._given, **context)
+    def _given_team(self) -> MultiAgentEnv:
+        return as_multi_agent_env(self._given, self._env_config.get("state") != "observations")
 
-
-def _require_creator(given: Any, context: EnvContext) -> None:
-    advice = (
-        "Give an environment, or what RLlib can make one of: an id, or a class or function that takes one argument, "
-        "env_config; for example lambda env_config: MyEnv(**env_config)."
-    )
-    if not callable(given):
-        raise EnvTypeError(f"{given!r} is no environment, and cannot be called to make one.", advice)
-    try:
-        inspect.signature(given).bind(context)
-    except TypeError as error:
-        name = getattr(given, "__name__", type(given).__name__)
-        raise EnvTypeError(f"{name} does not take an env_config as its only argument: {error}.", advice) from None
+    def _create(self) -> MultiAgentEnv:
+        if isinstance(self._given, str):
+            rllib_dima.register()  # Ray forgets the ids when it is shut down
+            rllib_dima.envs.require_registered(self._given)
+        return create_team(self._given, self._env_config)[0]
 
 
 class _Record(NamedTuple):
@@ -162,9 +140,11 @@ class _Record(NamedTuple):
 class _Inspection:
     """The experiments on one environment; what one of them finds does not keep the others from running."""
 
-    def __init__(self, env: MultiAgentEnv, source: _Source, findings: Findings, team_reward: str, seed: int) -> None:
+    def __init__(
+        self, env: MultiAgentEnv, source: _Source, findings: Findings, settings: dict[str, Any], seed: int
+    ) -> None:
         self.env, self.source, self.findings = env, source, findings
-        self.team_reward, self.seed = team_reward, seed
+        self.settings, self.seed = settings, seed
         self.has_state = False
         self._guard("state", self._look_at_state)
         self.agents: list = []
@@ -173,9 +153,9 @@ class _Inspection:
         self.action_spaces = {agent: self._space(env.get_action_space, agent) for agent in self.agents}
         self.can_act = bool(self.agents) and all(space is not None for space in self.action_spaces.values())
         self.player = Player(env, findings, self.agents, self.has_state)
-        self.results = ResultChecks(
-            findings, self.agents, self.observation_spaces, env.state_space if self.has_state else None, team_reward
-        )
+        state_space = env.state_space if self.has_state else None
+        team_reward = settings.get("team_reward", "shared")
+        self.results = ResultChecks(findings, self.agents, self.observation_spaces, state_space, team_reward)
 
     def run(self, episodes: int, steps: int) -> None:
         """Runs every experiment."""
@@ -230,7 +210,7 @@ class _Inspection:
         require_one_kind(actions)
 
     def _look_at_state(self) -> None:
-        self.has_state = offers_state(self.env)
+        self.has_state = self.settings.get("state") != "observations" and offers_state(self.env)
         if not self.has_state:
             return
         box_size(self.env.state_space, "state_space")
@@ -361,7 +341,7 @@ class _Inspection:
 
     def _play_as_in_training(self, steps: int) -> None:
         """A last look through the wrapper that training uses."""
-        env = CooperativeEnv(self.env, self.team_reward)
+        env = CooperativeEnv(self.env, **self.settings)
         env.reset(seed=self.seed)
         spaces = {agent: _unit_space(env, index, self.seed) for index, agent in enumerate(env.agents)}
         for _ in range(steps):

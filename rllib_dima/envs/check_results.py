@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from rllib_dima.envs.base import ALL, combine_rewards, team_flags
 from rllib_dima.envs.check_play import Moment
 from rllib_dima.envs.check_report import Findings, listing
-from rllib_dima.envs.spaces import ContractError
+from rllib_dima.envs.spaces import LARGEST, ContractError, are_in_range
 
 LARGE = 1e4  # beyond this, numbers are worth a hint
 SMALL_SPREAD, LARGE_SPREAD = 1e-2, 1e3  # of rewards, likewise
@@ -116,9 +116,11 @@ class ResultChecks:
             self._see_numbers(check, name, array, space, when)
 
     def _see_numbers(self, check: str, name: str, array: np.ndarray, space: Box, when: str) -> None:
-        unusable = np.flatnonzero(~_fits_float32(array))
+        unusable = np.flatnonzero(~are_in_range(array))
         if unusable.size:
-            found = f"{when}, {name} is NaN, infinite or beyond float32, in entries {_some(unusable)} of {array.size}."
+            found = (
+                f"{when}, {name} is NaN, infinite or beyond {LARGEST:g}, in entries {_some(unusable)} of {array.size}."
+            )
             advice = "Find out why the environment computes it, or end the episode before it does."
             self.findings.error(check, found, advice, "finite", name)
             return
@@ -144,8 +146,8 @@ class ResultChecks:
         if not _is_number(reward):
             found = f"{when}, the reward of agent {agent!r} is no number, but {reward!r} ({type(reward).__name__})."
             self.findings.error("rewards", found, "Return a float for every agent.", "kind", owner)
-        elif not _fits_float32(reward):
-            found = f"{when}, the reward of agent {agent!r} is {reward}, which no float32 can hold as a finite number."
+        elif not are_in_range(reward):
+            found = f"{when}, the reward of agent {agent!r} is {reward}: not finite, or beyond {LARGEST:g}."
             advice = "Find out why the environment computes it, or end the episode before it does."
             self.findings.error("rewards", found, advice, "finite", owner)
         else:
@@ -158,10 +160,10 @@ class ResultChecks:
         except ContractError as error:
             self.findings.refusal("rewards", error, "shared", when)
             return
-        if _fits_float32(reward):
+        if are_in_range(reward):
             self._rewards.append(reward)
         else:
-            found = f"{when}, the {self.team_reward} of the agents' rewards is {reward}, beyond float32."
+            found = f"{when}, the {self.team_reward} of the agents' rewards is {reward}, beyond {LARGEST:g}."
             self.findings.error("rewards", found, "Make rewards smaller; 1 is a good size.", "team")
 
     def _see_flags(self, moment: Moment) -> None:
@@ -290,12 +292,6 @@ _AS_SPACE = "Return a numpy array of the shape and the dtype of its space."
 def _is_number(value: Any) -> bool:
     array = _array(value)
     return array.shape == () and array.dtype.kind in "biuf"
-
-
-def _fits_float32(values: np.ndarray | float) -> np.ndarray:
-    """By entry: whether it is finite, and still is as float32."""
-    with np.errstate(over="ignore"):
-        return np.isfinite(np.asarray(values).astype(np.float32))
 
 
 def _array(value: Any) -> np.ndarray:

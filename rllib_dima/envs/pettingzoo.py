@@ -16,36 +16,13 @@ import numpy as np
 from gymnasium.spaces import Box
 from pettingzoo import AECEnv, ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
-from ray.rllib.env.wrappers.pettingzoo_env import PettingZooEnv as TurnBasedPettingZooEnv
 
-from rllib_dima.envs.base import ALL, can_restore, offers_state, require_multi_agent, require_running, team_flags
+from rllib_dima.envs.adapter import TeamAdapter, can_restore
+from rllib_dima.envs.base import ALL, broken_state, offers_state, require_running, team_flags
 from rllib_dima.envs.spaces import EnvTypeError
 
 
-def as_multi_agent_env(env: Any) -> MultiAgentEnv:
-    """Any environment that DIMA can train on, as an RLlib `MultiAgentEnv`.
-
-    Args:
-        env: a `MultiAgentEnv`, also within gymnasium wrappers, which are taken off; a parallel PettingZoo environment;
-            or one in RLlib's `ParallelPettingZooEnv`, which hides the global state and is therefore replaced.
-
-    Raises:
-        EnvTypeError: anything else, with what to do about it.
-    """
-    if isinstance(env, gymnasium.Wrapper):
-        env = env.unwrapped
-    if isinstance(env, ParallelPettingZooEnv):
-        return PettingZooEnv(env.par_env)
-    if isinstance(env, (ParallelEnv, AECEnv)):
-        return PettingZooEnv(env)
-    if isinstance(env, TurnBasedPettingZooEnv):
-        raise _turn_based(env.env)
-    require_multi_agent(env)
-    return env
-
-
-class PettingZooEnv(MultiAgentEnv):
+class PettingZooEnv(TeamAdapter):
     """Any parallel PettingZoo environment as an RLlib `MultiAgentEnv`, with its global state.
 
     It has `state()` and `state_space` only if the environment's `state()` works; an environment without a `state_space`
@@ -53,26 +30,28 @@ class PettingZooEnv(MultiAgentEnv):
 
     Args:
         par_env: the PettingZoo environment.
+        use_state: False: never to ask for the state.
+        given: what the user gave, if not `par_env`.
 
     Attributes:
         par_env: the PettingZoo environment.
 
     Raises:
         EnvTypeError: `par_env` is no parallel PettingZoo environment.
+        ContractError: its `state()` fails.
     """
 
-    def __init__(self, par_env: ParallelEnv) -> None:
+    def __init__(self, par_env: ParallelEnv, use_state: bool = True, given: Any = None) -> None:
         _require_parallel(par_env)
         self.par_env = par_env
-        self.metadata = dict(getattr(par_env, "metadata", {}))
-        self.render_mode = getattr(par_env, "render_mode", None)
-        self.possible_agents = list(getattr(par_env, "possible_agents", []))
-        self.agents = list(self.possible_agents)
-        super().__init__()
-        self.observation_spaces = {agent: par_env.observation_space(agent) for agent in self.agents}
-        self.action_spaces = {agent: par_env.action_space(agent) for agent in self.agents}
-        self.observations_identify_agent = getattr(par_env, "observations_identify_agent", False)
-        self._offer_state()
+        agents = list(getattr(par_env, "possible_agents", []))
+        own_spaces = [
+            {agent: space(agent) for agent in agents} for space in (par_env.observation_space, par_env.action_space)
+        ]
+        super().__init__(par_env, agents, *own_spaces)
+        self.given = given or par_env
+        if use_state:
+            self._offer_state()
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Starts an episode.
@@ -102,27 +81,6 @@ class PettingZooEnv(MultiAgentEnv):
         terminated = has_ended and all(terminateds.get(agent, False) for agent in self.possible_agents)
         flags = {**terminateds, ALL: terminated}, {**truncateds, ALL: has_ended and not terminated}
         return dict(observations), dict(rewards), *flags, dict(infos or {})
-
-    def render(self) -> Any:
-        """What the environment's own `render()` returns."""
-        return self.par_env.render()
-
-    def close(self) -> None:
-        """Closes the environment."""
-        self.par_env.close()
-
-    @property
-    def can_restore(self) -> bool:
-        """Whether the environment has `get_state()` and `set_state()`."""
-        return can_restore(self.par_env)
-
-    def get_state(self) -> Any:
-        """What the environment's own `get_state()` returns."""
-        return self.par_env.get_state()
-
-    def set_state(self, state: Any) -> None:
-        """Passes a state to the environment's own `set_state()`."""
-        self.par_env.set_state(state)
 
     def _all_done(self, terminateds: Mapping[Any, bool], truncateds: Mapping[Any, bool]) -> bool:
         return all(terminateds.get(agent, False) or truncateds.get(agent, False) for agent in self.possible_agents)
@@ -262,17 +220,20 @@ def _first_state(par_env: ParallelEnv) -> Any:
         return par_env.state()
     except NotImplementedError:
         return None
+    except Exception as error:  # whatever an environment raises
+        raise broken_state(par_env, error) from error
 
 
 def _require_parallel(env: Any) -> None:
     if isinstance(env, AECEnv):
-        raise _turn_based(env)
+        raise turn_based(env)
     if not isinstance(env, ParallelEnv):
         found = f"PettingZooEnv needs a pettingzoo.ParallelEnv, but was given a {type(env).__name__}."
         raise EnvTypeError(found, "An RLlib MultiAgentEnv needs no conversion.")
 
 
-def _turn_based(env: AECEnv) -> EnvTypeError:
+def turn_based(env: AECEnv) -> EnvTypeError:
+    """What to say of PettingZoo's turn-based form."""
     return EnvTypeError(
         f"{env} is a turn-based (AEC) PettingZoo environment, but DIMA's agents act all at once.",
         "Use its parallel form: parallel_env() of the module it comes from, or "

@@ -9,6 +9,10 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+LARGEST = 1e15
+"""What an observation, a state or a reward may not exceed: the learner squares them and adds up to 1e8 squares, in
+float32, which ends at 3.4e38."""
+
 
 class ContractError(ValueError):
     """An environment is not as DIMA needs it.
@@ -31,20 +35,26 @@ class EnvTypeError(ContractError, TypeError):
 
 
 def require_space(space: gymnasium.Space | None, owner: str) -> None:
-    """Refuses a space that is not there.
+    """Refuses a space that is not there, or is of the old gym package.
 
     Args:
         space: the space.
         owner: whose space it is, for the error, as in "The observation space of agent 'a'".
 
     Raises:
-        ContractError: it is None.
+        ContractError: it is one of both.
     """
     if space is None:
         raise ContractError(
             f"{owner} is None: the environment does not define it.",
             "Set self.observation_spaces and self.action_spaces in its __init__, to dicts with a gymnasium.spaces.Box "
             "(for actions also a Discrete) of every agent.",
+        )
+    if type(space).__module__.split(".")[0] == "gym":
+        kind = type(space).__name__
+        raise ContractError(
+            f"{owner} is a {kind} of the old gym package, {space}, but DIMA needs gymnasium's.",
+            f"Make it a gymnasium.spaces.{kind} with the same arguments: gymnasium took gym's place.",
         )
 
 
@@ -219,3 +229,18 @@ def all_finite(values: np.ndarray | float) -> bool:
     # This runs several times in every step of every environment. A sum of squares costs half as much as testing every
     # entry, and is finite only if all are; it may overflow, so that only its "yes" counts.
     return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
+
+
+def in_range(values: np.ndarray | float) -> bool:
+    """Whether no entry is NaN, infinite or larger than `LARGEST` in size.
+
+    Args:
+        values: numbers, of any shape.
+    """
+    # As in all_finite, only a "yes" of the sum of squares counts.
+    return bool(np.vdot(values, values) < LARGEST**2) or bool(are_in_range(values).all())
+
+
+def are_in_range(values: np.ndarray | float) -> np.ndarray:
+    """By entry, whether it is none of that; of the shape of `values`."""
+    return np.abs(values) <= LARGEST

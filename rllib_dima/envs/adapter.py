@@ -1,0 +1,74 @@
+"""What the adapters of other interfaces to RLlib's `MultiAgentEnv` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gymnasium
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+
+class TeamAdapter(MultiAgentEnv):
+    """What all adapters have in common: everything but the episodes.
+
+    Args:
+        env: what is adapted.
+        agents: all agents.
+        observation_spaces: by agent.
+        action_spaces: by agent.
+
+    Attributes:
+        env: what is adapted.
+        given: what the user gave, and callbacks reach.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        agents: Iterable[Any],
+        observation_spaces: Mapping[Any, gymnasium.Space],
+        action_spaces: Mapping[Any, gymnasium.Space],
+    ) -> None:
+        self.env = self.given = env
+        self.metadata = dict(getattr(env, "metadata", None) or {})
+        self.render_mode, self.spec = getattr(env, "render_mode", None), getattr(env, "spec", None)
+        self.possible_agents, self.agents = list(agents), list(agents)
+        super().__init__()
+        self.observation_spaces, self.action_spaces = dict(observation_spaces), dict(action_spaces)
+        self.observations_identify_agent = getattr(env, "observations_identify_agent", False)
+
+    @property
+    def unwrapped(self) -> Any:
+        """The user's environment, within all wrappers."""
+        return self.given.unwrapped
+
+    def render(self) -> Any:
+        """What the environment's own `render()` returns."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether the environment, of wrappers the outermost, has `get_state()` and `set_state()`."""
+        return can_restore(self.env)
+
+    def get_state(self) -> Any:
+        """What the environment's own `get_state()` returns."""
+        return self.env.get_state()
+
+    def set_state(self, state: Any) -> None:
+        """Passes a state to the environment's own `set_state()`."""
+        self.env.set_state(state)
+
+
+def can_restore(env: Any) -> bool:
+    """Whether an environment offers both `get_state()` and `set_state()`.
+
+    A wrapper always has both methods; it says with an attribute `can_restore` whether what it wraps has them.
+    """
+    has_methods = all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
+    return has_methods and getattr(env, "can_restore", True)
