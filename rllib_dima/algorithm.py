@@ -6,6 +6,7 @@ import contextlib
 import logging
 import pathlib
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -34,6 +35,7 @@ from rllib_dima.env_runner import EndlessEpisodeError, make_cooperative_env
 from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
 from rllib_dima.progress import progress_line
+from rllib_dima.resources import check_resources
 from rllib_dima.rl_modules import POLICY_ID
 from rllib_dima.runner_manager import RunnerManager
 
@@ -85,18 +87,22 @@ class DIMA(Algorithm):
         """Builds runners and learners.
 
         Raises:
-            ValueError: if DIMA cannot train on the environment (also if it was built in a remote runner).
+            ValueError: if DIMA cannot train on the environment (also if it was built in a remote runner), or if Ray has
+                too few CPUs or GPUs.
             RuntimeError: if the remote runners failed for a reason that does not show in this process.
         """
         self._num_empty_iterations = 0
         self._evaluation_sampling: list[dict[str, Any] | None] = []
         self._episode_window = EpisodeWindow(config.metrics_num_episodes_for_smoothing)
+        check_resources(self.config, self.config.get_evaluation_config_object())
         try:
-            super().setup(config)
+            with _said_if_slow(self.config.sample_timeout_s):
+                super().setup(config)
         except IndexError as error:
-            if self.config.num_env_runners == 0:
+            failed = self.config if self.env_runner_group is None else self.evaluation_config
+            if failed.num_env_runners == 0:
                 raise
-            self._explain_dead_runners(error)
+            _explain_dead_runners(failed, error)
         RunnerManager(self.env_runner_group, self.config)
         if self.eval_env_runner_group is not None:
             RunnerManager(self.eval_env_runner_group, self.evaluation_config)
@@ -304,14 +310,31 @@ class DIMA(Algorithm):
                 "learner in Ray's log above"
             )
 
-    def _explain_dead_runners(self, error: Exception) -> None:
-        """Raises what kept the remote runners from being built; RLlib reports only that there are none."""
-        make_cooperative_env(self.config, EnvContext(self.config.env_config, worker_index=0)).close()
-        raise RuntimeError(
-            f"The environment runners could not be built, although {self.config.env!r} can be built in this process. "
-            "Their errors are in Ray's log above. rllib_dima and the environment's packages must be installed on every "
-            "node, and at least one CPU must be free per runner."
-        ) from error
+
+def _explain_dead_runners(config: AlgorithmConfig, error: Exception) -> None:
+    """Raises what kept the remote runners of `config` from being built; RLlib reports only that there are none."""
+    make_cooperative_env(config, EnvContext(config.env_config, worker_index=0)).close()
+    raise RuntimeError(
+        f"The {'evaluation' if config.in_evaluation else 'environment'} runners could not be built, although "
+        f"{config.env!r} can be built in this process. Their errors are in Ray's log above. rllib_dima and the "
+        "environment's packages must be installed on every node."
+    ) from error
+
+
+@contextlib.contextmanager
+def _said_if_slow(seconds: float) -> Iterator[None]:
+    """Building waits for runners, also for those that never come; this says so."""
+    message = (
+        f"Building the algorithm has taken {seconds:g} s so far: an environment is slow or hangs while it is built, or "
+        "other programs use Ray's CPUs or GPUs (`ray status`)."
+    )
+    timer = threading.Timer(seconds, logger.warning, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _forget_weights_version(runner: Any) -> None:

@@ -75,6 +75,34 @@ class Faulty(Team):
         return True
 
 
+TOO_MUCH = [
+    (lambda c: c.env_runners(num_env_runners=5), r"CPU: 5 \(Ray has 4\)"),
+    (lambda c: c.env_runners(num_env_runners=2, num_cpus_per_env_runner=3), r"CPU: 6 \(Ray has 4\)"),
+    (lambda c: c.env_runners(num_env_runners=3).learners(num_learners=2), r"CPU: 5 \(Ray has 4\)"),
+    (lambda c: c.evaluation(evaluation_num_env_runners=5), r"CPU: 5 \(Ray has 4\)"),
+    (lambda c: c.learners(num_learners=1, num_gpus_per_learner=99), r"GPU: 99 \(Ray has "),
+    (
+        lambda c: c.env_runners(num_env_runners=1, custom_resources_per_env_runner={"simulator": 2}),
+        r"simulator: 2 \(Ray has 0\)",
+    ),
+    (lambda c: c.learners(num_gpus_per_learner=1, local_gpu_idx=99), "asks for GPU 99 of this machine, but torch sees"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), TOO_MUCH)
+def test_more_than_ray_has_is_refused_instead_of_waited_for(ray_running, change, message):
+    with pytest.raises(ValueError, match=message):
+        change(team_config()).build()
+
+
+def test_evaluation_runners_that_cannot_be_built_say_why(ray_running):
+    config = team_config().evaluation(
+        evaluation_num_env_runners=1, evaluation_config={"env_config": {"broken": True}}, evaluation_interval=1
+    )
+    with pytest.raises(ValueError, match="the simulator is not installed"):
+        config.build()
+
+
 def faulty_config(orders):
     return team_config({"orders": str(orders)}).environment(Faulty)
 

@@ -103,13 +103,9 @@ def require_resources(algorithm: type, config: dict[str, Any]) -> None:
     Raises:
         RunError: the trial would wait for ever.
     """
-    import ray
+    from rllib_dima.resources import lacking
 
-    needed = algorithm.default_resource_request(config).required_resources
-    there = ray.cluster_resources()
-    lacking = {name: amount for name, amount in needed.items() if amount > there.get(name, 0)}
-    if lacking:
-        what = " and ".join(f"{name}: {amount:g} (Ray has {there.get(name, 0):g})" for name, amount in lacking.items())
+    if what := lacking(algorithm.default_resource_request(config).bundles):
         raise RunError(
             f"A trial needs {what}. Lower num_env_runners, num_learners or num_gpus_per_learner, or tell Ray that the "
             "machine has more with --ray-num-cpus or --ray-num-gpus."

@@ -1,0 +1,60 @@
+"""Whether Ray has what a run asks for. Ray itself waits for ever for what it never will have."""
+
+from __future__ import annotations
+
+import logging
+
+import ray
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.utils import _get_env_runner_bundles, _get_learner_bundles
+from ray.util.placement_group import get_current_placement_group
+
+Bundle = dict[str, float]
+"""Resources of one process, by name."""
+
+logger = logging.getLogger("ray.rllib")
+
+
+def lacking(bundles: list[Bundle]) -> str:
+    """What Ray has too little of for all of these processes at once, in words; empty if nothing."""
+    there, needed = ray.cluster_resources(), {}
+    for bundle in bundles:
+        for name, amount in bundle.items():
+            needed[name] = needed.get(name, 0) + amount
+    lines = [f"{name}: {amount:g} (Ray has {there.get(name, 0):g})" for name, amount in needed.items()]
+    return " and ".join(line for line, name in zip(lines, needed, strict=True) if needed[name] > there.get(name, 0))
+
+
+def check_resources(config: AlgorithmConfig, evaluation_config: AlgorithmConfig) -> None:
+    """Refuses to build what can never be built. Trials of Ray Tune have their share already, so they may always.
+
+    Raises:
+        ValueError: this program's own Ray has too few CPUs, GPUs or other resources; or torch sees no such GPU. A Ray
+            that was started elsewhere may grow, so there this is a warning.
+    """
+    if get_current_placement_group() is not None:
+        return
+    _check_own_gpu(config)
+    runners = _get_env_runner_bundles(config) + _get_env_runner_bundles(evaluation_config)
+    if not (what := lacking(runners + _get_learner_bundles(config))):
+        return
+    message = (
+        f"Runners and learners need {what}. Lower num_env_runners, evaluation_num_env_runners, num_learners or "
+        "num_gpus_per_learner"
+    )
+    node = ray._private.worker._global_node
+    if node is not None and node.is_head():
+        raise ValueError(f"{message}, or start Ray with more: ray.init(num_cpus=..., num_gpus=...).")
+    logger.warning(f"{message}; or building waits until the cluster has grown.")
+
+
+def _check_own_gpu(config: AlgorithmConfig) -> None:
+    """The learner of this process takes a GPU without asking Ray."""
+    if config.num_learners == 0 and config.num_gpus_per_learner > 0:
+        index, count = config.local_gpu_idx, torch.cuda.device_count()
+        if index >= count:
+            raise ValueError(
+                f"num_gpus_per_learner={config.num_gpus_per_learner} asks for GPU {index} of this machine, but torch "
+                f"sees {count} here. Set num_gpus_per_learner=0, or num_learners=1 to learn on another machine's GPU."
+            )
