@@ -44,6 +44,45 @@ SIZES = {
     ("Walker2d", "3x2"): ({"v4": 17, "v5": 17}, (2, 2, 2)),
 }
 CASES = [(*robot, version) for robot, (sizes, _) in SIZES.items() for version in sizes]
+# The joints of every agent by default: the actuators' order in the paper's tasks, else the benchmark's lists.
+DIVISIONS = {
+    ("Ant", "2x4"): ["hip_4 ankle_4 hip_1 ankle_1", "hip_2 ankle_2 hip_3 ankle_3"],
+    ("Ant", "2x4d"): ["hip_1 ankle_1 hip_3 ankle_3", "hip_2 ankle_2 hip_4 ankle_4"],
+    ("Ant", "4x2"): ["hip_4 ankle_4", "hip_1 ankle_1", "hip_2 ankle_2", "hip_3 ankle_3"],
+    ("CoupledHalfCheetah", "1p1"): [
+        "bthigh0 bshin0 bfoot0 fthigh0 fshin0 ffoot0",
+        "bthigh1 bshin1 bfoot1 fthigh1 fshin1 ffoot1",
+    ],
+    ("HalfCheetah", "2x3"): ["bthigh bshin bfoot", "fthigh fshin ffoot"],
+    ("HalfCheetah", "3x2"): ["bthigh bshin", "bfoot fthigh", "fshin ffoot"],
+    ("HalfCheetah", "6x1"): ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"],
+    ("Hopper", "3x1"): ["thigh_joint", "leg_joint", "foot_joint"],
+    **{
+        (humanoid, "9|8"): [
+            "abdomen_x abdomen_y abdomen_z "
+            "right_shoulder1 right_shoulder2 right_elbow left_shoulder1 left_shoulder2 left_elbow",
+            "right_hip_x right_hip_y right_hip_z right_knee left_hip_x left_hip_y left_hip_z left_knee",
+        ]
+        for humanoid in ("Humanoid", "HumanoidStandup")
+    },
+    ("ManySegmentAnt", "2x1"): ["hip2_0 ankle2_0 hip1_0 ankle1_0", "hip2_1 ankle2_1 hip1_1 ankle1_1"],
+    ("ManySegmentAnt", "3x2"): [
+        " ".join(f"{joint}_{segment}" for segment in segments for joint in ("hip2", "ankle2", "hip1", "ankle1"))
+        for segments in ((0, 1), (2, 3), (4, 5))
+    ],
+    ("ManySegmentSwimmer", "2x1"): ["rot0", "rot1"],
+    ("ManySegmentSwimmer", "4x3"): ["rot0 rot1 rot2", "rot3 rot4 rot5", "rot6 rot7 rot8", "rot9 rot10 rot11"],
+    ("ManySegmentSwimmer", "21x1"): [f"rot{segment}" for segment in range(21)],
+    ("Pusher", "3p"): [
+        "r_shoulder_pan_joint r_shoulder_lift_joint r_upper_arm_roll_joint",
+        "r_elbow_flex_joint",
+        "r_forearm_roll_joint r_wrist_flex_joint r_wrist_roll_joint",
+    ],
+    ("Reacher", "2x1"): ["joint0", "joint1"],
+    ("Swimmer", "2x1"): ["motor1_rot", "motor2_rot"],
+    ("Walker2d", "2x3"): ["thigh_joint leg_joint foot_joint", "thigh_left_joint leg_left_joint foot_left_joint"],
+    ("Walker2d", "3x2"): ["thigh_joint leg_joint", "foot_joint thigh_left_joint", "leg_left_joint foot_left_joint"],
+}
 SETTINGS = [
     {"partition": partition, "observations": observations}
     for partition in ("consecutive", "joints")
@@ -86,6 +125,40 @@ def step_through(env, num_steps):
         assert list(rewards) == env.agents and np.isfinite(list(rewards.values())).all()
         if terminateds["__all__"] or truncateds["__all__"]:
             observations, infos = env.reset()
+
+
+@pytest.mark.parametrize("robot", SIZES, ids=case_name)
+def test_every_agent_moves_its_joints_by_default(robot):
+    assert joints_by_agent(MAMuJoCo(*robot)) == DIVISIONS[robot]
+
+
+def joints_by_agent(env):
+    model = env.env.model
+    joint_of = [model.joint(joint).name for joint in model.actuator_trnid[:, 0]]
+    return [" ".join(joint_of[actuator] for actuator in own) for own in env.actuators]
+
+
+def test_a_given_partition_always_wins():
+    env = MAMuJoCo("Ant", "2x4d", partition="consecutive")
+    assert joints_by_agent(env) == DIVISIONS["Ant", "2x4"]
+    assert joints_by_agent(MAMuJoCo("Ant", "2x4", partition="joints"))[0] == "hip_1 ankle_1 hip_2 ankle_2"
+    with pytest.raises(ValueError, match="another environment"):
+        env.set_state(MAMuJoCo("Ant", "2x4d").get_state())
+
+
+def test_the_legs_of_an_agent_are_diagonal_in_ant_2x4d_and_neighbours_in_ant_2x4():
+    for agent_conf, are_diagonal in (("2x4d", True), ("2x4", False)):
+        env = MAMuJoCo("Ant", agent_conf)
+        env.reset(seed=0)
+        feet = {leg: env.env.data.geom(f"{name}_ankle_geom").xpos[:2] for leg, name in FEET.items()}
+        center = env.env.data.body("torso").xpos[:2]
+        for joints in joints_by_agent(env):
+            one, other = (feet[joint[-1]] - center for joint in joints.split() if joint.startswith("ankle"))
+            cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+            assert cosine < -0.8 if are_diagonal else abs(cosine) < 0.5
+
+
+FEET = {"1": "left", "2": "right", "3": "third", "4": "fourth"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)
@@ -141,7 +214,9 @@ def test_states_rewards_and_ends_are_exactly_those_of_the_plain_environment(case
     rng, num_ends = np.random.default_rng(0), 0
     for _ in range(120):
         actions = sample(env, rng)
-        flat = (high + low) / 2 + (high - low) / 2 * np.concatenate(list(actions.values()))
+        joint = np.empty(plain.action_space.shape, np.float32)
+        joint[np.concatenate(env.actuators)] = np.concatenate(list(actions.values()))
+        flat = (high + low) / 2 + (high - low) / 2 * joint
         _, rewards, terminateds, truncateds, infos = env.step(actions)
         expected, reward, terminated, truncated, expected_info = plain.step(flat)
         np.testing.assert_equal(infos["agent_0"], {**expected_info, "state": expected.astype(np.float32)})

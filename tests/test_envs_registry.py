@@ -23,7 +23,7 @@ def test_ids_and_families():
 
 @pytest.mark.parametrize(
     ("scenario", "agent_conf"),
-    [("Ant", "2x4d"), ("Hopper", "3x1"), ("Pusher", "3p"), ("ManySegmentSwimmer", "10x2"), ("ManySegmentAnt", "2x3")],
+    [("Ant", "2x4"), ("Hopper", "3x1"), ("Pusher", "3p"), ("ManySegmentSwimmer", "10x2"), ("ManySegmentAnt", "2x3")],
 )
 def test_id_and_env_config_name_the_same_environment(scenario, agent_conf):
     by_id = envs.make(f"mamujoco_{scenario.lower()}_{agent_conf}", partition="joints")

@@ -21,10 +21,10 @@ from rllib_dima.core.names import check_name
 from rllib_dima.envs.base import ALL, SimulationError, require_agents, require_finite, require_running
 from rllib_dima.envs.mamujoco_observations import FullObservations, LocalObservations
 from rllib_dima.envs.mamujoco_scenarios import (
-    PARTITIONS,
     Partition,
     check_agent_conf,
     divide_actuators,
+    find_partition,
     find_scenario,
     find_version,
 )
@@ -68,7 +68,8 @@ class MAMuJoCo(MultiAgentEnv):
         agent_conf: its division, agents x joints per agent as in "4x2", or a name as "9|8".
         partition: "consecutive": agent i moves the i-th block of consecutive actuators of the MuJoCo model, as in the
             code behind the published numbers, whose step function ignores the benchmark's joint lists. "joints": the
-            benchmark's joint lists.
+            benchmark's joint lists: in Ant "2x4d" diagonal legs, in the humanoids "9|8" upper and lower body. The
+            default is "consecutive" in the paper's seven tasks, and "joints" in all others.
         observations: "full" or "local". With "local", an agent's own joints are those that it truly moves; for the
             mistakes in Gymnasium-Robotics' graphs of some robots see `mamujoco_observations.LocalObservations`.
         agent_obsk: how many edges of the robot's graph local observations reach; 1 if not given. Only with "local".
@@ -93,7 +94,7 @@ class MAMuJoCo(MultiAgentEnv):
         scenario: str,
         agent_conf: str,
         *,
-        partition: Partition = "consecutive",
+        partition: Partition | None = None,
         observations: Observations = "full",
         agent_obsk: int | None = None,
         version: Version | None = None,
@@ -102,7 +103,7 @@ class MAMuJoCo(MultiAgentEnv):
     ) -> None:
         robot = find_scenario(scenario)
         check_agent_conf(robot, agent_conf)
-        check_name(partition, PARTITIONS, "partition")
+        partition = find_partition(robot, agent_conf, partition)
         agent_obsk = _find_agent_obsk(observations, agent_obsk)
         self.version = find_version(robot, version)
         if render_mode is not None:  # Gymnasium would only warn

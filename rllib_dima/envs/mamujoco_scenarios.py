@@ -2,8 +2,9 @@
 
 `SCENARIOS` holds everything that differs between robots. A robot is divided as its `agent_conf` says: "2x4" is two
 agents with four joints each, "9|8" and "3p" are Gymnasium-Robotics' names for unequal agents. The joints of every agent
-come from Gymnasium-Robotics, except those of the paper's seven tasks: these are the original benchmark's lists, which
-Gymnasium-Robotics lacks (both "3x2") or orders otherwise (HalfCheetah).
+come from Gymnasium-Robotics, except those of Ant and of the paper's tasks: these are the original benchmark's lists,
+which Gymnasium-Robotics lacks (both "3x2"), orders otherwise (HalfCheetah) or changed (Ant "2x4d": there it has legs 1
+and 4, which are neighbours, while "d" stands for the diagonal).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Scenario:
         is_segmented: the robot is a chain of N x M segments, made for its division.
         own_quantities: what an agent with local observations sees of its own joints, in MuJoCo's words.
         joints: joint lists by `agent_conf`, where they are not Gymnasium-Robotics'.
+        paper_confs: the divisions of the paper's tasks.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Scenario:
     is_segmented: bool = False
     own_quantities: tuple[str, ...] = ("qpos", "qvel")
     joints: Mapping[str, JointLists] = field(default_factory=dict)
+    paper_confs: tuple[str, ...] = ()
 
 
 _SEGMENT_CONFS = tuple(
@@ -59,6 +62,7 @@ _BODY_QUANTITIES = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext
 
 _ANT_JOINTS = {
     "2x4": (("hip_1", "ankle_1", "hip_2", "ankle_2"), ("hip_3", "ankle_3", "hip_4", "ankle_4")),
+    "2x4d": (("hip_1", "ankle_1", "hip_3", "ankle_3"), ("hip_2", "ankle_2", "hip_4", "ankle_4")),
     "4x2": (("hip_1", "ankle_1"), ("hip_2", "ankle_2"), ("hip_3", "ankle_3"), ("hip_4", "ankle_4")),
 }
 _HALF_CHEETAH_JOINTS = {
@@ -78,11 +82,18 @@ _ALL = (
         "Ant",
         own_quantities=("qpos", "qvel", "cfrc_ext"),
         joints=_ANT_JOINTS,
+        paper_confs=("2x4", "4x2"),
     ),
     Scenario(
         "CoupledHalfCheetah", ("1p1",), None, (), own_quantities=("qpos", "qvel", "ten_J", "ten_length", "ten_velocity")
     ),
-    Scenario("HalfCheetah", ("2x3", "3x2", "6x1"), "HalfCheetah", joints=_HALF_CHEETAH_JOINTS),
+    Scenario(
+        "HalfCheetah",
+        ("2x3", "3x2", "6x1"),
+        "HalfCheetah",
+        joints=_HALF_CHEETAH_JOINTS,
+        paper_confs=("2x3", "3x2", "6x1"),
+    ),
     Scenario("Hopper", ("3x1",), "Hopper"),
     Scenario("Humanoid", ("9|8",), "Humanoid", own_quantities=_BODY_QUANTITIES),
     Scenario("HumanoidStandup", ("9|8",), "HumanoidStandup", own_quantities=_BODY_QUANTITIES),
@@ -106,7 +117,7 @@ _ALL = (
     Scenario("Pusher", ("3p",), "Pusher", ("v5",), "Gymnasium's Pusher-v4 refuses MuJoCo 3 and later"),
     Scenario("Reacher", ("2x1",), "Reacher", own_quantities=("qpos", "qvel", "fingertip_dist")),
     Scenario("Swimmer", ("2x1",), "Swimmer"),
-    Scenario("Walker2d", ("2x3", "3x2"), "Walker2d", joints=_WALKER_JOINTS),
+    Scenario("Walker2d", ("2x3", "3x2"), "Walker2d", joints=_WALKER_JOINTS, paper_confs=("2x3", "3x2")),
 )
 
 SCENARIOS = {scenario.name.lower(): scenario for scenario in _ALL}
@@ -145,6 +156,18 @@ def check_agent_conf(scenario: Scenario, agent_conf: str) -> None:
             f"Unknown agent_conf of {scenario.name} {agent_conf!r}. It must be NxM, N agents (at least 2) with M "
             "segments each, as in '4x2'."
         )
+
+
+def find_partition(scenario: Scenario, agent_conf: str, partition: Partition | None) -> Partition:
+    """The partition to use; by default the one behind the published numbers, where there are any.
+
+    Raises:
+        ValueError: unknown.
+    """
+    if partition is None:
+        return "consecutive" if agent_conf in scenario.paper_confs else "joints"
+    check_name(partition, PARTITIONS, "partition")
+    return partition
 
 
 def find_version(scenario: Scenario, version: str | None) -> str | None:
