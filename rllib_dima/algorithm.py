@@ -108,6 +108,13 @@ class DIMA(Algorithm):
             RunnerManager(self.eval_env_runner_group, self.evaluation_config)
         self._collector = Collector(self.env_runner_group, self.config)
 
+    @staticmethod
+    def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, Any]:
+        """As in RLlib, which refuses functions here; DIMA's runners make teams of them (`create_team`)."""
+        if callable(env_specifier) and not isinstance(env_specifier, type):
+            return env_specifier, env_specifier
+        return Algorithm._get_env_id_and_creator(env_specifier, config)
+
     def train(self) -> dict[str, Any]:
         """One iteration, with a line of progress if the configuration asks for it."""
         result = super().train()

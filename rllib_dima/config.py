@@ -210,7 +210,7 @@ class DIMAConfig(AlgorithmConfig):
         """Sets the environment.
 
         Args:
-            env: an id known to Ray or gymnasium, or a class.
+            env: an id known to Ray or gymnasium, or a class or function of an `env_config`.
             env_config: settings of the environment, added to those that were given before.
             **kwargs: RLlib's own settings.
 

@@ -511,6 +511,18 @@ def test_what_comes_late_is_waited_for_where_nothing_ended():
     assert_found(check_env(leave, steps=20), "error", "flags", "step 150 of episode 1: Agents")
 
 
+def test_rewards_that_differ_are_not_called_constant_where_they_are_equal():
+    differ = step_gives(lambda env, obs, rewards, *others: (obs, {"a": 0.0, "b": float(env.num_steps > 6)}, *others), 1)
+    (finding,) = check_env(differ, steps=60)
+    assert "rewards differ" in finding.found
+
+
+def test_advice_for_a_broken_state_names_the_way_without():
+    for state in (raises, lambda self: np.zeros(3)):
+        assert "concatenated" in check_env(broken(state=state), steps=20).errors[0].advice
+        assert check_env(broken(state=state), steps=20, env_config={"state": "observations"}).ok
+
+
 def test_constant_rewards_may_yet_differ_between_agents():
     sparse = rewards_are(lambda reward: 0.0)
     (shared,), (combined,) = check_env(sparse), check_env(sparse, env_config={"team_reward": "sum"})

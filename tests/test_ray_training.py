@@ -386,6 +386,16 @@ def test_nan_stops_the_run_with_its_name_and_leaves_the_last_checkpoint_whole(tm
     restored.stop()
 
 
+def test_a_function_makes_teams_as_a_class_does(tmp_path):
+    algo = team_config().environment(lambda env_config: Team(env_config)).build()
+    algo.train()
+    algo.save_to_path(str(tmp_path))
+    algo.stop()
+    restored = DIMA.from_checkpoint(str(tmp_path))
+    assert restored.train()["training_iteration"] == 2
+    restored.stop()
+
+
 def test_unsuitable_environments_are_explained():
     with pytest.raises(ValueError, match="simulator is not installed"):
         team_config({"broken": True}).build()

@@ -102,10 +102,8 @@ class _Source:
         """The environment, a new one if it can be made; None if it cannot be had."""
         try:
             env = self._given_team() if self.is_instance else self._create()
-        except ContractError as error:
-            return self._findings.refusal("environment", error)
         except Exception as error:
-            return self._findings.crash("environment", "making the environment", error)
+            return self._findings.failure("environment", "making the environment", error)
         if not self.is_instance:
             self._opened.append(env)
         if not isinstance(self._given, str):
@@ -118,7 +116,7 @@ class _Source:
             try:
                 env.close()
             except Exception as error:
-                self._findings.crash("close", "close()", error)
+                self._findings.failure("close", "close()", error)
 
     def _given_team(self) -> MultiAgentEnv:
         return as_multi_agent_env(self._given, self._env_config.get("state") != "observations")
@@ -171,10 +169,8 @@ class _Inspection:
     def _guard(self, check: str, function: Callable[[], None]) -> None:
         try:
             function()
-        except ContractError as error:
-            self.findings.refusal(check, error)
         except Exception as error:
-            self.findings.crash(check, f"the check of {check}", error)
+            self.findings.failure(check, f"the check of {check}", error)
 
     def _find_agents(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_dima.envs.base import ALL, SimulationError, team_flags
+from rllib_dima.envs.base import ALL, LEAVE_STATE_OUT, SimulationError, team_flags
 from rllib_dima.envs.check_report import Findings
 from rllib_dima.envs.spaces import ContractError
 
@@ -84,7 +84,7 @@ class Player:
         try:
             results = self.env.reset(seed=seed, options=None)
         except Exception as error:
-            return self._crash("reset", f"reset(seed={seed}, options=None)", error)
+            return self._fail("reset", f"reset(seed={seed}, options=None)", error)
         if not self._are_dicts(results, RESET_RESULTS, "reset", when):
             return None
         observations, infos = results
@@ -99,7 +99,7 @@ class Player:
         except SimulationError as error:
             return self._broken(when, error)
         except Exception as error:
-            return self._crash("step", f"step(), {when},", error)
+            return self._fail("step", f"step(), {when},", error)
         if not self._are_dicts(results, STEP_RESULTS, "step", when):
             return None
         observations, rewards, terminateds, truncateds, infos = results
@@ -143,11 +143,11 @@ class Player:
         try:
             return self.env.state()
         except Exception as error:
-            return self._crash("state", f"state(), {when},", error)
+            return self._fail("state", f"state(), {when},", error, LEAVE_STATE_OUT)
 
-    def _crash(self, check: str, what: str, error: Exception) -> None:
+    def _fail(self, check: str, what: str, error: Exception, advice: str = "") -> None:
         self.has_failed = True
-        self._findings.crash(check, what, error)
+        self._findings.failure(check, what, error, advice)
 
     def _are_dicts(self, results: Any, names: tuple[str, ...], method: str, when: str) -> bool:
         """Whether all results are there; RLlib allows None for infos, which are the last."""

@@ -115,13 +115,22 @@ class Findings:
         """Adds the error with which DIMA refuses the environment; as `error`."""
         self.error(check, f"{when}: {error.found}" if when else error.found, error.advice, subject, owner)
 
-    def crash(self, check: str, what: str, error: Exception) -> None:
-        """Adds an exception that the environment raised."""
+    def failure(self, check: str, what: str, error: Exception, advice: str = "") -> None:
+        """Adds an exception: the error with which DIMA refuses the environment, or one that the environment raised.
+
+        Args:
+            check: what was looked at.
+            what: what raised it.
+            error: the exception.
+            advice: what else can be done than to correct it.
+        """
+        if isinstance(error, ContractError):
+            return self.refusal(check, error)
         text = traceback.format_exception_only(error)[-1].strip()
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
-        advice = "Correct it; call the same method yourself to see the whole traceback."
-        self.error(check, f"{what} raised {text} ({where}).", advice, (type(error), where))
+        advice = f"Correct it; call the same method yourself to see the whole traceback. {advice}".rstrip()
+        return self.error(check, f"{what} raised {text} ({where}).", advice, (type(error), where))
 
     @property
     def has_errors(self) -> bool:

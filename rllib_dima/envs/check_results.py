@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from rllib_dima.envs.base import ALL, combine_rewards, team_flags
+from rllib_dima.envs.base import ALL, LEAVE_STATE_OUT, combine_rewards, team_flags
 from rllib_dima.envs.check_play import Moment
 from rllib_dima.envs.check_report import Findings, listing
 from rllib_dima.envs.spaces import LARGEST, ContractError, are_in_range
@@ -44,6 +44,7 @@ class ResultChecks:
         self.team_reward = team_reward
         self._ranges: dict[str, _Range] = {}
         self._rewards: list[float] = []  # the team's
+        self._rewards_differ = False
         self._handed_out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def see(self, moment: Moment) -> None:
@@ -111,7 +112,8 @@ class ResultChecks:
             self.findings.error(check, found, _AS_SPACE, "kind", name)
         elif array.shape != space.shape:
             found = f"{when}, {name} has shape {array.shape}, but its space says {space.shape}."
-            self.findings.error(check, found, "Correct one of the two.", "shape", name)
+            advice = "Correct one of the two." + (f" {LEAVE_STATE_OUT}" if check == "state" else "")
+            self.findings.error(check, found, advice, "shape", name)
         else:
             self._see_numbers(check, name, array, space, when)
 
@@ -158,6 +160,7 @@ class ResultChecks:
         try:
             reward = combine_rewards(rewards, self.team_reward)
         except ContractError as error:
+            self._rewards_differ = True
             self.findings.refusal("rewards", error, "shared", when)
             return
         if are_in_range(reward):
@@ -226,7 +229,7 @@ class ResultChecks:
 
     def _hint_at_rewards(self) -> None:
         """Whether they vary at all, and by how much."""
-        if len(self._rewards) < MOMENTS_TO_CALL_CONSTANT:
+        if self._rewards_differ or len(self._rewards) < MOMENTS_TO_CALL_CONSTANT:
             return
         spread = float(np.std(self._rewards))
         if spread == 0:
