@@ -76,7 +76,21 @@ UNUSED_SETTINGS: dict[str, str] = {
     "remote_env_batch_wait_ms": "Set num_env_runners for environments in other processes.",
     "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
     "num_gpus": "Set num_gpus_per_learner.",
+    # Of connectors one cannot tell whether they change what the policy sees or does, which neither agent ids nor the
+    # trained policy alone (`rllib_dima.Policy`) would know of.
+    "_env_to_module_connector": (
+        "Change observations in the environment or a wrapper around it, which the trained policy's users have as well; "
+        "to log, use callbacks."
+    ),
+    "_module_to_env_connector": (
+        "Change actions in the environment or a wrapper around it, which the trained policy's users have as well; to "
+        "log, use callbacks."
+    ),
+    "add_default_connectors_to_env_to_module_pipeline": "The policy needs RLlib's connectors.",
+    "add_default_connectors_to_module_to_env_pipeline": "The policy needs RLlib's connectors.",
+    "exploration_config": "DIMA explores by sampling from its policy; evaluation_config has explore=False.",
     "_learner_connector": "Learners receive episodes directly.",
+    "add_default_connectors_to_learner_pipeline": "Learners receive episodes directly.",
     "clip_rewards": "DIMA learns the environment's rewards as they are; clip them in the environment.",
     "rollout_fragment_length": "Set env_steps_per_iteration; runners share it evenly.",
     "batch_mode": "DIMA collects exactly env_steps_per_iteration steps and cuts episodes where needed.",

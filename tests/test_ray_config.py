@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.connectors.env_to_module import MeanStdFilter
 from test_ray_team import Team, team_config
 
 import rllib_dima
@@ -116,6 +117,25 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.environment(observation_space=UNIT), "does not use 'observation_space'.*observation_spaces"),
         (lambda c: c.environment(action_space=UNIT), "does not use 'action_space'.*action_spaces"),
         (lambda c: c.env_runners(observation_filter="MeanStdFilter"), "does not use 'observation_filter'"),
+        (
+            lambda c: c.env_runners(env_to_module_connector=MeanStdFilter),
+            "'env_to_module_connector'.*Change observations",
+        ),
+        (lambda c: c.env_runners(module_to_env_connector=MeanStdFilter), "'module_to_env_connector'.*Change actions"),
+        (
+            lambda c: c.env_runners(add_default_connectors_to_env_to_module_pipeline=False),
+            "does not use 'add_default_connectors_to_env_to_module_pipeline'",
+        ),
+        (
+            lambda c: c.env_runners(add_default_connectors_to_module_to_env_pipeline=False),
+            "does not use 'add_default_connectors_to_module_to_env_pipeline'",
+        ),
+        (
+            lambda c: c.learners(add_default_connectors_to_learner_pipeline=False),
+            "does not use 'add_default_connectors_to_learner_pipeline'",
+        ),
+        (lambda c: c.update_from_dict({"env_to_module_connector": MeanStdFilter}), "env_to_module_connector"),
+        (lambda c: c.update_from_dict({"exploration_config": {"type": "EpsilonGreedy"}}), "'exploration_config'"),
         (lambda c: c.env_runners(compress_observations=True), "does not use 'compress_observations'"),
         (lambda c: c.env_runners(gym_env_vectorize_mode="async"), "gym_env_vectorize_mode must be 'sync'"),
         (lambda c: c.env_runners(num_env_runners=-1), "num_env_runners must be .* at least 0, but is -1"),
@@ -139,6 +159,12 @@ def test_unknown_names_are_refused_at_once(change, message):
 def test_bad_settings_are_refused_before_training(change, message):
     with pytest.raises((ValueError, TypeError), match=message):
         change(ant()).validate()
+
+
+def test_connectors_of_evaluation_alone_are_refused_as_well():
+    config = ant().evaluation(evaluation_config={"_env_to_module_connector": MeanStdFilter})
+    with pytest.raises(ValueError, match="Change observations"):
+        config.get_evaluation_config_object().validate()
 
 
 def test_environment_is_required():
