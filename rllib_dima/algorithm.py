@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import pyarrow.fs
@@ -114,6 +114,19 @@ class DIMA(Algorithm):
         if callable(env_specifier) and not isinstance(env_specifier, type):
             return env_specifier, env_specifier
         return Algorithm._get_env_id_and_creator(env_specifier, config)
+
+    def get_module(self, module_id: str = POLICY_ID) -> Any:
+        """The policy's module as runners have it. Only learners hold the others.
+
+        Raises:
+            ValueError: on another id.
+        """
+        if module_id != POLICY_ID:
+            raise ValueError(
+                f"Runners hold {POLICY_ID!r} only, not {module_id!r}. Learners hold all networks: algo.get_weights(), "
+                "or algo.learner_group.foreach_learner(lambda learner: learner.module)."
+            )
+        return super().get_module(module_id)
 
     def train(self) -> dict[str, Any]:
         """One iteration, with a line of progress if the configuration asks for it."""
@@ -362,3 +375,28 @@ def _set_sampling_state(runner: Any, states: list[dict[str, Any] | None]) -> Non
     for state in states:
         if state is not None and state["worker_index"] == runner.worker_index:
             runner.set_sampling_state(state)
+
+
+def _refuse_what_cannot_work() -> None:
+    """Lets methods that would fail somewhere inside RLlib, or harm the networks, say what to use instead."""
+    act = (
+        "To act: rllib_dima.Policy(algo.get_module().net).act(observations by agent), or without the algorithm "
+        "rllib_dima.Policy.from_checkpoint(path).act(...)."
+    )
+    export = "To export: rllib_dima.Policy.from_checkpoint(algo.save_to_path(path)).export(file)."
+    fixed = "All agents share one policy, and the networks are fixed."
+    advice = {
+        **dict.fromkeys(("get_policy", "compute_single_action", "compute_actions"), act),
+        **dict.fromkeys(("export_policy_model", "export_policy_checkpoint", "export_model"), export),
+        **dict.fromkeys(("add_policy", "remove_policy", "add_module", "remove_module"), fixed),
+        "evaluate_offline": "To evaluate: algo.evaluate().",
+    }
+    for name, instead in advice.items():
+        setattr(DIMA, name, partialmethod(_refuse, name, instead))
+
+
+def _refuse(_: DIMA, name: str, instead: str, *args: Any, **kwargs: Any) -> None:
+    raise NotImplementedError(f"DIMA has no {name}(). {instead}")
+
+
+_refuse_what_cannot_work()

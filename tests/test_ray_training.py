@@ -18,7 +18,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from test_ray_team import TINY, Team, team_config
 
-from rllib_dima import DIMA
+from rllib_dima import DIMA, Policy
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.core.trainer import NonFiniteLossError
 from rllib_dima.learner import DIMALearner
@@ -186,6 +186,37 @@ def test_policy_checkpoint_holds_the_policy_alone_and_acts_the_same(algo, tmp_pa
     assert torch.equal(policy.forward_inference(batch)[Columns.ACTIONS], expected)
     everything = RLModule.from_checkpoint(folder)
     assert list(everything.get_state(inference_only=True)) == ["shared_policy"]
+
+
+REFUSED = {
+    "Policy": ("get_policy", "compute_single_action", "compute_actions"),
+    "export": ("export_policy_model", "export_policy_checkpoint", "export_model"),
+    "share one policy": ("add_policy", "remove_policy", "add_module", "remove_module"),
+    "evaluate": ("evaluate_offline",),
+}
+
+
+def test_methods_of_rllib_that_cannot_work_say_what_to_use(algo):
+    for advice, names in REFUSED.items():
+        for name in names:
+            with pytest.raises(NotImplementedError, match=rf"DIMA has no {name}\(\)\..*{advice}"):
+                getattr(algo, name)("argument")
+
+
+def test_policy_of_the_running_algorithm_acts_and_its_weights_can_be_set(algo):
+    policy = Policy(algo.get_module().net)
+    observations = {"left": np.ones(3), "right": np.ones(2)}
+    weights = algo.get_weights(["shared_policy"])
+    algo.set_weights(
+        {"shared_policy": {name: np.zeros_like(value) for name, value in weights["shared_policy"].items()}}
+    )
+    assert algo.get_module("shared_policy") is algo.get_module()
+    assert all(not action.any() for action in policy.act(observations).values())
+    algo.set_weights(weights)
+    np.testing.assert_equal(algo.get_weights(["shared_policy"]), weights)
+    assert any(action.any() for action in policy.act(observations).values())
+    with pytest.raises(ValueError, match="Learners hold all networks"):
+        algo.get_module("critic")
 
 
 def test_replay_is_left_out_of_states_and_on_demand_of_checkpoints(tmp_path, caplog):
