@@ -489,6 +489,19 @@ def test_no_step_is_asked_of_an_environment_without_a_running_episode(env_class)
     assert ("end", "step") not in set(itertools.pairwise(moments)) and moments.count("end") > 5
 
 
+def test_wrappers_are_checked_as_they_are_used():
+    class Favouring(gymnasium.Wrapper):
+        """Rewards agent "b" more, which training would refuse."""
+
+        def step(self, action):
+            observations, rewards, *others = self.env.step(action)
+            return observations, {**rewards, "b": 5.0}, *others
+
+    assert_found(check_env(lambda config: Favouring(Meet()), steps=60), "error", "rewards", "differ")
+    limited = gymnasium.wrappers.TimeLimit(broken(step=step_never_ends)(), 5)
+    assert len(check_env(limited, steps=60)) == 0
+
+
 def test_what_comes_late_is_waited_for_where_nothing_ended():
     def late(change):
         """Meet in which nothing happens before step 150, which ends the episode."""
@@ -557,6 +570,16 @@ def test_a_hundred_agents_make_one_finding_of_one_cause():
         def observe(self):
             return dict.fromkeys(agents, np.full(2, 1e39))
 
+    class Rivals(Crowd):
+        """Rewards that differ."""
+
+        def step(self, action_dict):
+            observations, rewards, *others = super().step(action_dict)
+            return observations, {agent: float(number) for number, agent in enumerate(rewards)}, *others
+
+    assert_found(
+        check_env(Rivals, steps=60), "error", "rewards", "differ: 0.0 of agent 'agent_0', 99.0 of agent 'agent_99'"
+    )
     report = check_env(Crowd, steps=60)
     assert [(finding.check, finding.severity) for finding in report] == [
         ("spaces", "error"),
@@ -650,7 +673,7 @@ def test_ids_and_real_tasks():
     report = check_env("mamujoco_halfcheetah_2x3", episodes=1, steps=1000)
     assert report.ok and report.env_name == "mamujoco_halfcheetah_2x3", str(report)
     report = check_env(lambda config: simple_spread_v3.parallel_env(**config), env_config={"max_cycles": 10})
-    assert_found(report, "error", "rewards", "The agents' rewards differ: .*'agent_2'")
+    assert_found(report, "error", "rewards", "The agents' rewards differ: -.* of agent 'agent_")
     assert report.env_name == "simple_spread_v3"
     report = check_env(
         lambda config: simple_spread_v3.parallel_env(**config),

@@ -431,7 +431,7 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
     ended = terminated or bool(truncateds.get(ALL, False)) or len(done) == len(own_terminated)
     if done and not ended:
         raise ContractError(
-            f"Agents {done} of {list(own_terminated)} are done while the episode goes on, but DIMA needs every agent "
+            f"Agents {done} of {len(own_terminated)} are done while the episode goes on, but DIMA needs every agent "
             "until the end.",
             KEEP_AGENTS,
         )
@@ -626,8 +626,10 @@ def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> fl
         return sum(rewards.values()) / (len(rewards) if team_reward == "mean" else 1)
     low, high = min(rewards.values()), max(rewards.values())
     if high - low > SHARED_REWARD_TOLERANCE * max(1.0, abs(low), abs(high)):
+        lowest, highest = min(rewards, key=rewards.get), max(rewards, key=rewards.get)
         raise ContractError(
-            f"The agents' rewards differ: {rewards}. DIMA is for cooperative tasks, with one reward for the team.",
+            f"The agents' rewards differ: {low} of agent {lowest!r}, {high} of agent {highest!r}. DIMA is for "
+            "cooperative tasks, with one reward for the team.",
             'If the task is cooperative, say how to combine them: env_config={"team_reward": "mean"} or "sum".',
         )
     return next(iter(rewards.values()))
