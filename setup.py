@@ -19,6 +19,7 @@ setup(
         "ray[rllib]>=2.60,<2.61",
         "torch>=2.6",
         "numpy>=1.26",
+        "pydantic>=2",
         "gymnasium>=1.2,<2",
         "gymnasium-robotics>=1.4,<2",
         "pettingzoo>=1.25,<2",

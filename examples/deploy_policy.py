@@ -5,7 +5,7 @@ How to run, after `make quickstart`:
     python examples/deploy_policy.py --checkpoint results/quickstart/checkpoint --env mamujoco_halfcheetah_2x3
 
 What to expect: the return of an episode with the policy loaded in plain Python, and the same return, to the last digit
-or nearly so, with the exported TorchScript file, which needs nothing but torch. Ray is never started.
+or nearly so, with the exported file, which needs nothing but torch. Ray is never started.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def episode_return(env: CooperativeEnv, act: Act, seed: int) -> float:
 def load_exported(path: Path) -> Act:
     """The exported policy, as a function of observations by agent. This is all that a robot would need."""
     extra = {"layout.json": ""}
-    script = torch.jit.load(path, _extra_files=extra)
+    policy = torch.export.load(path, extra_files=extra).module()
     agents = json.loads(extra["layout.json"])["agents"]
 
     def act(observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         stacked = torch.from_numpy(np.stack([observations[agent] for agent in agents]))
-        return dict(zip(agents, script(stacked).numpy(), strict=True))
+        return dict(zip(agents, policy(stacked).numpy(), strict=True))
 
     return act
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("results/quickstart/checkpoint"))
     parser.add_argument("--env", default="mamujoco_halfcheetah_2x3", help="what the policy was trained on")
-    parser.add_argument("--out", type=Path, default=Path("results/policy.pt"), help="the exported file")
+    parser.add_argument("--out", type=Path, default=Path("results/policy.pt2"), help="the exported file")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

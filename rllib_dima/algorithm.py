@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import pathlib
 import tempfile
@@ -26,20 +27,41 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     TIMERS,
 )
+from ray.train._internal.checkpoint_manager import _TrainingResult
 from ray.tune import Checkpoint
 
-from rllib_dima.checkpoint import replacing, split_uri, verify, write_manifest
+from rllib_dima.checkpoint import (
+    MANIFEST_FILE_NAME,
+    CheckpointError,
+    locate,
+    on_local_disk,
+    opened,
+    replacing,
+    verify,
+    write_manifest,
+)
 from rllib_dima.collector import Collector
 from rllib_dima.config import DIMAConfig
 from rllib_dima.env_runner import EndlessEpisodeError, make_cooperative_env
 from rllib_dima.episode_window import EpisodeWindow
-from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData
+from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData, DIMALearner
 from rllib_dima.progress import progress_line
 from rllib_dima.resources import check_resources
 from rllib_dima.rl_modules import POLICY_ID
 from rllib_dima.runner_manager import RunnerManager
 
 logger = logging.getLogger("ray.rllib")
+
+LOCAL = pyarrow.fs.LocalFileSystem()
+_TRAINABLE_COUNTERS = (
+    "_time_total",
+    "_time_since_restore",
+    "_iterations_since_restore",
+    "_timesteps_total",
+    "_timesteps_since_restore",
+    "_episodes_total",
+    "_iteration",
+)
 
 
 class DIMA(Algorithm):
@@ -171,7 +193,7 @@ class DIMA(Algorithm):
 
     def save_to_path(
         self,
-        path: str | pathlib.Path | None = None,
+        path: Any = None,
         *,
         state: dict[str, Any] | None = None,
         filesystem: pyarrow.fs.FileSystem | None = None,
@@ -179,33 +201,84 @@ class DIMA(Algorithm):
     ) -> str:
         """Saves a checkpoint; one that is at `path` already is replaced only when the new one is whole.
 
-        Raises:
-            rllib_dima.checkpoint.CheckpointError: saving failed. What was at `path` before is still there.
-        """
-        path = tempfile.mkdtemp() if path is None else path
-        target_system, target = split_uri(path, filesystem)
-        if isinstance(target_system, pyarrow.fs.LocalFileSystem):
-            with replacing(pathlib.Path(target)) as folder:
-                self._write_checkpoint(folder.as_posix(), target_system, state, use_msgpack)
-        else:
-            self._write_checkpoint(target, target_system, state, use_msgpack)
-        return target
+        Args:
+            path: a path, a URI, or a `Checkpoint` of Tune's to replace; a new temporary folder by default.
+            state: what to save instead of the present state, as `get_state` returns it.
+            filesystem: of pyarrow, on which `path` is a path.
+            use_msgpack: as in RLlib.
 
-    def restore_from_path(self, path: str | pathlib.Path, *args: Any, **kwargs: Any) -> None:
-        """Restores a checkpoint, also one older than the present state.
+        Returns:
+            The path on its file system, absolute if that is the local disk.
+
+        Raises:
+            rllib_dima.checkpoint.CheckpointError: saving failed. On the local disk, what was at `path` before is
+                still there.
+        """
+        place = locate(tempfile.mkdtemp() if path is None else path, filesystem)
+        with replacing(place) as folder:
+            super().save_to_path(folder.as_posix(), state=state, filesystem=LOCAL, use_msgpack=use_msgpack)
+            if state is None or COMPONENT_LEARNER_GROUP in state:
+                self._check_learner_was_saved(folder)
+            write_manifest(folder)
+        return place.path
+
+    def save(self, checkpoint_dir: Any = None) -> Any:
+        """Saves a checkpoint to a local folder as Tune does; `save_to_path` also saves elsewhere.
+
+        Raises:
+            rllib_dima.checkpoint.CheckpointError: saving failed, or the folder is on another file system.
+        """
+        if checkpoint_dir is None:
+            return super().save()
+        place = locate(checkpoint_dir)
+        if not place.is_local:
+            raise CheckpointError(f"save() writes to the local disk alone: use save_to_path({checkpoint_dir!r}).")
+        return super().save(place.path)
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """Restores a checkpoint as Tune does, with callbacks; places and errors as in `restore_from_path`."""
+        verify(checkpoint_path, only=MANIFEST_FILE_NAME)
+        if not isinstance(checkpoint_path, _TrainingResult):
+            place = locate(checkpoint_path)
+            checkpoint_path = Checkpoint(place.path, place.filesystem)
+        counters = {name: getattr(self, name) for name in _TRAINABLE_COUNTERS}
+        try:
+            super().restore(checkpoint_path)
+        except BaseException:
+            vars(self).update(counters)  # which are the first that Tune changes
+            raise
+
+    def restore_from_path(
+        self,
+        path: Any,
+        *,
+        component: str | None = None,
+        filesystem: pyarrow.fs.FileSystem | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Restores a checkpoint, also one older than the present state. If it fails, everything is as it was before.
+
+        Restoring unpickles what is in the checkpoint, and pickles can run any code: restore only those that you trust.
+
+        Args:
+            path: the checkpoint: a path, a URI, or a `Checkpoint` of Tune's.
+            component: restores this part alone, as in "learner_group/learner"; `path` is then the part's folder.
+            filesystem: of pyarrow, on which `path` is a path.
+            **kwargs: as in RLlib.
 
         Raises:
             rllib_dima.checkpoint.CheckpointError: it is missing, damaged, incomplete or of another algorithm.
-            ValueError: its networks have other sizes than this algorithm's.
+            ValueError: it is of other agents, or its networks have other sizes than this algorithm's.
             rllib_dima.learner_group.LearnerError: a remote learner failed to load it.
         """
-        if kwargs.get("filesystem") is None and "://" not in str(path):
-            path = pathlib.Path(path).expanduser().absolute()
-        if kwargs.get("component") is None:
-            verify(path, kwargs.get("filesystem"))
-        self._forget_weights_versions()
-        super().restore_from_path(path, *args, **kwargs)
-        self._replace_policy()
+        if component is None:
+            opening = opened(path, filesystem)
+        else:
+            opening, kwargs = on_local_disk(locate(path, filesystem)), {**kwargs, "component": component}
+        with opening as folder, self._undone_on_failure():
+            self._forget_weights_versions()
+            super().restore_from_path(folder.as_posix(), filesystem=LOCAL, **kwargs)
+            self._replace_policy()
 
     def _collect(self) -> list[MultiAgentEpisode]:
         """`env_steps_per_iteration` steps, summed over all runners, as episodes and chunks of episodes."""
@@ -238,6 +311,25 @@ class DIMA(Algorithm):
         """
         self._forget_weights_versions()  # which waits until the runners have read everything
         self._send_policy()
+
+    @contextlib.contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Leaves the algorithm as it was if restoring another state fails half-way.
+
+        The episodes that are running are not touched: they are the last that a restored state replaces.
+        """
+        before = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
+        before = copy.deepcopy({name: part for name, part in before.items() if name != "sampling"})
+        self.learner_group.foreach_learner(DIMALearner.keep_state)
+        try:
+            yield
+        except BaseException:
+            self.learner_group.foreach_learner(DIMALearner.return_to_kept_state)
+            self.set_state(before)
+            self._replace_policy()
+            raise
+        finally:
+            self.learner_group.foreach_learner(DIMALearner.drop_kept_state)
 
     def _timed(self, phase: str) -> Any:
         """Adds seconds to timers/<phase>_s. (RLlib's own timers are slow averages that stay near their first value.)"""
@@ -300,31 +392,25 @@ class DIMA(Algorithm):
 
     @classmethod
     def from_checkpoint(cls, path: Any, filesystem: pyarrow.fs.FileSystem | None = None, **kwargs: Any) -> DIMA:
-        """Builds the algorithm that a checkpoint describes and restores it; arguments as in RLlib.
+        """Builds the algorithm that a checkpoint describes and restores it; `path` as in `restore_from_path`.
+
+        This unpickles what is in the checkpoint, and pickles can run any code: load only those that you trust.
 
         Raises:
             rllib_dima.checkpoint.CheckpointError: the checkpoint is missing, damaged, incomplete or not DIMA's.
         """
-        verify(path.path if isinstance(path, Checkpoint) else path, filesystem or getattr(path, "filesystem", None))
-        return super().from_checkpoint(path, filesystem, **kwargs)
+        with opened(path, filesystem) as folder:
+            return super().from_checkpoint(folder.as_posix(), LOCAL, **kwargs)
 
-    def _write_checkpoint(
-        self, folder: str, filesystem: pyarrow.fs.FileSystem, state: dict[str, Any] | None, use_msgpack: bool
-    ) -> None:
-        super().save_to_path(folder, state=state, filesystem=filesystem, use_msgpack=use_msgpack)
-        if state is None or COMPONENT_LEARNER_GROUP in state:
-            self._check_learner_was_saved(folder, filesystem)
-        write_manifest(folder, filesystem)
-
-    def _check_learner_was_saved(self, saved: str, filesystem: pyarrow.fs.FileSystem) -> None:
+    def _check_learner_was_saved(self, saved: pathlib.Path) -> None:
         """A last look before the manifest calls the checkpoint whole.
 
         Raises:
             RuntimeError: if the learner's files are missing.
         """
-        folder = pathlib.PurePosixPath(saved) / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER
+        folder = saved / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER
         last_written = REPLAY_FILE_NAME if self.config.checkpoint_replay else "class_and_ctor_args.pkl"
-        if filesystem.get_file_info((folder / last_written).as_posix()).type != pyarrow.fs.FileType.File:
+        if not (folder / last_written).is_file():
             raise RuntimeError(
                 f"the learner did not write {folder.name}/{last_written}; check the disk space, and the error of the "
                 "learner in Ray's log above"

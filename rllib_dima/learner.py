@@ -19,6 +19,7 @@ import pyarrow.fs
 import torch
 import torch.distributed as dist
 import tree
+from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
@@ -33,9 +34,11 @@ from ray.rllib.utils.metrics import (
 from torch import nn
 
 from rllib_dima.broken_episodes import num_good_steps
+from rllib_dima.checkpoint import Place, locate, on_local_disk
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay_buffer import Trajectory
 from rllib_dima.core.trainer import Trainer
+from rllib_dima.policy import load_layout
 from rllib_dima.rl_modules import CRITIC_ID, POLICY_ID, WORLD_MODEL_ID
 
 REPLAY_FILE_NAME = "replay_buffer.pt"
@@ -153,16 +156,36 @@ class DIMALearner(TorchLearner):
         """Restores the learner; if it is restored as a whole, also the replay buffer.
 
         A checkpoint without one leaves the buffer empty, and learning waits for `num_steps_before_learning` new steps.
+
+        Raises:
+            ValueError: it is of other agents, or its networks or replay buffer have other sizes.
         """
-        super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
+        place = locate(path, filesystem)
+        if component is None:
+            self._check_layout(place)
+        super().restore_from_path(place.path, component=component, filesystem=place.filesystem, **kwargs)
         if component is not None:
             return
-        with _file_to_read(str(path), filesystem) as file:
-            if file is not None:
-                self.trainer.replay.load(file)
+        with on_local_disk(place, (REPLAY_FILE_NAME,)) as folder:
+            if (folder / REPLAY_FILE_NAME).is_file():
+                self.trainer.replay.load(folder / REPLAY_FILE_NAME)
             else:
                 self.trainer.replay.clear()
                 logger.warning(f"The checkpoint {path} holds no replay buffer: DIMA collects anew.")
+
+    def keep_state(self) -> None:
+        """Holds a copy of networks, optimisers and replay in host memory, until `drop_kept_state`."""
+        self._kept_state = self.get_state(), self.trainer.replay.state_dict()
+
+    def return_to_kept_state(self) -> None:
+        """Goes back to where `keep_state` was called; also the episodes in the replay buffer go on from there."""
+        state, replay = self._kept_state
+        self.set_state(state)
+        self.trainer.replay.load_state_dict(replay)
+
+    def drop_kept_state(self) -> None:
+        """Frees what `keep_state` holds."""
+        del self._kept_state
 
     def configure_optimizers(self) -> None:
         """Registers none: the trainer owns one optimiser per network."""
@@ -181,6 +204,16 @@ class DIMALearner(TorchLearner):
     def compute_losses(self, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Not used; see `compute_loss_for_module`."""
         return {POLICY_ID: self.compute_loss_for_module()}
+
+    def _check_layout(self, learner: Place) -> None:
+        """Raises ValueError if a saved learner's agents are not these; sizes of networks are checked as they load."""
+        with on_local_disk(learner, (COMPONENT_RL_MODULE,)) as folder:
+            saved = load_layout(folder / COMPONENT_RL_MODULE / POLICY_ID)
+        if saved != self._layout:
+            raise ValueError(
+                f"The checkpoint is of other agents: {saved}, but this algorithm's are {self._layout}. Build the "
+                "algorithm with the environment that the checkpoint was trained on."
+            )
 
     @property
     def _rank(self) -> int:
@@ -297,32 +330,12 @@ def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
         dist.broadcast(tensor.data, src=0)
 
 
-def _is_local(filesystem: pyarrow.fs.FileSystem | None) -> bool:
-    return filesystem is None or isinstance(filesystem, pyarrow.fs.LocalFileSystem)
-
-
 @contextmanager
 def _file_to_write(folder: str, filesystem: pyarrow.fs.FileSystem | None) -> Iterator[pathlib.Path]:
     """A local path whose file ends up as the replay file in `folder`, on whatever file system that is."""
-    if _is_local(filesystem):
+    if locate(folder, filesystem).is_local:
         yield pathlib.Path(folder) / REPLAY_FILE_NAME
         return
     with tempfile.TemporaryDirectory() as local:
         yield pathlib.Path(local) / REPLAY_FILE_NAME
         pyarrow.fs.copy_files(local, folder, destination_filesystem=filesystem)
-
-
-@contextmanager
-def _file_to_read(folder: str, filesystem: pyarrow.fs.FileSystem | None) -> Iterator[pathlib.Path | None]:
-    """A local path of the replay file of `folder`, or None if it has none."""
-    file = pathlib.PurePosixPath(folder) / REPLAY_FILE_NAME
-    if _is_local(filesystem):
-        yield pathlib.Path(file) if pathlib.Path(file).is_file() else None
-        return
-    if filesystem.get_file_info(file.as_posix()).type != pyarrow.fs.FileType.File:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as local:
-        target = pathlib.Path(local) / REPLAY_FILE_NAME
-        pyarrow.fs.copy_files(file.as_posix(), str(target), source_filesystem=filesystem)
-        yield target

@@ -2,27 +2,36 @@
 
 policy = Policy.from_checkpoint("results/quickstart/checkpoint")
 actions = policy.act(observations)     # dicts by agent
-policy.export("policy.pt")             # TorchScript: runs wherever torch does, without this package
+policy.export("policy.pt2")            # of torch.export: runs wherever torch does, without this package
+
+Checkpoints hold the policy twice: in RLlib's pickles, and as an array file and JSON, which cannot run code when they
+are read. `Policy` reads the latter alone, so that it is safe with a checkpoint of a stranger; RLlib's restore is not.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import io
 import json
+import numbers
 import pathlib
-import pickle
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.fs
 import torch
 from torch import nn
 
-from rllib_dima.checkpoint import CheckpointError, verify
+from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
 from rllib_dima.core.behavior import Actor
+from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
+WEIGHTS_FILE_NAME, DESCRIPTION_FILE_NAME = "weights.npz", "policy.json"  # in that folder
 LAYOUT_FILE_NAME = "layout.json"  # inside an exported file
 
 
@@ -40,24 +49,22 @@ class Policy:
         self.actor, self.layout = actor.cpu().eval(), actor.layout
 
     @classmethod
-    def from_checkpoint(cls, path: str | pathlib.Path) -> Policy:
-        """Loads the policy of a checkpoint on a local disk; nothing else of the checkpoint is read.
+    def from_checkpoint(cls, path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> Policy:
+        """Loads the policy of a checkpoint; nothing else of it is read, and nothing in it is run.
 
         Args:
-            path: what `algo.save_to_path()` returned, or a `checkpoint_000000` folder of Tune's.
+            path: what `algo.save_to_path()` returned, or a `checkpoint_000000` folder of Tune's: a path, a URI or a
+                `Checkpoint` of Tune's.
+            filesystem: of pyarrow, on which `path` is a path.
 
         Raises:
             CheckpointError: it is missing, damaged, incomplete or not DIMA's, or its policy is not finite.
         """
-        verify(path, only=POLICY_FOLDER)
-        folder = pathlib.Path(path).expanduser() / POLICY_FOLDER
-        settings = _unpickle(folder / "class_and_ctor_args.pkl")["ctor_args_and_kwargs"][1]["model_config"]
-        actor = Actor(settings["layout"], settings["hyperparameters"])
-        state = _unpickle(folder / "module_state.pkl")
-        state = {name.removeprefix("net."): torch.tensor(value) for name, value in state.items()}
-        _check_finite(state, path)
-        actor.load_state_dict(state)
-        return cls(actor)
+        with opened(path, filesystem, only=POLICY_FOLDER) as checkpoint:
+            folder = checkpoint / POLICY_FOLDER
+            if not folder.is_dir():
+                raise CheckpointError(f"The checkpoint {path} holds no policy: {POLICY_FOLDER} is missing.")
+            return cls(_load_actor(folder, path))
 
     @torch.no_grad()
     def act(self, observations: Mapping[Any, Any], deterministic: bool = True) -> dict[Any, np.ndarray | int]:
@@ -85,25 +92,35 @@ class Policy:
             return dict(zip(agents, actions.tolist(), strict=True))
         return dict(zip(agents, actions.clamp(-1, 1).numpy(), strict=True))
 
-    def export(self, path: str | pathlib.Path) -> None:
-        """Writes the deterministic policy as a TorchScript file.
+    def export(self, path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> None:
+        """Writes the deterministic policy as a program of `torch.export`, which needs torch alone:
 
-        Its `forward` takes padded observations (B, O), each ending with what identifies its agent, and returns actions
-        (B, A) in [-1, 1] or, of discrete ones, int64 (B,). The file holds the agents and their sizes as JSON in the
-        extra file `LAYOUT_FILE_NAME`.
+            extra = {"layout.json": ""}
+            policy = torch.export.load("policy.pt2", extra_files=extra).module()
+            actions = policy(observations)
+
+        It takes padded observations (B, O), each ending with what identifies its agent, and returns actions (B, A) in
+        [-1, 1] or, of discrete ones, int64 (B,). `extra` then holds the agents and their sizes as JSON. Torch may
+        unpickle what is in such a file: load only those that you trust.
 
         Args:
-            path: the file to write.
+            path: the file to write, whose name ends in .pt2: a path or URI.
+            filesystem: of pyarrow, on which `path` is a path.
 
         Raises:
             FileNotFoundError: the folder it is to be in does not exist.
-            ValueError: `path` is a folder.
+            ValueError: `path` is a folder, or its name ends otherwise.
         """
-        file = _writable(pathlib.Path(path).expanduser())
+        file = _writable(locate(path, filesystem))
         example = torch.zeros(2 * self.layout.num_agents, self.layout.observation_size)
+        batch = {"observations": {0: torch.export.Dim("batch")}}
         with torch.no_grad():
-            script = torch.jit.trace(_Deterministic(self.actor).eval(), example, check_trace=False)
-        torch.jit.save(script, str(file), _extra_files={LAYOUT_FILE_NAME: json.dumps(_description(self.layout))})
+            program = torch.export.export(_Deterministic(self.actor).eval(), (example,), dynamic_shapes=batch)
+        content = io.BytesIO()
+        description = json.dumps(_description(self.layout), default=_plain)
+        torch.export.save(program, content, extra_files={LAYOUT_FILE_NAME: description})
+        with file.filesystem.open_output_stream(file.path) as stream:
+            stream.write(content.getbuffer())
 
     def _padded(self, agent: Any, observation: Any) -> np.ndarray:
         """(O,) float32: the observation as `CooperativeEnv` presents it."""
@@ -127,6 +144,70 @@ class Policy:
         return padded
 
 
+def save_weights(folder: Place, actor: Actor, weights_by_name: Mapping[str, np.ndarray]) -> None:
+    """Writes into a folder what `Policy` needs of a checkpoint, as files that cannot run code when they are read.
+
+    Args:
+        folder: where to write.
+        actor: the network.
+        weights_by_name: its parameters and buffers, which may be older than those it has.
+    """
+    description = {"layout": dataclasses.asdict(actor.layout), "hyperparameters": dataclasses.asdict(actor.hp)}
+    weights = io.BytesIO()
+    np.savez(weights, **weights_by_name)
+    files = {
+        DESCRIPTION_FILE_NAME: json.dumps(description, default=_plain).encode(),
+        WEIGHTS_FILE_NAME: weights.getbuffer(),
+    }
+    for name, content in files.items():
+        with folder.filesystem.open_output_stream(f"{folder.path}/{name}") as stream:
+            stream.write(content)
+
+
+def load_layout(folder: pathlib.Path) -> AgentLayout:
+    """The agents of the policy that `save_weights` wrote to a local folder.
+
+    Raises:
+        CheckpointError: the file is missing or says something else.
+    """
+    return _load_description(folder)[0]
+
+
+def _load_actor(folder: pathlib.Path, path: Any) -> Actor:
+    """The network that `save_weights` wrote to a folder of the checkpoint `path`."""
+    actor = Actor(*_load_description(folder))
+    try:
+        with np.load(folder / WEIGHTS_FILE_NAME, allow_pickle=False) as weights:
+            state = {name: torch.from_numpy(weights[name]) for name in weights.files}
+        actor.load_state_dict(state)
+    except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"The checkpoint {path} holds no policy that can be read: {error}") from error
+    _check_finite(state, path)
+    return actor
+
+
+def _load_description(folder: pathlib.Path) -> tuple[AgentLayout, Hyperparameters]:
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE_NAME).read_bytes())
+        layout, hyperparameters = (
+            {name: _as_tuple(value) for name, value in description[part].items()}
+            for part in ("layout", "hyperparameters")
+        )
+        return AgentLayout(**layout), Hyperparameters(**hyperparameters)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION_FILE_NAME} describes no policy: {error!r}") from error
+
+
+def _plain(number: Any) -> int | float:
+    """Numpy's numbers as JSON can hold them."""
+    return int(number) if isinstance(number, numbers.Integral) else float(number)
+
+
+def _as_tuple(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
 class _Deterministic(nn.Module):
     """What is exported."""
 
@@ -142,7 +223,7 @@ class _Deterministic(nn.Module):
 
 def _description(layout: AgentLayout) -> dict[str, Any]:
     return {
-        "agents": [str(agent) for agent in layout.agent_ids],
+        "agents": layout.agent_ids,
         "observation_sizes": layout.observation_sizes,
         "observation_size": layout.observation_size,
         "appends_agent_id": layout.appends_agent_id,
@@ -170,19 +251,21 @@ def _describe_unfinite(agents: list[Any], padded: np.ndarray) -> str:
     )
 
 
-def _writable(file: pathlib.Path) -> pathlib.Path:
+def _writable(file: Place) -> Place:
     """The file, if there is a folder to write it into."""
-    if file.is_dir():
-        raise ValueError(f"Cannot export the policy to {file}, which is a folder: give a file, as {file}/policy.pt.")
-    if not file.parent.is_dir():
+    parent = pathlib.PurePosixPath(file.path).parent.as_posix()
+    of_file, of_parent = (file.filesystem.get_file_info(path).type for path in (file.path, parent))
+    if of_file == pyarrow.fs.FileType.Directory:
+        raise ValueError(
+            f"Cannot export the policy to {file.path}, which is a folder: give a file, as {file.path}/policy.pt2."
+        )
+    if not file.path.endswith(".pt2"):
+        raise ValueError(
+            f"Cannot export the policy to {file.path}: exports are programs of torch.export, no TorchScript any more. "
+            "Give a name that ends in .pt2, and load it with torch.export.load()."
+        )
+    if of_parent != pyarrow.fs.FileType.Directory:
         raise FileNotFoundError(
-            f"Cannot export the policy to {file}: there is no folder {file.parent}. Create it first."
+            f"Cannot export the policy to {file.path}: there is no folder {parent}. Create it first."
         )
     return file
-
-
-def _unpickle(file: pathlib.Path) -> Any:
-    if not file.is_file():
-        raise CheckpointError(f"The checkpoint holds no policy: {file} is missing.")
-    with file.open("rb") as stream:
-        return pickle.load(stream)

@@ -6,10 +6,13 @@ and, for the policy, the two ways of acting. Only the policy is ever sent to an 
 
 from __future__ import annotations
 
+import pathlib
+import tempfile
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import pyarrow.fs
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
@@ -18,10 +21,12 @@ from ray.rllib.utils import force_list
 from ray.util import log_once
 from torch import nn
 
+from rllib_dima.checkpoint import locate
 from rllib_dima.core.behavior import Actor, Critic
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.world_model import WorldModel
+from rllib_dima.policy import save_weights
 
 POLICY_ID = "shared_policy"
 CRITIC_ID = "critic"
@@ -82,6 +87,21 @@ class DIMAPolicy(DIMAModule):
     """The decentralised policy: local observations (B, O) to actions, one set of parameters for all agents."""
 
     net_class = Actor
+
+    def save_to_path(
+        self,
+        path: str | pathlib.Path | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        filesystem: pyarrow.fs.FileSystem | None = None,
+        use_msgpack: bool = False,
+    ) -> str:
+        """Writes RLlib's files, and beside them those that `rllib_dima.Policy` reads."""
+        place = locate(tempfile.mkdtemp() if path is None else path, filesystem)
+        state = self.get_state() if state is None else state
+        super().save_to_path(place.path, state=state, filesystem=place.filesystem, use_msgpack=use_msgpack)
+        save_weights(place, self.net, {name.removeprefix("net."): value for name, value in state.items()})
+        return place.path
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return self._act(batch, deterministic=True)

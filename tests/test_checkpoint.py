@@ -9,21 +9,32 @@ import sys
 
 import pyarrow.fs
 import pytest
+from ray import tune
+from ray.rllib.algorithms.ppo import PPO
+from ray.train._internal.checkpoint_manager import _TrainingResult
 
-from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, is_checkpoint, replacing, verify, write_manifest
+from rllib_dima.checkpoint import (
+    MANIFEST_FILE_NAME,
+    CheckpointError,
+    is_checkpoint,
+    locate,
+    replacing,
+    verify,
+    write_manifest,
+)
 
 LOCAL = pyarrow.fs.LocalFileSystem()
 
 
-def save(path, content, extra=None):
+def save(path, content, extra=None, filesystem=None):
     """What an algorithm does, in small."""
-    with replacing(path) as folder:
-        (folder / "learner").mkdir(parents=True)
-        (folder / "state.pkl").write_text(content)
-        (folder / "learner" / "weights").write_text(content * 1000)
+    with replacing(locate(path, filesystem)) as folder:
+        (folder / "learner_group").mkdir(parents=True)
+        (folder / "algorithm_state.pkl").write_text(content)
+        (folder / "learner_group" / "weights").write_text(content * 1000)
         if extra:
             extra(folder)
-        write_manifest(folder.as_posix(), LOCAL)
+        write_manifest(folder)
 
 
 @pytest.fixture
@@ -34,7 +45,7 @@ def saved(tmp_path):
 
 def content(path):
     verify(path)
-    return (path / "state.pkl").read_text()
+    return (path / "algorithm_state.pkl").read_text()
 
 
 def test_new_empty_and_existing_folders(tmp_path):
@@ -125,7 +136,7 @@ def test_failure_to_rename_leaves_what_was_there(saved, fails_on, tmp_path, monk
 DIES = """
 import os, pathlib, sys
 sys.path.insert(0, sys.argv[3])
-import test_checkpoint, rllib_dima.checkpoint as checkpoint
+import test_checkpoint, rllib_dima.checkpoint.replacement as checkpoint
 path, where = pathlib.Path(sys.argv[1]), sys.argv[2]
 die = lambda *args: os._exit(9)
 if where == "writing":
@@ -158,11 +169,11 @@ def test_process_that_dies_while_saving_loses_nothing(saved, where, tmp_path):
 
 
 def _shorten(path):
-    (path / "learner" / "weights").write_text("firs")
+    (path / "learner_group" / "weights").write_text("firs")
 
 
 def _flip(path):
-    file = path / "learner" / "weights"
+    file = path / "learner_group" / "weights"
     file.write_text(file.read_text().replace("first", "fjrst", 1))
 
 
@@ -174,15 +185,58 @@ def _edit_manifest(**changes):
     return edit
 
 
+def _edit_files(change):
+    def edit(path):
+        files = json.loads((path / MANIFEST_FILE_NAME).read_text())["files"]
+        _edit_manifest(files=change(files))(path)
+
+    return edit
+
+
+def _forget_a_damaged_file(path):
+    _flip(path)
+    _edit_files(lambda files: {name: known for name, known in files.items() if "weights" not in name})(path)
+
+
+IS_DAMAGED = f"{MANIFEST_FILE_NAME} is damaged"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_shorten, "learner/weights is damaged"),
-        (_flip, "learner/weights is damaged"),
-        (lambda path: (path / "state.pkl").unlink(), "state.pkl is missing"),
-        (lambda path: (path / MANIFEST_FILE_NAME).write_text("{"), f"{MANIFEST_FILE_NAME} is damaged"),
-        (lambda path: (path / MANIFEST_FILE_NAME).write_text("{}"), f"{MANIFEST_FILE_NAME} is damaged"),
-        (_edit_manifest(format_version=99), "format 99, written by rllib_dima .*reads formats up to 1"),
+        (_shorten, "learner_group/weights is damaged"),
+        (_flip, "learner_group/weights is damaged"),
+        (lambda path: (path / "algorithm_state.pkl").unlink(), r"algorithm_state\.pkl is missing"),
+        (lambda path: (path / "algorithm_state.msgpack").write_text("x"), rf"msgpack is not in {MANIFEST_FILE_NAME}"),
+        (_forget_a_damaged_file, f"learner_group/weights is not in {MANIFEST_FILE_NAME}"),
+        *((lambda path, text=text: (path / MANIFEST_FILE_NAME).write_text(text), IS_DAMAGED) for text in "{[3"),
+        *(
+            (lambda path, text=text: (path / MANIFEST_FILE_NAME).write_text(text), IS_DAMAGED)
+            for text in ("{}", "[" * 9999)
+        ),
+        (lambda path: (path / MANIFEST_FILE_NAME).write_bytes(b"\xff{}"), IS_DAMAGED),
+        *((_edit_manifest(format_version=version), IS_DAMAGED) for version in (0, -1, "2", None, 2.5, True, [2])),
+        (
+            _edit_manifest(format_version=1),
+            "has checkpoint format 1, written by rllib_dima .*reads format 2.*train anew",
+        ),
+        (_edit_manifest(format_version=99, new="x"), "has checkpoint format 99, written by rllib_dima"),
+        (_edit_manifest(algorithm="MAPPO"), r"a checkpoint of MAPPO, not of DIMA: load it with MAPPO\.from_checkpoint"),
+        *((_edit_manifest(algorithm=name), IS_DAMAGED) for name in (None, 3)),
+        (_edit_manifest(unknown=1), IS_DAMAGED),
+        *((_edit_manifest(versions=versions), IS_DAMAGED) for versions in (None, ["2"], {"ray": 2})),
+        *((_edit_manifest(files=files), IS_DAMAGED) for files in (None, ["algorithm_state.pkl"], "x", {"a": None})),
+        (_edit_files(lambda files: files | {"x": {"bytes": -1, "crc32": 1}}), IS_DAMAGED),
+        (_edit_files(lambda files: files | {"x": {"bytes": 1, "crc32": "1"}}), IS_DAMAGED),
+        (_edit_files(lambda files: files | {"x": {"bytes": 1}}), IS_DAMAGED),
+        (_edit_files(lambda files: files | {"x": {"bytes": 1, "crc32": 1, "mode": 1}}), IS_DAMAGED),
+        *(
+            (
+                _edit_files(lambda files, name=name: files | {name: {"bytes": 1, "crc32": 1}}),
+                "no path within the checkpoint",
+            )
+            for name in ("/etc/passwd", "../run/state", "learner_group/../../x", "./x", "a//b", "a\0b", "")
+        ),
         (lambda path: (path / MANIFEST_FILE_NAME).unlink(), "no checkpoint of DIMA"),
     ],
 )
@@ -193,35 +247,107 @@ def test_damage_is_found_and_named(saved, damage, message):
 
 
 def test_part_can_be_checked_alone(saved):
-    (saved / "state.pkl").unlink()
-    verify(saved, only="learner")
+    (saved / "algorithm_state.pkl").unlink()
+    verify(saved, only="learner_group")
     with pytest.raises(CheckpointError):
-        verify(saved, only="state")
+        verify(saved, only="algorithm_state.pkl")
 
 
-class PPO:
-    """Stands for the class that another algorithm's checkpoint names."""
+class Trap:
+    """Shows if it is unpickled."""
+
+    sprung = False
+
+    def __reduce__(self):
+        return setattr, (Trap, "sprung", True)
 
 
-class DIMA:
-    """Stands for ours."""
-
-
-def test_foreign_and_interrupted_checkpoints_are_told_apart(saved):
+def test_checking_runs_nothing_also_of_foreign_and_interrupted_checkpoints(saved):
     (saved / MANIFEST_FILE_NAME).unlink()
     assert not is_checkpoint(saved)
-    for writer, message in ((PPO, "a checkpoint of PPO, not of DIMA"), (DIMA, "incomplete: .*interrupted")):
-        (saved / "class_and_ctor_args.pkl").write_bytes(pickle.dumps({"class": writer}))
+    for writer, message in ((PPO, "a checkpoint of PPO, not of DIMA"), (Trap, "incomplete: .*interrupted")):
+        record = {"class": writer, "ctor_args_and_kwargs": Trap()}
+        (saved / "class_and_ctor_args.pkl").write_bytes(pickle.dumps(record))
         with pytest.raises(CheckpointError, match=message):
             verify(saved)
+    (saved / "class_and_ctor_args.pkl").write_bytes(b"not a pickle")
+    with pytest.raises(CheckpointError, match="incomplete"):
+        verify(saved)
+    assert not Trap.sprung
+    pickle.loads(pickle.dumps(Trap()))
+    assert Trap.sprung
 
 
-def test_other_file_systems_are_checked_by_size(tmp_path):
-    elsewhere = pyarrow.fs.SubTreeFileSystem(str(tmp_path), LOCAL)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "state.pkl").write_text("first")
-    write_manifest("run", elsewhere)
-    verify("run", elsewhere)
-    (tmp_path / "run" / "state.pkl").write_text("firs")
-    with pytest.raises(CheckpointError, match=r"state\.pkl is damaged"):
+def test_replaced_checkpoint_of_an_older_format_leaves_nothing_behind(saved):
+    (saved / "eval_env_runner").mkdir()
+    (saved / "eval_env_runner" / "state.pkl").write_text("old")
+    (saved / "curve.png").write_text("mine")
+    _edit_manifest(format_version=1)(saved)
+    save(saved, "second")
+    assert content(saved) == "second" and (saved / "curve.png").exists() and not (saved / "eval_env_runner").exists()
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A file system that is not the local disk, as far as anybody can see."""
+    (tmp_path / "bucket").mkdir()
+    return pyarrow.fs.SubTreeFileSystem(str(tmp_path / "bucket"), LOCAL)
+
+
+def test_other_file_systems_hold_copies_that_are_checked_as_a_whole(elsewhere, tmp_path, saved):
+    save("runs/one", "first", filesystem=elsewhere, extra=lambda folder: (folder / "env_runner").write_text("x"))
+    (tmp_path / "bucket" / "runs" / "one" / "curve.png").write_text("mine")
+    save("runs/one/", "second", filesystem=elsewhere)
+    verify("runs/one", elsewhere)
+    assert content(tmp_path / "bucket" / "runs" / "one") == "second"  # downloaded by other means
+    assert sorted(os.listdir(tmp_path / "bucket" / "runs" / "one")) == [
+        "algorithm_state.pkl",
+        "curve.png",
+        MANIFEST_FILE_NAME,
+        "learner_group",
+    ]
+    pyarrow.fs.copy_files(str(saved), "uploaded", destination_filesystem=elsewhere)
+    verify(tune.Checkpoint("uploaded", elsewhere))
+    _flip(tmp_path / "bucket" / "uploaded")
+    verify("uploaded", elsewhere, only="algorithm_state.pkl")
+    with pytest.raises(CheckpointError, match=r"checkpoint uploaded is not whole: learner_group/weights is damaged"):
+        verify("uploaded", elsewhere)
+    with pytest.raises(CheckpointError, match="There is no checkpoint folder missing on the subtree"):
+        verify("missing", elsewhere)
+
+
+def test_failure_to_upload_leaves_no_checkpoint_that_seems_whole(elsewhere, monkeypatch):
+    save("run", "first", filesystem=elsewhere)
+
+    def break_off(*args, **kwargs):
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(pyarrow.fs, "copy_files", break_off)
+    with pytest.raises(CheckpointError, match="could not be saved to run: connection reset"):
+        save("run", "second", filesystem=elsewhere)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="no checkpoint of DIMA"):
         verify("run", elsewhere)
+
+
+def test_all_ways_to_say_where_a_checkpoint_is(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    in_tune = tune.Checkpoint.from_directory(saved)
+    result = _TrainingResult(checkpoint=in_tune, metrics={})
+    ways = ["run", "./run/", "run//", "other/../run", "~/run", str(saved), f"{saved}/", f"file://{saved}"]
+    ways += [f"file://{saved}/", pathlib.Path(f"file://{saved}"), pathlib.Path("run"), pathlib.Path("~/run"), in_tune]
+    ways += [tune.Checkpoint.from_directory("run"), tune.Checkpoint(f"file://{saved}"), result, saved]
+    for way in ways:
+        assert locate(way).is_local and locate(way).path == str(saved), way
+        verify(way)
+    assert locate("~/run/", LOCAL).path == str(saved)
+    assert locate("file:///a%20b").path == "/a b"
+
+
+@pytest.mark.parametrize(
+    "place", ["", None, 3, b"run", "nope://run", "file://host/run", _TrainingResult(checkpoint=None, metrics={})]
+)
+def test_what_is_no_place_is_refused(place):
+    with pytest.raises(CheckpointError, match=r"no place|cannot be read as a URI"):
+        locate(place)

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+import pickle
 import signal
 from types import SimpleNamespace
 
 import pytest
+from test_checkpoint import Trap
 
+from rllib_dima.checkpoint import write_manifest
 from rllib_dima.cli import saving
-from rllib_dima.cli.checkpoints import find_checkpoint, last_return
+from rllib_dima.cli.checkpoints import find_checkpoint, last_return, load_config
 from rllib_dima.cli.errors import RunError, UsageError
 from rllib_dima.cli.progress import ProgressLines, check_criteria, describe, share_done
 from rllib_dima.cli.trial_report import report
@@ -47,14 +50,31 @@ def test_an_experiment_is_its_trial_with_the_highest_last_return(tmp_path):
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     make_trial(tmp_path / "a", [1.0], [0])
     monkeypatch.chdir(tmp_path)
-    assert find_checkpoint("a") == tmp_path / "a" / "checkpoint_000000"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("a", "./a/", "~/a", f"file://{tmp_path}/a/"):
+        assert find_checkpoint(folder) == tmp_path / "a" / "checkpoint_000000"
 
 
 def test_folders_without_a_checkpoint_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, message in ((tmp_path / "no", "no folder"), (tmp_path, "no checkpoint"), ("s3://b/c", "download")):
+    for folder, message in (
+        (tmp_path / "no", "no folder"),
+        (tmp_path, "no checkpoint"),
+        ("s3://b/c", "download"),
+        ("", "no place"),
+    ):
         with pytest.raises(UsageError, match=message):
             find_checkpoint(folder)
+
+
+def test_nothing_is_unpickled_of_a_checkpoint_that_was_tampered_with(tmp_path):
+    file = tmp_path / "class_and_ctor_args.pkl"
+    file.write_bytes(pickle.dumps("as it was saved"))
+    write_manifest(tmp_path)
+    file.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(RunError, match=r"class_and_ctor_args\.pkl is damaged"):
+        load_config(tmp_path)
+    assert not Trap.sprung
 
 
 RESULT = {

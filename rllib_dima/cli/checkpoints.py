@@ -20,8 +20,8 @@ def find_checkpoint(folder: str | Path) -> Path:
     """The checkpoint that a folder is or contains.
 
     Args:
-        folder: a checkpoint; a trial, of which the newest checkpoint is taken; or an experiment, of which the trial
-            with the highest last return is taken.
+        folder: a path or file:// URI of a checkpoint; of a trial, of which the newest checkpoint is taken; or of an
+            experiment, of which the trial with the highest last return is taken.
 
     Returns:
         An absolute path.
@@ -29,9 +29,14 @@ def find_checkpoint(folder: str | Path) -> Path:
     Raises:
         UsageError: there is no such folder, or no checkpoint in it.
     """
-    path = Path(folder).expanduser().absolute()
-    if "://" in str(folder):
-        raise UsageError(f"{folder} is a URI: download the checkpoint first.")
+    from rllib_dima.checkpoint import CheckpointError, locate
+
+    if "://" in str(folder) and not str(folder).startswith("file:"):
+        raise UsageError(f"{folder} is not on this machine: download the checkpoint first.")
+    try:
+        path = Path(locate(folder).path)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
     if not path.is_dir():
         raise UsageError(f"There is no folder {folder}.")
     if is_checkpoint(path):
@@ -49,9 +54,10 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
     """The class of a checkpoint's algorithm and a copy of its configuration that can be changed.
 
     Raises:
-        RunError: they cannot be unpickled here.
+        RunError: they are damaged, or cannot be unpickled here.
         UsageError: the algorithm runs on RLlib's old API stack.
     """
+    verify_part(checkpoint, CLASS_FILE_NAME)
     try:
         with (checkpoint / CLASS_FILE_NAME).open("rb") as file:
             record = pickle.load(file)
@@ -64,6 +70,21 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
     if not config.enable_env_runner_and_connector_v2:
         raise UsageError(f"{checkpoint} is of RLlib's old API stack, which this command does not support.")
     return algorithm, config
+
+
+def verify_part(checkpoint: Path, part: str) -> None:
+    """Checks a file or folder of DIMA's checkpoints before it is unpickled; other algorithms' have no checksums.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, verify
+
+    try:
+        if (checkpoint / MANIFEST_FILE_NAME).is_file():
+            verify(checkpoint, only=part)
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
 
 
 def require_restorable(checkpoint: Path, algorithm: type) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rllib_dima.cli.checkpoints import find_checkpoint, load_config
+from rllib_dima.cli.checkpoints import find_checkpoint, load_config, verify_part
 from rllib_dima.cli.errors import SUCCEEDED, RunError, UsageError, sentence
 from rllib_dima.cli.ray_session import prepare
 from rllib_dima.cli.video import film, require_display, show
@@ -168,22 +168,11 @@ def restore_policy(runner: Any, checkpoint: Path) -> None:
         if component is not runner.module and (checkpoint / folder).is_dir():
             parts[folder] = component
     for folder, component in parts.items():
-        _verify(checkpoint, folder)
+        verify_part(checkpoint, folder)
         try:
             component.restore_from_path((checkpoint / folder).as_posix())
         except Exception as error:  # whatever a damaged file or a network of another size raises
             raise RunError(f"{checkpoint / folder} cannot be loaded: {error}") from error
-
-
-def _verify(checkpoint: Path, folder: str) -> None:
-    """Checks a part of DIMA's checkpoints, which come with checksums; other algorithms' have none."""
-    from rllib_dima.checkpoint import CheckpointError, is_checkpoint, verify
-
-    try:
-        if is_checkpoint(checkpoint):
-            verify(checkpoint, only=folder)
-    except CheckpointError as error:
-        raise RunError(str(error)) from error
 
 
 def _render_without_display() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.fs
 
-from rllib_dima.checkpoint import split_uri
+from rllib_dima.checkpoint import CheckpointError, locate
 from rllib_dima.cli.errors import RunError, UsageError
 from rllib_dima.cli.experiment import merged
 from rllib_dima.cli.spec import flat, options, present_spec
@@ -28,11 +28,11 @@ def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
         RunError: the folder cannot be written.
     """
     try:
-        filesystem, path = split_uri(folder, None)
+        filesystem, path = locate(folder)
         filesystem.create_dir(path)
         with filesystem.open_output_stream(f"{path}/{FILE_NAME}") as file:
             file.write(_text({"spec": _present(spec), "flags": _present(flags)}).encode())
-    except (OSError, ValueError) as error:  # pyarrow's are of these kinds
+    except (OSError, ValueError, CheckpointError) as error:  # pyarrow's are of the first kinds
         raise RunError(f"The results cannot be written to {folder}: {error}") from error
 
 
@@ -68,12 +68,12 @@ def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dic
 
 def _read(folder: str) -> dict[str, Any] | None:
     try:
-        filesystem, path = split_uri(f"{folder}/{FILE_NAME}", None)
+        filesystem, path = locate(f"{folder}/{FILE_NAME}")
         if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
             return None
         with filesystem.open_input_stream(path) as file:
             return json.loads(file.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, CheckpointError) as error:
         raise UsageError(f"{folder}/{FILE_NAME} cannot be read: {error}") from error
 
 

@@ -11,12 +11,14 @@ loss, a log-probability, an entropy or an action.
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 ActionKind = Literal["continuous", "discrete"]
+AgentId = str | int | tuple
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class AgentLayout:
     Letters used in shape comments throughout `core`: N agents, S state, O padded observation, A padded action.
 
     Args:
-        agent_ids: the agents, in the order of every axis named N.
+        agent_ids: the agents, in the order of every axis named N: strings, whole numbers or tuples of these.
         state_size: S, entries of the global state.
         observation_sizes: real entries of each agent's observation (without an appended id).
         action_sizes: for continuous actions the entries of each agent's action vector, for discrete actions the
@@ -35,11 +37,11 @@ class AgentLayout:
         appends_agent_id: whether a one-hot agent id of N entries ends every padded observation.
 
     Raises:
-        ValueError: on fewer than two agents, on size tuples of a wrong length, on sizes below one and on an
-            unknown action kind.
+        ValueError: on fewer than two agents, on other kinds of agent ids, on size tuples of a wrong length, on sizes
+            below one and on an unknown action kind.
     """
 
-    agent_ids: tuple[str, ...]
+    agent_ids: tuple[AgentId, ...]
     state_size: int
     observation_sizes: tuple[int, ...]
     action_sizes: tuple[int, ...]
@@ -52,6 +54,12 @@ class AgentLayout:
                 f"DIMA trains teams: it needs at least 2 agents, but was given {len(self.agent_ids)} "
                 f"({list(self.agent_ids)}). For a single agent use a single-agent algorithm such as RLlib's PPO or SAC."
             )
+        for agent in self.agent_ids:
+            if not _survives_json(agent):
+                raise ValueError(
+                    f"The agent {agent!r} is a {type(agent).__name__}, but an agent's id must be a string, a whole "
+                    "number or a tuple of these: saved policies name the agents in JSON. Rename it in the environment."
+                )
         for name in ("observation_sizes", "action_sizes"):
             sizes = getattr(self, name)
             if len(sizes) != len(self.agent_ids) or min(sizes) < 1:
@@ -110,3 +118,9 @@ class AgentLayout:
 def _leading_entries(sizes: tuple[int, ...], width: int) -> torch.Tensor:
     """(N, width) bool with the first sizes[i] entries of row i set."""
     return torch.arange(width).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
+
+
+def _survives_json(agent: Any) -> bool:
+    if isinstance(agent, tuple):
+        return all(map(_survives_json, agent))
+    return isinstance(agent, str | numbers.Integral)
