@@ -19,7 +19,9 @@ from rllib_dima.core.behavior import (
     lambda_returns,
     ppo_batch,
 )
+from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.imagination import Rollout
+from rllib_dima.core.layout import AgentLayout
 
 MASK = UNEQUAL.action_mask().float()  # [[1, 1], [1, 0]]
 
@@ -151,6 +153,15 @@ def test_networks_have_the_papers_shape():
     hidden = layers[4].weight
     assert torch.allclose(hidden @ hidden.T, 2 * torch.eye(8), atol=1e-5)  # orthogonal with ReLU's gain sqrt(2)
     assert all(not layer.bias.any() for layer in layers if isinstance(layer, torch.nn.Linear))
+
+
+def test_hidden_layers_are_as_many_as_configured_and_three_make_the_released_codes_actor():
+    halfcheetah = AgentLayout(("a", "b"), 17, (17, 17), (3, 3), appends_agent_id=True)
+    for layers, parameters in ((1, 3_244), (2, 20_012), (3, 36_780)):
+        network = Actor(halfcheetah, Hyperparameters(actor_num_layers=layers))
+        assert sum(p.numel() for p in network.parameters()) == parameters
+    relus = [layer for layer in Critic(UNEQUAL, tiny(critic_num_layers=4)).network if isinstance(layer, torch.nn.ReLU)]
+    assert len(relus) == 4
 
 
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])

@@ -1,6 +1,7 @@
 """Whole iterations: what they change, what they depend on, and how they resume."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -209,23 +210,64 @@ def test_the_world_model_is_trained_alone_while_warming_up():
     assert set(trainer.train_iteration()) - {"time"} == {"world_model", "actor", "critic"}
 
 
-@pytest.mark.parametrize(
-    ("column", "name"), [("rewards", "world_model/reward_loss"), ("states", "world_model/decoder_loss")]
-)
-def test_non_finite_data_is_named(column, name):
+@pytest.mark.parametrize("column", ["rewards", "states", "observations", "actions"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_data_that_float32_cannot_hold_is_refused_before_it_is_stored(column, value):
     trainer, poisoned = new_trainer(UNEQUAL, tiny()), random_trajectory(UNEQUAL, 12)
-    getattr(poisoned, column)[:] = np.nan
-    trainer.add([poisoned])
-    with pytest.raises(NonFiniteLossError, match=rf"{name} became nan in training iteration 1 \(after 12 env"):
+    values = getattr(poisoned, column).astype(np.float64)
+    values[3] = value
+    poisoned = dataclasses.replace(poisoned, **{column: values})
+    with pytest.raises(ValueError, match=f"NaN or infinity .* in its {column}, first in step 3 of 1"):
+        trainer.add([random_trajectory(UNEQUAL, 5, seed=1), poisoned])
+    assert len(trainer.replay) == trainer.num_env_steps == trainer.world_model.normalizer.count == 0
+
+
+def test_what_becomes_infinite_in_training_is_named_with_the_extreme_values_behind_it():
+    trainer, extreme = new_trainer(UNEQUAL, tiny()), random_trajectory(UNEQUAL, 12)
+    extreme.observations[7, 0, 0] = -1e30
+    trainer.add([extreme])
+    with pytest.raises(
+        NonFiniteLossError, match=r"decoder_loss became inf in training iteration 1 .*observations 1e\+30"
+    ):
         trainer.train_iteration()
 
 
-def test_non_finite_rewards_are_named_after_a_single_policy_update():
-    trainer, poisoned = new_trainer(UNEQUAL, tiny(policy_updates_per_iteration=1)), random_trajectory(UNEQUAL, 12)
-    poisoned.rewards[:] = np.inf
-    trainer.add([poisoned])
-    with pytest.raises(NonFiniteLossError, match="world_model/reward_loss became"):
-        trainer.train_iteration()
+def imagined(exponent, offset=0.0, iterations=3, **changes):
+    """Networks and metrics of a trainer whose rewards are multiples of the same ones."""
+    trainer = new_trainer(UNEQUAL, tiny(**changes))
+    for chunk in trajectories():
+        rewards = ((chunk.rewards + offset) * np.float32(2.0**exponent)).astype(np.float32)
+        trainer.add([dataclasses.replace(chunk, rewards=rewards)])
+    return trainer, [numbers(trainer.train_iteration()) for _ in range(iterations)]
+
+
+@pytest.mark.parametrize("exponent", [-40, 17, 60])
+@pytest.mark.parametrize("changes", [{}, {"normalize_values": False}], ids=["", "raw values"])
+def test_learning_does_not_depend_on_the_rewards_unit(exponent, changes):
+    (first, metrics), (second, scaled) = imagined(-10, **changes), imagined(exponent, **changes)
+    assert same(parameters(first), parameters(second))
+    for name in ("imagined_reward_mean", "imagined_return_mean", "advantage_std"):
+        assert scaled[-1]["critic"][name] == metrics[-1]["critic"][name] * 2.0 ** (exponent + 10) != 0
+    assert scaled[-1]["world_model"]["reward_loss"] == metrics[-1]["world_model"]["reward_loss"]
+    assert 0.5 <= scaled[-1]["world_model"]["reward_scale"] / 2.0**exponent <= 2
+
+
+def test_what_was_learnt_stays_when_the_scale_of_rewards_changes():
+    trainer, _ = imagined(-12)
+    normalizer, values = trainer.world_model.reward_normalizer, trainer.critic.value_normalizer
+    start = trainer.replay.windows(torch.arange(5), past=trainer.hp.context_length - 1)
+
+    @torch.no_grad()
+    def predicted():
+        torch.manual_seed(0)
+        step = trainer.world_model.reset(start).step(start.actions[:, -1])
+        return step.rewards, values.denormalize(torch.zeros(())) * normalizer.scale
+
+    before, scale = predicted(), normalizer.scale.item()
+    trainer._observe(torch.zeros(0, 4), torch.arange(26.0))
+    assert normalizer.scale > 100 * scale
+    for ours, theirs in zip(predicted(), before, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4)
 
 
 @pytest.mark.parametrize("part", ["actor", "critic"])

@@ -6,6 +6,7 @@ since the value of a global state is.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -130,15 +131,15 @@ class PPOBatch(NamedTuple):
     values: torch.Tensor  # (M,) the critic's raw outputs before the update
 
 
-def _network(size_in: int, hidden: int, size_out: int, output_gain: float) -> nn.Sequential:
-    """Three linear layers with ReLU and layer norm (also on the input), orthogonally initialised."""
-    layers = [nn.Linear(size_in, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, size_out)]
-    for layer, gain in zip(layers, [nn.init.calculate_gain("relu")] * 2 + [output_gain], strict=True):
+def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_gain: float) -> nn.Sequential:
+    """Hidden layers and an output, linear with ReLU and layer norm (also on the input), orthogonally initialised."""
+    sizes = [size_in, *[hidden] * num_layers, size_out]
+    layers = [nn.Linear(*pair) for pair in pairwise(sizes)]
+    for layer, gain in zip(layers, [nn.init.calculate_gain("relu")] * num_layers + [output_gain], strict=True):
         nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
-    first, second, last = layers
-    norms = [nn.LayerNorm(size_in), nn.LayerNorm(hidden), nn.LayerNorm(hidden)]
-    return nn.Sequential(norms[0], first, nn.ReLU(), norms[1], second, nn.ReLU(), norms[2], last)
+    parts = [part for layer in layers for part in (nn.LayerNorm(layer.in_features), layer, nn.ReLU())]
+    return nn.Sequential(*parts[:-1])
 
 
 class Actor(nn.Module):
@@ -156,7 +157,9 @@ class Actor(nn.Module):
         self.layout, self.hp = layout, hp
         self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
         outputs = layout.action_size * (2 if self.kind == "beta" else 1)
-        self.network = _network(layout.observation_size, hp.actor_hidden_size, outputs, self.OUTPUT_GAIN)
+        self.network = _network(
+            layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, outputs, self.OUTPUT_GAIN
+        )
         if self.kind == "gaussian":
             self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
@@ -228,7 +231,7 @@ class Critic(nn.Module):
     def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
         super().__init__()
         self.hp = hp
-        self.network = _network(layout.state_size, hp.critic_hidden_size, 1, 1.0)
+        self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0)
         self.value_normalizer = ValueNormalizer(hp.value_normalization_beta, hp.normalize_values)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -280,18 +283,23 @@ def lambda_returns(
 
 
 @torch.no_grad()
-def ppo_batch(rollout: Rollout, critic: Critic, hp: Hyperparameters) -> tuple[PPOBatch, dict[str, torch.Tensor]]:
-    """Evaluates a rollout with the critic: returns, advantages, and the flattened batch of M = H * B steps."""
+def ppo_batch(
+    rollout: Rollout, critic: Critic, hp: Hyperparameters, reward_scale: torch.Tensor | float = 1.0
+) -> tuple[PPOBatch, dict[str, torch.Tensor]]:
+    """Evaluates a rollout with the critic: returns, advantages, and the flattened batch of M = H * B steps.
+
+    Everything but the metrics is in units of `reward_scale`, so that learning does not depend on the reward's.
+    """
     raw_values = critic(rollout.states)  # (H + 1, B)
     values = critic.value_normalizer.denormalize(raw_values)
-    returns = lambda_returns(rollout.rewards, rollout.continuations, values, hp.gamma, hp.lambda_)
+    returns = lambda_returns(rollout.rewards / reward_scale, rollout.continuations, values, hp.gamma, hp.lambda_)
     critic.value_normalizer.update(returns)
     advantages = returns - values[:-1]
     metrics = {
         "imagined_reward_mean": rollout.rewards.mean(),
-        "imagined_return_mean": returns.mean(),
+        "imagined_return_mean": returns.mean() * reward_scale,
         "imagined_continuation_mean": rollout.continuations.mean(),
-        "advantage_std": advantages.std(correction=0),
+        "advantage_std": advantages.std(correction=0) * reward_scale,
     }
     if hp.normalize_advantages:
         advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-5)

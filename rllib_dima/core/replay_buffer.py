@@ -142,11 +142,18 @@ class ReplayBuffer:
         """Transitions added since the buffer was empty, those that others have overwritten included."""
         return self._num_written
 
+    def largest(self) -> str:
+        """The largest magnitude of what the environment has delivered, by name, in words."""
+        columns = {name: getattr(self, name)[: len(self)] for name in ("states", "observations", "rewards")}
+        return ", ".join(f"{name} {float(column.abs().max()):.3g}" for name, column in columns.items())
+
     def clear(self) -> None:
         """Empties the buffer."""
         self._num_written = 0
         self._size.zero_()
         self._newest.zero_()
+        for links in (self.previous, self.following):
+            links.fill_(-1)
         self.close_episodes()
 
     def close_episodes(self) -> None:
@@ -157,9 +164,9 @@ class ReplayBuffer:
         """Appends a chunk of an episode and links it to the chunk before it, if that is still stored.
 
         Raises:
-            ValueError: if the chunk's shapes do not fit the layout, or it is longer than the buffer.
+            ValueError: see `check`.
         """
-        self._check(trajectory)
+        self.check(trajectory)
         length = len(trajectory)
         if not length:
             self._close(trajectory)
@@ -175,6 +182,32 @@ class ReplayBuffer:
         self._newest.fill_((self._num_written - 1) % self.capacity)
         self._open_episodes[trajectory.episode_id] = int(rows[-1])
         self._close(trajectory)
+
+    def check(self, trajectory: Trajectory) -> None:
+        """Looks at what `add` would store.
+
+        Raises:
+            ValueError: if the shapes do not fit the layout, the trajectory is longer than the buffer, or a value is NaN
+                or beyond float32.
+        """
+        length, layout = len(trajectory), self.layout
+        expected = {
+            "states": (length + 1, layout.state_size),
+            "observations": (length, layout.num_agents, layout.observation_size),
+            "actions": (length, layout.num_agents, layout.action_size),
+            "rewards": (length,),
+        }
+        for name, shape in expected.items():
+            if getattr(trajectory, name).shape != shape:
+                raise ValueError(
+                    f"A trajectory's {name} must have shape {shape}, not {getattr(trajectory, name).shape}."
+                )
+            _check_finite(name, torch.as_tensor(getattr(trajectory, name), dtype=torch.float32), "A trajectory")
+        if length > self.capacity:
+            raise ValueError(
+                f"A trajectory of {length} steps does not fit a replay buffer of {self.capacity} transitions: "
+                "raise replay_capacity."
+            )
 
     def sample(self, batch_size: int, past: int = 0, future: int = 0) -> Window:
         """Draws windows around `batch_size` anchors, with replacement.
@@ -224,7 +257,8 @@ class ReplayBuffer:
         """Restores what `state_dict` returned.
 
         Raises:
-            ValueError: if the stored transitions have another capacity or other shapes.
+            ValueError: if the stored transitions have another capacity or other shapes, or hold NaN or infinity. The
+                buffer is as it was then.
         """
         if state["capacity"] != self.capacity:
             raise ValueError(
@@ -232,13 +266,16 @@ class ReplayBuffer:
                 "set replay_capacity to the saved value, or restore without the replay buffer."
             )
         for name, saved in state["columns"].items():
-            column = getattr(self, name)
-            if saved.shape[1:] != column.shape[1:]:
+            expected = getattr(self, name).shape[1:]
+            if saved.shape[1:] != expected:
                 raise ValueError(
                     f"The saved replay buffer's {name} have shape {tuple(saved.shape[1:])} per transition, but this "
-                    f"environment needs {tuple(column.shape[1:])}: it was saved from another environment."
+                    f"environment needs {tuple(expected)}: it was saved from another environment."
                 )
-            column[: len(saved)] = saved.to(self.device)
+            _check_finite(name, saved, "The saved replay buffer")
+        self.clear()
+        for name, saved in state["columns"].items():
+            getattr(self, name)[: len(saved)] = saved.to(self.device)
         self._num_written = state["num_written"]
         self._size.fill_(len(self))
         self._newest.fill_((self._num_written - 1) % self.capacity)
@@ -290,26 +327,6 @@ class ReplayBuffer:
         if trajectory.terminated or trajectory.truncated:
             self._open_episodes.pop(trajectory.episode_id, None)
 
-    def _check(self, trajectory: Trajectory) -> None:
-        """Raises ValueError if the trajectory does not fit."""
-        length, layout = len(trajectory), self.layout
-        expected = {
-            "states": (length + 1, layout.state_size),
-            "observations": (length, layout.num_agents, layout.observation_size),
-            "actions": (length, layout.num_agents, layout.action_size),
-            "rewards": (length,),
-        }
-        for name, shape in expected.items():
-            if getattr(trajectory, name).shape != shape:
-                raise ValueError(
-                    f"A trajectory's {name} must have shape {shape}, not {getattr(trajectory, name).shape}."
-                )
-        if length > self.capacity:
-            raise ValueError(
-                f"A trajectory of {length} steps does not fit a replay buffer of {self.capacity} transitions: "
-                "raise replay_capacity."
-            )
-
 
 @contextmanager
 def _explaining_lack_of_memory(layout: AgentLayout, capacity: int, device: torch.device) -> Iterator[None]:
@@ -323,6 +340,16 @@ def _explaining_lack_of_memory(layout: AgentLayout, capacity: int, device: torch
             f"A replay buffer of {capacity} transitions takes {gigabytes:.1f} GB, more than {str(device)!r} has free: "
             "lower replay_capacity."
         ) from error
+
+
+def _check_finite(name: str, values: torch.Tensor, owner: str) -> None:
+    """Raises ValueError if a row of `values` holds what no network can learn from."""
+    rows = (~values.isfinite()).unsqueeze(-1).flatten(1).any(1).nonzero()
+    if len(rows):
+        raise ValueError(
+            f"{owner} holds NaN or infinity (or a number beyond float32's 3.4e38) in its {name}, first in step "
+            f"{int(rows[0])} of {len(values)}. They come from the environment: have it return finite numbers."
+        )
 
 
 def states_to_count(trajectories: Iterable[Trajectory]) -> np.ndarray:

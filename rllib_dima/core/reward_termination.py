@@ -106,7 +106,7 @@ class Block(nn.Module):
 
 
 class RewardTermination(nn.Module):
-    """f_phi(s_<=t, a_<=t) -> reward r_t and logit of the episode continuing after step t.
+    """f_phi(s_<=t, a_<=t) -> reward r_t, normalised, and logit of the episode continuing after step t.
 
     Args:
         layout: sizes.
@@ -162,6 +162,13 @@ class RewardTermination(nn.Module):
         rewards, logits = self.reward_head(outcome), self.continuation_head(outcome)
         return rewards.squeeze(-1).to(dtype), logits.squeeze(-1).to(dtype)
 
+    @torch.no_grad()
+    def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
+        """Makes all predicted rewards x become factor * x + shift."""
+        last = self.reward_head[-1]
+        last.weight.mul_(factor)
+        last.bias.mul_(factor).add_(shift)
+
     def new_cache(self, batch_size: int) -> KeyValueCache:
         """An empty cache for B rollouts of up to H steps."""
         like = self.position_embedding
@@ -185,7 +192,7 @@ class RewardTermination(nn.Module):
         Args:
             states: (B, H, S) normalised.
             actions: (B, H, N, A).
-            rewards: (B, H).
+            rewards: (B, H) normalised.
             terminated: (B, H) bool; a time limit is not a termination.
             valid: (B, H) bool.
         """

@@ -90,7 +90,8 @@ class Trainer:
         self.num_iterations = 0  # iterations that trained
         self._clock = PhaseClock(self.device)
         self.optimizers = _build_optimizers(hp, actor, critic, world_model, average_gradients)
-        self._means = {part: RunningMeans(self.device) for part in (*WORLD_MODEL_PHASES, "rollout", "actor", "critic")}
+        measured = (*WORLD_MODEL_PHASES, "statistics", "rollout", "actor", "critic")
+        self._means = {part: RunningMeans(self.device) for part in measured}
         self.accelerator = Accelerator(hp.acceleration, self.device, world_model.fusible_modules())
         self._is_alone, self._side_by_side = average_gradients is None, side_by_side
         if self.accelerator.records and not self._is_recordable:
@@ -103,17 +104,21 @@ class Trainer:
         self._steps = self._build_policy_steps()
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
-        """Stores real experience and updates the state statistics with it.
+        """Stores real experience and updates the statistics of states and rewards with it.
 
         Raises:
-            ValueError: if a trajectory does not fit the layout or the buffer.
+            ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
         """
         with self._on_device(), self._clock.timed("add"):
+            for trajectory in trajectories:
+                self.replay.check(trajectory)
             for trajectory in trajectories:
                 self.replay.add(trajectory)
                 self.num_env_steps += len(trajectory)
             if trajectories:
-                self.world_model.normalizer.update(torch.as_tensor(states_to_count(trajectories), device=self.device))
+                rewards = np.concatenate([trajectory.rewards for trajectory in trajectories])
+                experience = (torch.as_tensor(x, device=self.device) for x in (states_to_count(trajectories), rewards))
+                self._observe(*experience)
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.
@@ -133,7 +138,7 @@ class Trainer:
         precision = matrix_product_precision(self.hp.precision, self.device)
         with self._on_device(), self._random_numbers(), precision:
             self._train_world_model()
-            parts = {"world_model": tuple(WORLD_MODEL_PHASES)}
+            parts = {"world_model": (*WORLD_MODEL_PHASES, "statistics")}
             if self.num_iterations >= self.hp.num_world_model_warmup_iterations:
                 self._train_policy()
                 parts |= {"actor": ("actor",), "critic": ("rollout", "critic")}
@@ -162,6 +167,16 @@ class Trainer:
         for name, (lr, *_) in _optimizer_settings(hp).items():
             self.optimizers[name].lr = lr
 
+    def _observe(self, states: torch.Tensor, rewards: torch.Tensor) -> None:
+        """Updates the statistics with (M, S) and (M',); predicted rewards and values stay when their scale changes."""
+        model = self.world_model
+        model.normalizer.update(states)
+        if len(rewards):
+            factor, shift = model.reward_normalizer.update(rewards)
+            if self.num_iterations:  # else nothing has been learnt
+                model.reward_termination.transform_rewards(factor, shift)
+                self.critic.value_normalizer.rescale(factor)
+
     def _train_world_model(self) -> None:
         """The models do not depend on each other: their updates take turns, or are done side by side."""
         updates = {part: getattr(self.hp, f"{part}_updates_per_iteration") for part in WORLD_MODEL_PHASES}
@@ -178,6 +193,7 @@ class Trainer:
                 with self._clock.timed(WORLD_MODEL_PHASES[part]):
                     self._update_step((part,))()
         self.world_model.eval()
+        self._means["statistics"].add(self.world_model.statistics())
 
     def _update_step(self, parts: tuple[str, ...]) -> Step:
         """A step that updates the given parts once, side by side."""
@@ -228,7 +244,8 @@ class Trainer:
         return imagine(self.world_model, self.actor, start, self.hp.imagination_horizon)
 
     def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
-        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp)
+        scale = self.world_model.reward_normalizer.scale
+        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp, scale)
         self._means["rollout"].add(metrics)
         return batch
 
@@ -277,7 +294,7 @@ class Trainer:
             raise NonFiniteLossError(
                 f"{name} became {number} in training iteration {self.num_iterations} (after {self.num_env_steps} "
                 f"environment steps). Go on from the last checkpoint with a lower learning rate of that model, or look "
-                f"for extreme values in the environment's states and rewards."
+                f"for extreme values from the environment: the largest in replay are {self.replay.largest()}."
             )
 
     @property

@@ -14,7 +14,7 @@ from torch import nn
 from rllib_dima.core.diffusion import Diffusion
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.normalization import StateNormalizer
+from rllib_dima.core.normalization import RewardNormalizer, StateNormalizer
 from rllib_dima.core.replay_buffer import Window
 from rllib_dima.core.reward_termination import RewardTermination
 from rllib_dima.core.state_decoder import StateDecoder
@@ -30,7 +30,8 @@ class ImaginedStep(NamedTuple):
 
 
 class WorldModel(nn.Module):
-    """Three models and the state statistics that all of them read their states through (z, see `StateNormalizer`).
+    """Three models, the state statistics that all of them read their states through (z, see `StateNormalizer`), and the
+    reward statistics whose scale the reward is learnt on (see `RewardNormalizer`).
 
     Args:
         layout: sizes.
@@ -41,9 +42,20 @@ class WorldModel(nn.Module):
         super().__init__()
         self.hp = hp
         self.normalizer = StateNormalizer(layout.state_size)
+        self.reward_normalizer = RewardNormalizer()
         self.state_decoder = StateDecoder(layout, hp)
         self.dynamics = Diffusion(layout, hp)
         self.reward_termination = RewardTermination(layout, hp)
+
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """What the statistics make of rewards, and how many values they have clipped so far."""
+        states, rewards = self.normalizer, self.reward_normalizer
+        return {
+            "reward_scale": rewards.scale,
+            "reward_offset": rewards.offset,
+            "num_reward_outliers": rewards.num_outliers,
+            "num_state_outliers": states.num_outliers,
+        }
 
     def state_decoder_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 22 on single transitions (windows of W = 1)."""
@@ -59,9 +71,9 @@ class WorldModel(nn.Module):
 
     def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 23 on windows of H steps that begin at the anchor."""
-        states = self.normalizer(window.states)
+        states, rewards = self.normalizer(window.states), self.reward_normalizer(window.rewards)
         with self.autocast():
-            return self.reward_termination.loss(states, window.actions, window.rewards, window.terminated, window.valid)
+            return self.reward_termination.loss(states, window.actions, rewards, window.terminated, window.valid)
 
     def autocast(self) -> torch.autocast:
         """bfloat16 for matrix products inside, if hp.precision asks for it; what the models return is float32."""
@@ -107,7 +119,8 @@ class Simulation:
                 self.states.unsqueeze(1), actions.unsqueeze(1), self._cache
             )
             self._advance(self._next_states(actions_in_context), actions_in_context)
-        return ImaginedStep(self.states, self.observations, reward.squeeze(1), logit.squeeze(1).sigmoid())
+        rewards = self._model.reward_normalizer.denormalize(reward.squeeze(1))
+        return ImaginedStep(self.states, self.observations, rewards, logit.squeeze(1).sigmoid())
 
     def _next_states(self, actions: torch.Tensor) -> torch.Tensor:
         """(B, S), from the diffusion model's scale back to z."""
