@@ -41,13 +41,17 @@ def test_segments_beyond_the_registered_ids():
 
 
 def test_keys_are_those_of_the_constructors():
-    mamujoco = ("partition", "observations", "agent_obsk", "version", "render_mode")
-    assert envs.env_config_keys("mamujoco_ant_4x2") == mamujoco
+    mamujoco = ("partition", "observations", "agent_obsk", "version", "render_mode", "max_episode_steps")
     assert envs.env_config_keys("mamujoco") == ("scenario", "agent_conf", *mamujoco)
+    assert envs.env_config_keys("mamujoco_reacher_2x1") == mamujoco  # Reacher-v4 has no settings
+    weights = ("reward_dist_weight", "reward_control_weight")
+    assert envs.env_config_keys("mamujoco_reacher_2x1", {"version": "v5"}) == (*mamujoco, "frame_skip", *weights)
+    reacher = {"scenario": "reacher", "version": "v5"}
+    assert envs.env_config_keys("mamujoco", reacher)[-2:] == weights
     settings = tuple(inspect.signature(Settings).parameters)
     assert envs.env_config_keys("bidexhands_pen") == ("backend", "render_mode", *settings)
     isaacgym = ("python", "bidexhands", "device", "start_timeout_s", "step_timeout_s", "render_mode")
-    assert envs.env_config_keys("bidexhands", backend="isaacgym") == ("backend", "task", *isaacgym)
+    assert envs.env_config_keys("bidexhands", {"backend": "isaacgym"}) == ("backend", "task", *isaacgym)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +61,10 @@ def test_keys_are_those_of_the_constructors():
         ("bidexhands_pens", {}, "'bidexhands_pens'. Did you mean 'bidexhands_pen'"),
         ("mamujoco_ant_4x2", {"partition_kind": "joints"}, "'partition_kind'. Did you mean 'partition'"),
         ("mamujoco_ant_4x2", {"partition": "joint"}, "partition 'joint'. Did you mean 'joints'"),
+        ("mamujoco_ant_4x2", {"healthy_rewards": 1}, "'healthy_rewards'. Did you mean 'healthy_reward'"),
+        ("mamujoco_ant_4x2", {"frame_skip": 2}, "key of mamujoco_ant_4x2: 'frame_skip'"),
+        ("mamujoco_ant_4x2", {"version": "v6", "frame_skip": 2}, "Unknown version 'v6'"),
+        ("mamujoco", {"scenario": "Ants", "healthy_reward": 2}, "scenario 'Ants'. Did you mean 'ant'"),
         ("mamujoco_ant_4x2", {"scenario": "Ant"}, "Unknown env_config key of mamujoco_ant_4x2: 'scenario'"),
         ("mamujoco_ant_4x2", {"backend": "isaacgym"}, "Unknown env_config key of mamujoco_ant_4x2: 'backend'"),
         ("mamujoco_ant_4x2", {"seed": 3}, "Unknown env_config key of mamujoco_ant_4x2: 'seed'"),
@@ -78,7 +86,7 @@ def test_every_env_config_may_hold_the_settings_of_the_wrapper():
     create = envs.creator("mamujoco_ant_4x2")
     with pytest.raises(ValueError, match=r"'team_rewards'\. Did you mean 'team_reward'"):
         create({"team_rewards": "mean"})
-    with pytest.raises(ValueError, match=r"Known: agent_obsk, .* team_reward, version"):
+    with pytest.raises(ValueError, match=r"Known: agent_obsk, .* max_episode_steps, .* team_reward, .*version"):
         create({"xyzzy": 1})
 
 

@@ -23,7 +23,8 @@ from rllib_dima.envs.bidexhands.tasks import TASKS
 from rllib_dima.envs.check import check_env
 from rllib_dima.envs.creation import WRAPPER_CONFIG_KEYS, as_multi_agent_env, create_team
 from rllib_dima.envs.mamujoco import MAMuJoCo
-from rllib_dima.envs.mamujoco_scenarios import registered_agent_confs
+from rllib_dima.envs.mamujoco_scenarios import find_scenario, registered_agent_confs
+from rllib_dima.envs.mamujoco_settings import default_settings
 from rllib_dima.envs.pettingzoo import PettingZooEnv, to_pettingzoo
 from rllib_dima.envs.spaces import ContractError
 
@@ -50,7 +51,7 @@ def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
 
     Args:
         env_id: one of `ENV_IDS`.
-        env_config: settings of the environment, of `env_config_keys(env_id)`.
+        env_config: settings of the environment, of `env_config_keys(env_id, env_config)`.
 
     Raises:
         ValueError: unknown id or setting, with the nearest known names; a missing one; or see the environment's class.
@@ -67,24 +68,33 @@ def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
     return env_class(**settings)
 
 
-def env_config_keys(env_id: str, backend: str = "mujoco") -> tuple[str, ...]:
+def env_config_keys(env_id: str, env_config: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """What `env_config` of an environment may hold, besides `WRAPPER_CONFIG_KEYS`.
 
     Args:
         env_id: one of `ENV_IDS`.
-        backend: of Bi-DexHands, one of `BACKENDS`, as in `env_config["backend"]`.
+        env_config: what it holds already; its scenario, version and backend say what more it may.
 
     Raises:
-        ValueError: unknown id or backend.
+        ValueError: unknown id, scenario, version or backend.
     """
     check_name(env_id, ENV_IDS, "environment id")
     family, named = _TASKS[env_id]
+    given = {**(env_config or {}), **named}
     if family == "mamujoco":
-        keys = _arguments(MAMuJoCo)
+        keys = (*_arguments(MAMuJoCo), *_mamujoco_settings(given))
     else:
+        backend = given.get("backend", "mujoco")
         check_name(backend, BACKENDS, "backend")
         keys = ("backend", *_arguments(_CLASSES[family, backend]), *(SETTING_NAMES if backend == "mujoco" else ()))
     return tuple(key for key in keys if key not in named)
+
+
+def _mamujoco_settings(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the settings of Gymnasium's environment; none without a scenario."""
+    if "scenario" not in given:
+        return ()
+    return tuple(default_settings(find_scenario(given["scenario"]), given.get("version")))
 
 
 def creator(env_id: str) -> Callable[[Mapping[str, Any] | None], MultiAgentEnv]:
@@ -143,7 +153,7 @@ def _create(env_id: str, env_config: Mapping[str, Any] | None = None) -> MultiAg
 def _check_keys(env_id: str, env_config: Mapping[str, Any], more_keys: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Refuses keys that `env_config` of an environment may not hold; returns those it may."""
     check_name(env_id, ENV_IDS, "environment id")
-    known = env_config_keys(env_id, env_config.get("backend", "mujoco")) + more_keys
+    known = env_config_keys(env_id, env_config) + more_keys
     for key in env_config:
         check_name(key, known, f"env_config key of {env_id}:")
     return known

@@ -28,6 +28,7 @@ from rllib_dima.envs.mamujoco_scenarios import (
     find_scenario,
     find_version,
 )
+from rllib_dima.envs.mamujoco_settings import check_settings, whole_number
 from rllib_dima.envs.mamujoco_simulator import check_saved, load_simulator, make_simulator, save_simulator
 from rllib_dima.envs.spaces import finite_action
 
@@ -58,8 +59,7 @@ class MAMuJoCo(MultiAgentEnv):
       that of Gymnasium-Robotics. What local observations show need not be in the state: ants' contain contact forces
       (`cfrc_ext`), which are part of the state of Ant-v5 but not of Ant-v4.
     - Reward: the environment's, given to every agent.
-    - Flags only under "__all__": terminated as the environment says, truncated after its registered number of steps
-      (Reacher 50, Pusher 100, all others 1,000).
+    - Flags only under "__all__": terminated as the environment says, truncated after `max_episode_steps`.
 
     Pickling or copying an instance keeps its state, but not an open window.
 
@@ -76,17 +76,21 @@ class MAMuJoCo(MultiAgentEnv):
         version: "v4" or "v5" of Gymnasium's environment; by default "v4" where it works and else "v5" (Pusher,
             ManySegmentAnt, ManySegmentSwimmer). CoupledHalfCheetah has a single version and accepts none.
         render_mode: one of `RENDER_MODES`, or None; with "rgb_array" `render()` returns images.
+        max_episode_steps: after which an episode is truncated; by default Gymnasium's: Reacher 50, Pusher 100, all
+            others 1,000.
+        settings: keywords of Gymnasium's environment, such as `healthy_reward`, `terminate_when_unhealthy` or
+            `exclude_current_positions_from_observation`: those that `mamujoco_settings.default_settings` lists.
         seed: seed of the first episode, unless `reset` is given one.
 
     Attributes:
         env: the environment of the robot as a whole, a Gymnasium `MujocoEnv` without wrappers.
         version: of it, "v4" or "v5"; None for CoupledHalfCheetah.
         actuators: for every agent the actuators it moves, as indices into the environment's action.
-        max_episode_steps: after which an episode is truncated.
+        max_episode_steps: as given, or the default.
         observations_identify_agent: whether `CooperativeEnv` need not append an agent id; true for full observations.
 
     Raises:
-        ValueError: unknown names, or settings that do not go together.
+        ValueError: unknown names, impossible values, or settings that do not go together.
     """
 
     def __init__(
@@ -99,7 +103,9 @@ class MAMuJoCo(MultiAgentEnv):
         agent_obsk: int | None = None,
         version: Version | None = None,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         seed: int | None = None,
+        **settings: Any,
     ) -> None:
         robot = find_scenario(scenario)
         check_agent_conf(robot, agent_conf)
@@ -108,6 +114,10 @@ class MAMuJoCo(MultiAgentEnv):
         self.version = find_version(robot, version)
         if render_mode is not None:  # Gymnasium would only warn
             check_name(render_mode, RENDER_MODES, "render_mode")
+        settings = check_settings(robot, self.version, settings)
+        self.env, self.max_episode_steps = make_simulator(robot, agent_conf, self.version, render_mode, settings)
+        if max_episode_steps is not None:
+            self.max_episode_steps = whole_number("max_episode_steps", max_episode_steps)
         self._settings = {
             "scenario": robot.name,
             "agent_conf": agent_conf,
@@ -115,8 +125,9 @@ class MAMuJoCo(MultiAgentEnv):
             "observations": observations,
             "agent_obsk": agent_obsk,
             "version": self.version,
+            "max_episode_steps": self.max_episode_steps,
+            **settings,
         }
-        self.env, self.max_episode_steps = make_simulator(robot, agent_conf, self.version, render_mode)
         self.metadata, self.render_mode = dict(self.env.metadata), render_mode
         self.actuators = divide_actuators(robot, agent_conf, partition, self.env.model)
         self.possible_agents = [f"agent_{index}" for index in range(len(self.actuators))]

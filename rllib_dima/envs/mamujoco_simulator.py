@@ -31,7 +31,7 @@ _LAGGING = (
 
 
 def make_simulator(
-    scenario: Scenario, agent_conf: str, version: str | None, render_mode: str | None
+    scenario: Scenario, agent_conf: str, version: str | None, render_mode: str | None, settings: Mapping[str, Any]
 ) -> tuple[MujocoEnv, int]:
     """Makes the environment of one robot as a whole.
 
@@ -40,15 +40,16 @@ def make_simulator(
         agent_conf: its division, which says how many segments it has, if any.
         version: of Gymnasium's environment.
         render_mode: of Gymnasium.
+        settings: keywords of Gymnasium's environment.
 
     Returns:
-        The environment without wrappers, and the number of steps after which an episode is cut off.
+        The environment without wrappers, and the number of steps after which an episode is usually cut off.
     """
     if scenario.model is None:
         return _make_coupled(render_mode)
     if scenario.is_segmented:
-        return _make_segmented(scenario, agent_conf, version, render_mode)
-    return _make_gymnasium(f"{scenario.model}-{version}", render_mode=render_mode)
+        return _make_segmented(scenario, agent_conf, version, render_mode, settings)
+    return _make_gymnasium(f"{scenario.model}-{version}", render_mode=render_mode, **settings)
 
 
 def save_simulator(env: MujocoEnv) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _make_coupled(render_mode: str | None) -> tuple[MujocoEnv, int]:
 
 
 def _make_segmented(
-    scenario: Scenario, agent_conf: str, version: str | None, render_mode: str | None
+    scenario: Scenario, agent_conf: str, version: str | None, render_mode: str | None, settings: Mapping[str, Any]
 ) -> tuple[MujocoEnv, int]:
     from gymnasium_robotics.envs.multiagent_mujoco import many_segment_ant, many_segment_swimmer
 
@@ -116,7 +117,7 @@ def _make_segmented(
     with tempfile.TemporaryDirectory(prefix="rllib_dima_") as folder:
         model_file = os.path.join(os.path.abspath(folder), "model.xml")
         generator.gen_asset(n_segs=num_agents * size, asset_path=model_file)
-        return _make_gymnasium(f"{scenario.model}-{version}", render_mode=render_mode, xml_file=model_file)
+        return _make_gymnasium(f"{scenario.model}-{version}", render_mode=render_mode, xml_file=model_file, **settings)
 
 
 def _make_gymnasium(env_id: str, **settings: Any) -> tuple[MujocoEnv, int]:
