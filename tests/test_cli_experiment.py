@@ -175,6 +175,12 @@ def test_without_checkpoint_settings_there_is_one_at_the_end_and_the_newest_of_t
     ("spec", "message"),
     [
         ({**ANT, "runn": 1}, "mine: Unknown key 'runn'. Did you mean 'run'"),
+        ({**ANT, "model_size": "nano"}, "'model_size' means nothing beside run: it belongs in config"),
+        ({**ANT, "num_workers": 2}, "'num_workers' means nothing beside run: it belongs in config"),
+        ({**ANT, "training_iteration": 2}, "'training_iteration' means nothing beside run: it belongs in stop"),
+        ({**ANT, "config": {"num_samples": 2}}, "'num_samples' means nothing in config: it belongs beside run"),
+        ({**ANT, "config": {"timesteps_total": 2}}, "'timesteps_total' means nothing in config: it belongs in stop"),
+        ({**ANT, "config": {"learning_rate": 1}}, "Did you mean .*'actor_lr'"),
         ({**ANT, "run": "DIMO"}, "Unknown algorithm 'DIMO'. Did you mean 'DIMA'"),
         ({"env": "CartPole-v1"}, "algorithm to train is missing"),
         ({**ANT, "resources_per_trial": {}}, "Set num_env_runners"),

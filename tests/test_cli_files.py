@@ -12,6 +12,8 @@ first:
   stop: {num_env_steps_sampled_lifetime: 1_000_000}
   config:
     dynamics_lr: 1e-4
+    replay_capacity: 1e3
+    sampler_rho: 1.0e+30
     actor_lr: -5E+3
     gamma: 9.9e-1
     note: 1e-4 or so
@@ -32,7 +34,8 @@ def test_yaml_and_json_hold_the_same_experiments(tmp_path):
     from_yaml = read_experiments(written(tmp_path, "a.yml", YAML))
     config = from_yaml["first"]["config"]
     assert (config["dynamics_lr"], config["actor_lr"], config["gamma"]) == (1e-4, -5000.0, 0.99)
-    assert all(type(config[name]) is float for name in ("dynamics_lr", "actor_lr", "gamma"))
+    assert all(type(config[name]) is float for name in ("dynamics_lr", "gamma", "sampler_rho"))
+    assert config["replay_capacity"] == 1000 and type(config["replay_capacity"]) is int
     assert config["note"] == "1e-4 or so" and config["seed"] == {"grid_search": [0, 1]}
     assert from_yaml["first"]["stop"] == {"num_env_steps_sampled_lifetime": 1_000_000}
     assert list(from_yaml) == ["first", "second"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rllib_dima.core.hyperparameters import FAMILIES, FIELD_NAMES, MODEL_SIZES, Hyperparameters, resolve
-from rllib_dima.core.names import check_name
+from rllib_dima.core.names import check_name, near_names
 
 FIELDS = dataclasses.fields(Hyperparameters)
 
@@ -58,6 +58,24 @@ def test_unknown_presets_and_words_are_refused_with_the_nearest():
 def test_names_are_compared_regardless_of_case(given, meant):
     with pytest.raises(ValueError, match=f"Unknown name '{given}'. Did you mean '{meant}'"):
         check_name(given, ["gamma", "DIMA", "Ant", "other"], "name")
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("learning_rate", ["actor_lr", "critic_lr"]),
+        ("actor-learning-rate", ["actor_lr"]),
+        ("Batch size", ["dynamics_batch_size"]),
+        ("epochs", ["num_epoch"]),
+        ("critic", ["critic_lr", "critic_hidden_size"]),
+        ("actr_lr", ["actor_lr", "critic_lr"]),
+        ("xyzzy", []),
+        ("", []),
+    ],
+)
+def test_names_that_hold_every_word_count_more_than_those_that_look_alike(given, near):
+    known = ["critic_hidden_size", "actor_lr", "critic_lr", "dynamics_batch_size", "num_epoch"]
+    assert near_names(given, known, cutoff=0.6) == near
 
 
 @pytest.mark.parametrize(

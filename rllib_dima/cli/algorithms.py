@@ -156,10 +156,14 @@ def _filled(config: dict[str, Any], spaces: Any, chosen: dict[tuple, Any], path:
 
 
 def _check_setting(name: str, value: Any, known: set[str]) -> None:
+    from rllib_dima.cli.places import check_place
+
     if name in REFUSED_SETTINGS:
         raise UsageError(f"config.{name} means nothing on RLlib's new API stack. {REFUSED_SETTINGS[name]}")
     if name in dropped_settings() - known:
         raise UsageError(f"config.{name} means nothing any more: leave it out.")
+    if name not in known:
+        check_place(name, "config")
     check_name(name, known, "setting in config:")
     if name in ("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2") and value is False:
         raise UsageError(f"config.{name}: false asks for RLlib's old API stack, which this command does not support.")

@@ -11,7 +11,7 @@ from rllib_dima.cli.errors import UsageError
 from rllib_dima.core.names import check_name
 
 # Flags of the old command that mean nothing any more, and what to do instead.
-REMOVED_FLAGS: dict[str, str] = {
+_REMOVED_FROM_TRAIN: dict[str, str] = {
     "--framework": "RLlib trains with torch only: leave it out.",
     "--torch": "RLlib trains with torch only: leave it out.",
     "--eager": "RLlib trains with torch only: leave it out.",
@@ -23,11 +23,18 @@ REMOVED_FLAGS: dict[str, str] = {
     "--ray-redis-max-memory": "Ray has no Redis any more: leave it out.",
     "--export-formats": "Checkpoints hold the modules; export them in Python from there.",
     "--type": "The kind of file follows from its name.",
+}
+_REMOVED_FROM_EVALUATE: dict[str, str] = {
+    "--local-mode": _REMOVED_FROM_TRAIN["--local-mode"],
     "--steps": "Evaluation runs whole episodes: use --episodes.",
     "--use-shelve": "Evaluation prints returns; record rollouts in Python with the algorithm's env runners.",
     "--save-info": "Evaluation prints returns; record rollouts in Python with the algorithm's env runners.",
     "--track-progress": "Every episode is printed as it ends: leave it out.",
 }
+
+REMOVED_FLAGS = {"train": _REMOVED_FROM_TRAIN, "evaluate": _REMOVED_FROM_EVALUATE, "example": _REMOVED_FROM_TRAIN}
+_RENAMED_COMMANDS = {"rollout": "evaluate"}
+_FILE_ENDINGS = (".yaml", ".yml", ".json", ".py")
 
 _RAY_FLAGS = {"ray_address": None, "ray_num_cpus": None, "ray_num_gpus": None, "ray_object_store_memory": None}
 _TRAIN_DEFAULTS: dict[str, Any] = {
@@ -110,6 +117,19 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raises for an unknown command, with what was probably meant."""
+        if action.choices is None or value in action.choices:
+            return
+        if value in _RENAMED_COMMANDS:
+            raise UsageError(f"`rllib {value}` is now `rllib {_RENAMED_COMMANDS[value]}`.")
+        if value.endswith(_FILE_ENDINGS):
+            raise UsageError(f"Did you mean `rllib train file {value}`?")
+        try:
+            check_name(value, action.choices, f"command of `{self.prog}`:")
+        except ValueError as error:
+            self.error(str(error).removesuffix("."))
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What a command line asks for.
@@ -138,11 +158,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = _Parser(prog="rllib", description="Train and evaluate RLlib algorithms, DIMA among them.")
+    versions = "print the versions of this package, Ray and torch"
+    parser.add_argument("--version", dest="command", action="store_const", const="version", help=versions)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)
     _add_example(commands)
-    commands.add_parser("version", help="print the versions of this package, Ray and torch")
+    commands.add_parser("version", help=versions)
     return parser
 
 
@@ -271,17 +293,19 @@ def _spec_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def _check_flags(argv: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """Raises for the first long flag that the command does not know, before its value can be taken for something."""
     command = argv[0] if argv else ""
-    known = _flags_below(_subparsers(parser).get(command, parser))
+    commands = _subparsers(parser)
+    known = _flags_below(commands.get(command, parser))
     for argument in argv:
         flag = argument.split("=")[0]
         if not flag.startswith("--") or flag in known:
             continue
-        if flag in REMOVED_FLAGS:
-            raise UsageError(f"{flag} means nothing any more. {REMOVED_FLAGS[flag]}")
-        try:
-            check_name(flag, known, f"flag of `rllib {command}`:")
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        if flag in REMOVED_FLAGS.get(command, {}):
+            raise UsageError(f"{flag} means nothing any more. {REMOVED_FLAGS[command][flag]}")
+        from rllib_dima.cli.places import hint_at_flag
+
+        hint = hint_at_flag(flag, known, [*commands, "train file", "example list", "example get", "example run"])
+        of = f"rllib {command}" if command in commands else "rllib"
+        raise UsageError(f"Unknown flag of `{of}`: {flag}. {hint} See `{of} --help`.")
 
 
 def _flags_below(parser: argparse.ArgumentParser) -> list[str]:
@@ -298,13 +322,19 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=unique_keys)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_float=number)
     except ValueError as error:
         hint = "JSON needs double quotes around names and words, and single quotes around it all in the shell"
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error} ({hint})") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} must be a JSON object, such as '{{\"name\": 1}}'")
     return value
+
+
+def number(text: str) -> float:
+    """A number of a YAML or JSON file: whole, as settings may need it to be, if it is written as 1e3 is."""
+    value = float(text.replace("_", ""))
+    return int(value) if "e" in text.lower() and value.is_integer() and abs(value) < 2**53 else value
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

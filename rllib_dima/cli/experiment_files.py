@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rllib_dima.cli.arguments import unique_keys
+from rllib_dima.cli.arguments import number, unique_keys
 from rllib_dima.cli.errors import UsageError
 
 _MODULE_PREFIX = "rllib_experiment_"
@@ -129,7 +130,7 @@ def _tune_settings(module: ModuleType) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys, parse_float=number)
     except ValueError as error:
         raise UsageError(f"{path} is no JSON: {error}.") from None
 
@@ -161,7 +162,7 @@ def _kind(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number, which YAML 1.1 takes for text, and refuses keys that occur twice."""
+    """Safe YAML that reads 1e-4 and 1e3 as numbers, text to YAML 1.1, and refuses keys that occur twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -170,12 +171,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} occurs twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
-
-def _add_exponent_floats() -> None:
-    import re
-
-    number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return number(node.value) if "e" in node.value.lower() else super().construct_yaml_float(node)
 
 
-_add_exponent_floats()
+_EXPONENT_FORM = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_FORM, list("-+0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)

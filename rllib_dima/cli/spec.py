@@ -50,6 +50,8 @@ def present_spec(spec: dict[str, Any], notify: Notify) -> dict[str, Any]:
         UsageError: a setting that means nothing any more.
         ValueError: an unknown name, with the nearest known ones.
     """
+    from rllib_dima.cli.places import check_place
+
     known = (*KEYS, *PYTHON_KEYS) if isinstance(spec.get("run"), type) else KEYS
     result: dict[str, Any] = {}
     for key, value in spec.items():
@@ -60,6 +62,8 @@ def present_spec(spec: dict[str, Any], notify: Notify) -> dict[str, Any]:
         new = RENAMED_KEYS.get(key, key)
         if new != key:
             notify(f"{key} is now {new}")
+        if new not in known:
+            check_place(new, "run")
         check_name(new, known, "key")
         result[new] = value
     beside = {new: spec[old] for old, new in CHECKPOINT_KEYS.items() if old in spec}
