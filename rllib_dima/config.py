@@ -35,6 +35,7 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
 from rllib_dima.env_runner import LAYOUT_KEY, DIMAEnvRunner
 from rllib_dima.envs import env_family, require_registered
+from rllib_dima.envs.creation import require_creator
 from rllib_dima.rl_modules import (
     CRITIC_ID,
     POLICY_ID,
@@ -219,12 +220,17 @@ class DIMAConfig(AlgorithmConfig):
         return self
 
     def environment(
-        self, env: str | type | None = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any
+        self,
+        env: str | Callable | None = NotProvided,
+        *,
+        env_config: dict[str, Any] = NotProvided,
+        **kwargs: Any,
     ) -> Self:
         """Sets the environment.
 
         Args:
-            env: an id known to Ray or gymnasium, or a class or function of an `env_config`.
+            env: an id known to Ray or gymnasium, or a class or function. These are called with the `env_config`, as in
+                RLlib, or with keywords from it, if their first argument is not called something like "config".
             env_config: settings of the environment, added to those that were given before.
             **kwargs: RLlib's own settings.
 
@@ -316,7 +322,7 @@ class DIMAConfig(AlgorithmConfig):
             )
         self._check_step_split(self.hyperparameters().env_steps_per_iteration)
 
-    def build_algo(self, env: str | type | None = None, use_copy: bool = True) -> Any:
+    def build_algo(self, env: str | Callable | None = None, use_copy: bool = True) -> Any:
         """The algorithm, ready to train. Starts Ray quietly if it is not running; call `ray.init()` before to choose.
 
         Args:
@@ -424,6 +430,8 @@ class DIMAConfig(AlgorithmConfig):
             raise ValueError('DIMA needs an environment: DIMAConfig().environment("mamujoco_ant_4x2").')
         if isinstance(env, str):
             require_registered(env)
+        else:
+            require_creator(env)
 
     def _check_unused_settings(self) -> None:
         defaults = _defaults()

@@ -116,6 +116,27 @@ def test_environments_that_end_at_different_times_bring_a_surplus_that_the_next_
     algo.stop()
 
 
+def shorten_episodes(*, env, env_index, **kwargs):
+    """What an RLlib user's callback does: it writes to the user's environment."""
+    env.envs[env_index].unwrapped.config["length"] = 4
+
+
+def set_and_get(env_runner, number):
+    """What an RLlib user's function for every runner does."""
+    env_runner.env.envs[0].unwrapped.number_of_user = number
+    return env_runner.env.get_attr("number_of_user"), env_runner.env.envs[0].unwrapped.config["length"]
+
+
+def test_callbacks_and_foreach_env_runner_reach_the_users_environment_which_a_function_made():
+    config = team_config().environment(lambda env_config: Team(env_config))
+    algo = config.env_runners(num_env_runners=1).callbacks(on_episode_start=shorten_episodes).build()
+    assert algo.train()["env_runners"]["episode_len_mean"] == 4
+    for number in (1, 2):  # the remote runner must be alive the second time
+        told = algo.env_runner_group.foreach_env_runner(partial(set_and_get, number=number), local_env_runner=False)
+        assert told == [((number,), 4)]
+    algo.stop()
+
+
 class SharedDraws(TorchFunctionMode):
     """Learner `rank` of `world` draws random numbers for the batches of all of them, and keeps its own rows.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
+from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 
@@ -72,3 +73,13 @@ def can_restore(env: Any) -> bool:
     """
     has_methods = all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
     return has_methods and getattr(env, "can_restore", True)
+
+
+def joint_agents(env: Any) -> list:
+    """The agents of which both spaces are a Tuple or a Dict; none if they are not."""
+    observations, actions = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
+    if isinstance(observations, spaces.Dict) and isinstance(actions, spaces.Dict):
+        return list(actions) if set(actions) == set(observations) else []
+    if isinstance(observations, spaces.Tuple) and isinstance(actions, spaces.Tuple):
+        return [f"agent_{index}" for index in range(len(actions))] if len(actions) == len(observations) else []
+    return []

@@ -33,7 +33,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.adapter import TeamAdapter, can_restore
+from rllib_dima.envs.adapter import TeamAdapter, can_restore, joint_agents
 from rllib_dima.envs.spaces import (
     LARGEST,
     BoxAction,
@@ -44,6 +44,7 @@ from rllib_dima.envs.spaces import (
     are_in_range,
     box_size,
     in_range,
+    refuse_old_gym,
 )
 
 TeamReward = Literal["shared", "mean", "sum"]
@@ -210,10 +211,9 @@ class CooperativeEnv(MultiAgentEnv):
             SimulationError: the simulator broke down, `RESET_ATTEMPTS` times in a row.
             ContractError: the environment breaks the contract.
         """
-        observations, infos = self._reset_env(seed, options)
         self._num_steps = 0
         try:
-            result = self._observe(observations, infos)
+            result = self._observe(*self._reset_env(seed, options))
         except ContractError as error:
             raise self._in_step(error) from error.__cause__
         self._is_running = True
@@ -239,15 +239,14 @@ class CooperativeEnv(MultiAgentEnv):
         require_agents("action_dict", action_dict, self.agents)
         env_actions = self._to_env(action_dict)
         self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        try:
-            observations, rewards, terminateds, truncateds, infos = self.env.step(env_actions)
-        except SimulationError as error:
-            return self._broken_step(error)
         self._num_steps += 1
         try:
+            observations, rewards, terminateds, truncateds, infos = self.env.step(env_actions)
             terminated, truncated = team_flags(self.agents, terminateds, truncateds)
             observations, infos = self._observe(observations, infos)
             reward = self._reward(rewards)
+        except SimulationError as error:
+            return self._broken_step(error)
         except ContractError as error:
             raise self._in_step(error) from error.__cause__
         self._is_running = not (terminated or truncated)
@@ -524,6 +523,7 @@ def require_multi_agent(env: Any) -> None:
 
     Raises:
         EnvTypeError: it is no `MultiAgentEnv`, or is a `CooperativeEnv` already.
+        ContractError: its spaces are of the old gym package.
     """
     if isinstance(env, CooperativeEnv):
         raise EnvTypeError(
@@ -532,6 +532,8 @@ def require_multi_agent(env: Any) -> None:
     if isinstance(env, MultiAgentEnv):
         return
     if isinstance(env, gymnasium.Env):
+        for kind in ("observation", "action"):
+            refuse_old_gym(getattr(env, f"{kind}_space", None), f"The {kind} space of {type(env).__name__}")
         raise EnvTypeError(
             f"{type(env).__name__} is a single-agent gymnasium.Env, but DIMA trains teams: it needs an RLlib "
             "MultiAgentEnv with at least 2 agents, or spaces that are a Tuple or Dict of agents.",
@@ -554,10 +556,12 @@ def ordered_agents(env: MultiAgentEnv) -> list:
     The environment's own order does not serve: it may come from a set of strings, as in RLlib's PettingZoo wrapper, and
     Python orders that differently in every process.
 
+    An environment that names no possible_agents has those of which its spaces are a Dict, as RLlib allows.
+
     Raises:
         ContractError: there are fewer than two.
     """
-    agents = list(env.possible_agents)
+    agents = list(env.possible_agents) or joint_agents(env)
     if len(agents) < 2:
         raise ContractError(
             f"DIMA trains teams of at least 2 agents, but possible_agents of {type(env).__name__} is {agents}.",

@@ -15,8 +15,9 @@ from ray.rllib.env.wrappers.pettingzoo_env import PettingZooEnv as TurnBasedPett
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_dima.core.names import check_name
+from rllib_dima.envs.adapter import joint_agents
 from rllib_dima.envs.base import STATE_SOURCES, TEAM_REWARDS, require_multi_agent
-from rllib_dima.envs.gymnasium_team import GymnasiumTeam, joint_agents, layers
+from rllib_dima.envs.gymnasium_team import GymnasiumTeam, layers
 from rllib_dima.envs.pettingzoo import PettingZooEnv, turn_based
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 
@@ -61,6 +62,19 @@ def wrapper_settings(env_config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def require_creator(env: Any) -> None:
+    """Refuses what no environment can be made of.
+
+    Raises:
+        EnvTypeError: it cannot be called.
+    """
+    if not callable(env):
+        raise EnvTypeError(
+            f"{env!r} cannot be called to make an environment.",
+            "Give an id known to Ray or gymnasium, or a class or function of an env_config.",
+        )
+
+
 def as_multi_agent_env(env: Any, use_state: bool = True) -> MultiAgentEnv:
     """Any environment that DIMA can train on, as an RLlib `MultiAgentEnv`.
 
@@ -96,11 +110,7 @@ def _create(env: Any, env_config: EnvContext) -> Any:
     if isinstance(env, str):
         # Gymnasium's checker knows single agents only.
         return gymnasium.make(env, **{"disable_env_checker": True, **env_config})
-    if not callable(env):
-        raise EnvTypeError(
-            f"{env!r} is no environment, and cannot be called to make one.",
-            "Give an id known to Ray or gymnasium, or a class or function of an env_config.",
-        )
+    require_creator(env)
     return _call(env, env_config, getattr(env, "__name__", type(env).__name__))
 
 

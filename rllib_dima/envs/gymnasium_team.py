@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces, wrappers
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_dima.envs.adapter import TeamAdapter, can_restore
+from rllib_dima.envs.adapter import TeamAdapter, can_restore, joint_agents
 from rllib_dima.envs.base import ALL, KEEP_AGENTS
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 
@@ -100,7 +100,7 @@ class GymnasiumTeam(TeamAdapter):
         observations, rewards, *flags, infos = self.env.step(actions)
         if _is_one(rewards):
             rewards = dict.fromkeys(self.agents, rewards)
-        flags = [{ALL: bool(flag)} if _is_one(flag) else _by_agent(flag, self.agents) for flag in flags]
+        flags = [self._flags(flag) for flag in flags]
         return _by_agent(observations, self.agents), _by_agent(rewards, self.agents), *flags, self._infos(infos)
 
     @property
@@ -124,6 +124,13 @@ class GymnasiumTeam(TeamAdapter):
         for wrapper, memory in zip(self._around, state["wrappers"], strict=True):
             vars(wrapper).update(memory)
 
+    def _flags(self, flags: Any) -> dict:
+        """Flags by agent; of all agents alone, where there is one flag for all."""
+        if _is_one(flags):
+            return {ALL: bool(flags)}
+        flags = _by_agent(flags, self.agents)
+        return {ALL: all(flags.values()), **flags} if self._is_joint else flags
+
     def _infos(self, infos: Any) -> dict:
         """Infos by agent; an info of the whole team is the first agent's."""
         if self._is_joint and isinstance(infos, Mapping) and not infos.keys() <= set(self.agents):
@@ -137,16 +144,6 @@ def layers(env: Any) -> list:
     while isinstance(found[-1], gymnasium.Wrapper) and not isinstance(found[-1], MultiAgentEnv):
         found.append(found[-1].env)
     return found
-
-
-def joint_agents(env: Any) -> list:
-    """The agents of which both spaces are a Tuple or a Dict; none if they are not."""
-    observations, actions = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
-    if isinstance(observations, spaces.Dict) and isinstance(actions, spaces.Dict):
-        return list(actions) if set(actions) == set(observations) else []
-    if isinstance(observations, spaces.Tuple) and isinstance(actions, spaces.Tuple):
-        return [f"agent_{index}" for index in range(len(actions))] if len(actions) == len(observations) else []
-    return []
 
 
 def _require_for_teams(wrapper: gymnasium.Wrapper) -> None:

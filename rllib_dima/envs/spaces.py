@@ -50,6 +50,19 @@ def require_space(space: gymnasium.Space | None, owner: str) -> None:
             "Set self.observation_spaces and self.action_spaces in its __init__, to dicts with a gymnasium.spaces.Box "
             "(for actions also a Discrete) of every agent.",
         )
+    refuse_old_gym(space, owner)
+
+
+def refuse_old_gym(space: Any, owner: str) -> None:
+    """Refuses a space of the package that gymnasium has replaced.
+
+    Args:
+        space: the space.
+        owner: whose space it is, for the error.
+
+    Raises:
+        ContractError: it is one.
+    """
     if type(space).__module__.split(".")[0] == "gym":
         kind = type(space).__name__
         raise ContractError(
