@@ -74,9 +74,10 @@ class EndlessEpisodeError(RuntimeError):
 class DIMAEnvRunner(MultiAgentEnvRunner):
     """Collects episodes of joint transitions with the current policy.
 
-    Differences from RLlib's runner: environments are wrapped in `CooperativeEnv`; `get_spaces()` also tells the
-    learners the `AgentLayout`; returns are the team's, not the sum over agents; sampling noise comes from a private
-    random stream and runs on one thread; episodes in flight can be saved and restored.
+    Differences from RLlib's runner: environments are wrapped in `CooperativeEnv`, and `env.envs[i].unwrapped` is the
+    user's within; `get_spaces()` also tells the learners the `AgentLayout`; returns are the team's, not the sum over
+    agents; sampling noise comes from a private random stream and runs on one thread; episodes in flight can be saved
+    and restored.
     """
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:

@@ -188,7 +188,7 @@ def test_check_env_and_training_take_the_same(env):
 
 @pytest.mark.parametrize("env", [Pair(), 3])
 def test_what_cannot_be_called_is_refused(env):
-    with pytest.raises(EnvTypeError, match="cannot be called to make an environment"):
+    with pytest.raises(EnvTypeError, match="is no environment that DIMA can make"):
         DIMAConfig().environment(env).validate()
-    with pytest.raises(EnvTypeError, match="cannot be called to make an environment"):
+    with pytest.raises(EnvTypeError, match="is no environment that DIMA can make"):
         create_team(env, {})

@@ -70,7 +70,7 @@ def require_creator(env: Any) -> None:
     """
     if not callable(env):
         raise EnvTypeError(
-            f"{env!r} cannot be called to make an environment.",
+            f"{env!r} is no environment that DIMA can make: it is no id, and cannot be called.",
             "Give an id known to Ray or gymnasium, or a class or function of an env_config.",
         )
 
