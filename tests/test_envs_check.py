@@ -353,8 +353,21 @@ WARNINGS = {
     "info of unknown agent": (infos_give({"c": {}}), "infos", r"infos of agents \['c'\]"),
     "no end": (broken(step=step_never_ends), "episode end", "episode 1 went on for 600 steps without an end"),
     "always the same reward": (rewards_are(lambda rewards: -1), "rewards", r"the reward was -1 in all of \d+ steps"),
-    "tiny rewards": (rewards_are(lambda reward: 1e-4 * reward), "rewards", r"deviation was 0.0001\d in"),
-    "huge rewards": (rewards_are(lambda reward: 1e4 * reward), "rewards", r"deviation was \d.*e\+04 in"),
+    "tiny rewards": (
+        rewards_are(lambda reward: 1e-4 * reward),
+        "rewards",
+        r"deviation of 0\.0001\d*\. .* divided by 0\.00012\.",
+    ),
+    "huge rewards": (
+        rewards_are(lambda reward: 1e4 * reward),
+        "rewards",
+        r"deviation of \d.*e\+04\. .* divided by \d.*e\+04\.",
+    ),
+    "rewards far from zero": (
+        rewards_are(lambda reward: 1e3 + reward),
+        "rewards",
+        r"learns them less 1e\+03, divided by 1\.",
+    ),
     "seed ignored": (broken(reset=reset_ignores_seed), "seeding", "same actions differ: observations .*reset"),
     "something left over": (
         broken(step=step_keeps_momentum, get_state=None, set_state=None),

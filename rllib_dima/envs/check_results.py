@@ -7,15 +7,16 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box
 
+from rllib_dima.core.normalization import RewardNormalizer
 from rllib_dima.envs.base import ALL, LEAVE_STATE_OUT, combine_rewards, team_flags
 from rllib_dima.envs.check_play import Moment
 from rllib_dima.envs.check_report import Findings, listing
 from rllib_dima.envs.spaces import LARGEST, ContractError, are_in_range
 
 LARGE = 1e4  # beyond this, numbers are worth a hint
-SMALL_SPREAD, LARGE_SPREAD = 1e-2, 1e3  # of rewards, likewise
 MOMENTS_TO_CALL_CONSTANT = 10
 _COMMON = (ALL, "__common__")  # what RLlib allows in infos besides agents
 
@@ -228,24 +229,29 @@ class ResultChecks:
         self._handed_out = {name: (a, a.copy()) for name, a in now.items() if isinstance(a, np.ndarray)}
 
     def _hint_at_rewards(self) -> None:
-        """Whether they vary at all, and by how much."""
+        """Whether they vary at all, and whether training would learn them on another scale."""
         if self._rewards_differ or len(self._rewards) < MOMENTS_TO_CALL_CONSTANT:
             return
-        spread = float(np.std(self._rewards))
-        if spread == 0:
-            found = f"the reward was {self._rewards[0]:g} in all of {len(self._rewards)} steps."
+        rewards = np.array(self._rewards, np.float32)
+        normalizer = RewardNormalizer()
+        normalizer.update(torch.as_tensor(rewards))
+        offset, scale = normalizer.offset.item(), normalizer.scale.item()
+        if np.ptp(rewards) == 0:
+            found = f"the reward was {rewards[0]:g} in all of {rewards.size} steps."
             advice = _CONSTANT_REWARD + (_UNSEEN_DIFFERENCES if self.team_reward == "shared" else "")
             self.findings.warning("rewards", found, advice, "constant")
-        elif not SMALL_SPREAD <= spread <= LARGE_SPREAD:
-            found = f"rewards are far from 1: their standard deviation was {spread:.2g} in {len(self._rewards)} steps."
+        elif (offset, scale) != (0.0, 1.0):
+            found = (
+                f"rewards are far from 1: in {rewards.size} steps their mean was {rewards.mean():.2g}, with a standard "
+                f"deviation of {rewards.std():.2g}. DIMA learns them less {offset:.2g}, divided by {scale:.2g}."
+            )
             self.findings.warning("rewards", found, _REWARD_SCALE, "scale")
 
     def _hint_at_scale(self, name: str, seen: _Range) -> None:
         large = np.flatnonzero(np.maximum(-seen.low, seen.high) > LARGE)
         if large.size:
             found = f"entries {_some(large)} of {name} exceed {LARGE:g}."
-            advice = "Rescale them; networks and the world model learn best on numbers of about 1."
-            self.findings.warning(seen.check, found, advice, "scale", name)
+            self.findings.warning(seen.check, found, _SCALE[seen.check], "scale", name)
 
     def _hint_at_constants(self, check: str, names: list[str]) -> None:
         constant = {name: np.flatnonzero(self._ranges[name].is_constant) for name in names}
@@ -286,9 +292,14 @@ _UNSEEN_DIFFERENCES = (
     'env_config={"team_reward": "mean"} or "sum".'
 )
 _REWARD_SCALE = (
-    "Nothing, if they are meant to be: DIMA's reward model and critic learn normalised rewards. But losses are easier "
-    "to read, and small terms less easily lost, at about 1."
+    "Nothing, if they are meant to be: running statistics of all rewards find this scale in training (metrics "
+    "reward_scale and reward_offset). But one term that is far larger than the others hides them."
 )
+_SCALE = {
+    "observations": "Rescale them to about 1: the policy's first layer norm is over all entries of an observation, and "
+    "others vanish beside them.",
+    "state": "Rescale them to about 1: DIMA normalises every entry of the state, but in float32, which keeps 7 digits.",
+}
 _AS_SPACE = "Return a numpy array of the shape and the dtype of its space."
 
 
