@@ -13,10 +13,12 @@ import imageio.v2
 import numpy as np
 import pytest
 import ray
+from ray import cloudpickle
+from ray.rllib.algorithms.ppo import PPO
 from test_ray_team import TINY
 
 from rllib_dima.cli import main
-from rllib_dima.cli.checkpoints import find_checkpoint
+from rllib_dima.cli.checkpoints import find_checkpoint, require_restorable
 from rllib_dima.cli.progress import ProgressLines
 from rllib_dima.policy import Policy
 
@@ -147,6 +149,26 @@ def test_evaluate_reads_neither_world_model_nor_replay(results, tmp_path, capsys
 def test_evaluations_that_cannot_be_are_one_message(results, flags, code, message, capsys):
     assert main(["evaluate", str(results), "--episodes", "1", *flags]) == code
     assert re.search(message, err := capsys.readouterr().err) and err.startswith("rllib: ")
+
+
+def test_restore_refuses_foreign_and_damaged_checkpoints_before_a_trial_starts(results, team_file, tmp_path, capsys):
+    damaged, foreign = tmp_path / "damaged", tmp_path / "foreign"
+    shutil.copytree(find_checkpoint(results), damaged)
+    file = damaged / "learner_group/learner/replay_buffer.pt"
+    file.write_bytes(file.read_bytes()[:-3])
+    foreign.mkdir()
+    (foreign / "rllib_checkpoint.json").write_text("{}")
+    record = {"class": PPO, "ctor_args_and_kwargs": ((PPO.get_default_config().get_state(),), {})}
+    (foreign / "class_and_ctor_args.pkl").write_bytes(cloudpickle.dumps(record))
+    ppo = ["--run", "PPO", "--env", "CartPole-v1"]
+    for command, checkpoint, message in (
+        (["file", team_file], damaged, "replay_buffer.pt is damaged"),
+        (["file", team_file], foreign, "PPO"),
+        (ppo, results, "is a checkpoint of DIMA, not of PPO"),
+    ):
+        assert main(["train", *command, "--restore", str(checkpoint), "--storage-path", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+    require_restorable(foreign, type("Mine", (PPO,), {}))
 
 
 @pytest.mark.parametrize("display", [None, ":987"])
