@@ -29,6 +29,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.train._internal.checkpoint_manager import _TrainingResult
 from ray.tune import Checkpoint
+from ray.util import log_once
 
 from rllib_dima.checkpoint import (
     MANIFEST_FILE_NAME,
@@ -367,7 +368,8 @@ class DIMA(Algorithm):
         told = {state["worker_index"] for state in states if state is not None}
         if silent := [runner for runner in group._worker_manager.actor_ids() if runner not in told]:
             names = ", ".join(map(group._worker_manager.name, silent))
-            logger.warning(f"Not saved are the running episodes of {names}, as it does not answer.")
+            if log_once(f"{names} not in the state of iteration {self.iteration}"):  # RLlib asks more than once
+                logger.warning(f"No answer from {names}: the state lacks the episodes that are running there.")
         return states
 
     def _make_evaluation_runners(self) -> EnvRunnerGroup:
