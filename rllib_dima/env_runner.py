@@ -32,6 +32,7 @@ from ray.rllib.utils.metrics import (
 from ray.util import log_once
 
 from rllib_dima.broken_episodes import breakdown
+from rllib_dima.core.random_numbers import own_random_numbers
 from rllib_dima.envs import CooperativeEnv, create_team
 from rllib_dima.rl_modules import POLICY_ID
 from rllib_dima.team_vector import TeamVector
@@ -174,15 +175,18 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         """Goes on where `get_sampling_state` was called.
 
         Environments that do not fit the state, for example because the configuration was changed, start new episodes,
-        with a warning.
+        with a warning. Under another seed than the saved one noise and episodes are new ones.
         """
         if self.env is None:
             return
-        self._noise_seed, self._num_sample_calls = state["noise_seed"], state["num_sample_calls"]
+        goes_on = self._seed in (None, state["noise_seed"])
+        if goes_on:
+            self._noise_seed = state["noise_seed"]
+        self._num_sample_calls = state["num_sample_calls"]
         self.num_env_steps_sampled_lifetime = state["num_env_steps_sampled_lifetime"]
         self.metrics.set_state(copy.deepcopy(state["metrics"]))
         self._drop_episodes()
-        if state["running"] is not None:
+        if goes_on and state["running"] is not None:
             try:
                 self._set_running(copy.deepcopy(state["running"]))
             except ValueError as error:
@@ -341,8 +345,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
             modules = dict.fromkeys(modules, ret)
         super()._log_episode_metrics(length, ret, sec, agents, modules, agent_steps)
 
-    @contextlib.contextmanager
-    def _own_noise(self) -> Iterator[None]:
+    def _own_noise(self) -> contextlib.AbstractContextManager:
         """Draws action noise from a stream of this runner's own.
 
         A local runner shares torch's global generator with the learner and with evaluation; without this, evaluating
@@ -350,9 +353,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         """
         entropy = [self._noise_seed, self.num_env_steps_sampled_lifetime, self._num_sample_calls]
         self._num_sample_calls += 1
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-            yield
+        return own_random_numbers(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 @contextlib.contextmanager

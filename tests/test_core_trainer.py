@@ -176,7 +176,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit():
         run.train_iteration()
     saved = copy.deepcopy([getattr(run, net).state_dict() for net in NETWORKS])
     saved_trainer, saved_replay = copy.deepcopy(run.state_dict()), copy.deepcopy(run.replay.state_dict())
-    resumed = new_trainer(UNEQUAL, hp, seed=99, network_seed=99)
+    resumed = new_trainer(UNEQUAL, hp, seed=None, network_seed=99)
     for net, state in zip(NETWORKS, saved, strict=True):
         getattr(resumed, net).load_state_dict(state)
     resumed.load_state_dict(saved_trainer)
@@ -189,6 +189,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit():
     assert metrics[0] == metrics[1]
     assert same(parameters(run), parameters(resumed)) and same(buffers(run), buffers(resumed))
     assert (resumed.num_env_steps, resumed.num_iterations) == (run.num_env_steps, run.num_iterations) == (32, 4)
+
+
+def restored(saved, seed, rank=0):
+    """Metrics of the next iteration of a trainer with that seed that takes over a saved state, and the trainer."""
+    trainer = filled(seed=seed, rank=rank)
+    for net, state in zip(NETWORKS, saved["nets"], strict=True):
+        getattr(trainer, net).load_state_dict(state)
+    trainer.load_state_dict(saved["trainer"])
+    return numbers(trainer.train_iteration()), trainer
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_restored_run_draws_from_its_own_seed_unless_it_has_none(rank, caplog):
+    run = filled(seed=7, rank=rank)
+    run.train_iteration()
+    saved = copy.deepcopy({"nets": [getattr(run, net).state_dict() for net in NETWORKS], "trainer": run.state_dict()})
+    straight = numbers(run.train_iteration())
+    assert restored(saved, 7, rank)[0] == restored(saved, None, rank)[0] == straight
+    assert "seed" not in caplog.text
+    first, other = restored(saved, 1, rank), restored(saved, 2, rank)
+    assert first[0] != straight != other[0] != first[0] == restored(saved, 1, rank)[0]
+    assert caplog.text.count("with seed 7; it goes on with seed 1") == (2 if rank == 0 else 0)
+    # The new seed is the one that a checkpoint of the restored run holds.
+    assert first[1].state_dict()["seed"] == 1
 
 
 def test_nothing_is_trained_before_enough_steps():

@@ -340,6 +340,27 @@ def test_restoring_applies_the_learning_rates_of_the_new_config(algo, tmp_path):
     other.stop()
 
 
+def _after_restoring(path, seed):
+    """Networks and what is in replay, an iteration after a checkpoint was restored under that seed."""
+    algo = team_config().debugging(seed=seed).build()
+    algo.restore_from_path(path)
+    algo.train()
+    states = learner(algo).trainer.replay.states[: len(learner(algo).trainer.replay)].clone()
+    algo.stop()
+    return parameters(algo), states[20:, 1]  # the number that an episode draws at its reset
+
+
+def test_restoring_under_another_seed_draws_other_episodes_and_updates(tmp_path):
+    algo = team_config().build()  # seed 1
+    algo.train()
+    path = algo.save_to_path(tmp_path)
+    algo.stop()
+    results = [_after_restoring(path, seed) for seed in (1, 2, 1, 2)]
+    for (networks, episodes), (networks_again, episodes_again) in zip(results[:2], results[2:], strict=True):
+        assert same(networks, networks_again) and torch.equal(episodes, episodes_again)
+    assert not same(results[0][0], results[1][0]) and not set(results[0][1].tolist()) & set(results[1][1].tolist())
+
+
 def _actor_lr(algo):
     return learner(algo).trainer.optimizers["actor"]._optimizer.param_groups[0]["lr"]
 

@@ -28,6 +28,7 @@ from rllib_dima.core.imagination import Rollout, imagine
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.metrics import RunningMeans
 from rllib_dima.core.optimization import AverageGradients, ModelOptimizer
+from rllib_dima.core.random_numbers import own_random_numbers
 from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, Window, states_to_count
 from rllib_dima.core.world_model import WorldModel
 
@@ -57,7 +58,7 @@ class Trainer:
         critic: value network, on `device`.
         world_model: the world model, on `device`.
         device: where training happens.
-        seed: of all random numbers; None draws one.
+        seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
         rank: of this learner among several.
         average_gradients: averages gradients over the learners, in place.
         side_by_side: whether steps that do not depend on each other run at the same time where they are recorded as
@@ -82,7 +83,7 @@ class Trainer:
     ) -> None:
         self.hp, self.device, self.rank = hp, torch.device(device), rank
         self.actor, self.critic, self.world_model = actor, critic, world_model
-        self.seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         self.replay = ReplayBuffer(
             layout, hp.replay_capacity, _replay_device(layout, hp, self.device), self.device, hp.replay_recency
         )
@@ -155,12 +156,18 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restores `state_dict`; learning rates stay those of this trainer's hyperparameters."""
+        """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.accelerator.forget()
         self.num_env_steps, self.num_iterations = state["num_env_steps"], state["num_iterations"]
-        self.seed = state["seed"]
+        if self._given_seed in (None, state["seed"]):
+            self.seed = state["seed"]
+        elif self.rank == 0:
+            logger.warning(
+                f"The restored run has drawn its random numbers with seed {state['seed']}; it goes on with seed "
+                f"{self.seed}, which is configured now. Without a seed, or with that one, it would go on as it was."
+            )
 
     def set_learning_rates(self, hp: Hyperparameters) -> None:
         """Makes the optimisers use the learning rates of `hp` from the next update on."""
@@ -310,14 +317,10 @@ class Trainer:
         """Makes streams, events and graphs those of this trainer's GPU, if there are several."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    @contextmanager
-    def _random_numbers(self) -> Iterator[None]:
+    def _random_numbers(self) -> AbstractContextManager:
         """Random numbers that depend on (seed, rank, iteration) alone."""
         entropy = np.random.SeedSequence([self.seed, self.rank, self.num_iterations])
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-            yield
+        return own_random_numbers(int(entropy.generate_state(1, np.uint64)[0] >> 1), self.device)
 
 
 class PhaseClock:
