@@ -260,6 +260,7 @@ class DIMA(Algorithm):
         """Restores a checkpoint, also one older than the present state. If it fails, everything is as it was before.
 
         Restoring unpickles what is in the checkpoint, and pickles can run any code: restore only those that you trust.
+        Meanwhile every learner holds a second copy of its networks and replay buffer, in host memory.
 
         Args:
             path: the checkpoint: a path, a URI, or a `Checkpoint` of Tune's.

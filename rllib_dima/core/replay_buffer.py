@@ -287,7 +287,7 @@ class ReplayBuffer:
 
     def load(self, path: str | Path) -> None:
         """Reads a file written by `save`; raises ValueError if it does not fit this buffer."""
-        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
     def _out(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.output_device, non_blocking=True)
