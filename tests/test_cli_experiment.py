@@ -163,7 +163,7 @@ def test_a_search_space_replaces_a_mapping_and_the_other_way_round():
 
 
 def test_without_checkpoint_settings_there_is_one_at_the_end_and_the_newest_of_those_by_time():
-    assert make(CARTPOLE)[0].checkpoint_config == {"checkpoint_at_end": True, "num_to_keep": 2}
+    assert make(CARTPOLE)[0].checkpoint_config == {"checkpoint_at_end": True, "num_to_keep": 3}
     no_end = make(CARTPOLE, checkpoint_at_end=False, keep_checkpoints_num=5)[0]
     assert no_end.checkpoint_config == {"checkpoint_at_end": False, "num_to_keep": 5}
     every = make(CARTPOLE, checkpoint_freq=3)[0]  # all of which are kept

@@ -54,7 +54,7 @@ def test_yaml_and_json_hold_the_same_experiments(tmp_path):
         ("a.yaml", "run: DIMA\nenv: x\n", "but 'run' is 'DIMA'.*my_experiment"),
         ("a.json", '{"a": {"run": 1, "run": 2}}', "'run' occurs twice"),
         ("a.json", "{", "is no JSON"),
-        ("a.txt", "", r"must end in \.yaml"),
+        ("a.txt", "", r"must end in one of \.yaml"),
         ("a.py", "x = 1\n", "must define `config`.* has nothing"),
         ("a.py", "config = {}\n", "must define `config`.* has a dict"),
         ("a.py", "\nx = 1 / 0\n", r"a\.py, line 2: ZeroDivisionError"),

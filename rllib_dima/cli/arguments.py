@@ -34,7 +34,7 @@ _REMOVED_FROM_EVALUATE: dict[str, str] = {
 
 REMOVED_FLAGS = {"train": _REMOVED_FROM_TRAIN, "evaluate": _REMOVED_FROM_EVALUATE, "example": _REMOVED_FROM_TRAIN}
 _RENAMED_COMMANDS = {"rollout": "evaluate"}
-_FILE_ENDINGS = (".yaml", ".yml", ".json", ".py")
+FILE_ENDINGS = (".yaml", ".yml", ".json", ".py")
 
 _RAY_FLAGS = {"ray_address": None, "ray_num_cpus": None, "ray_num_gpus": None, "ray_object_store_memory": None}
 _TRAIN_DEFAULTS: dict[str, Any] = {
@@ -85,7 +85,7 @@ What counts: the command line over the file over the algorithm's defaults. --con
 key by key also in nested mappings; --stop replaces the file's stop; every other flag replaces the setting of its name.
 Results are in ~/ray_results/<experiment> or <storage path>/<experiment>.
 
-Checkpoints are written every 10 minutes, of which the newest two are kept, and at the end of a trial. With
+Checkpoints are written every 10 minutes, of which the newest three are kept, and at the end of a trial. With
 --checkpoint-freq they come every N iterations instead, and all are kept. On Ctrl-C, SIGTERM and at the end of the time
 budget every running trial ends its iteration and is saved; a second Ctrl-C leaves at once. Only what was trained since
 the last checkpoint is lost then, or with the process (kill -9). The same command with --resume goes on.
@@ -123,7 +123,7 @@ class _Parser(argparse.ArgumentParser):
             return
         if value in _RENAMED_COMMANDS:
             raise UsageError(f"`rllib {value}` is now `rllib {_RENAMED_COMMANDS[value]}`.")
-        if value.endswith(_FILE_ENDINGS):
+        if value.endswith(FILE_ENDINGS):
             raise UsageError(f"Did you mean `rllib train file {value}`?")
         try:
             check_name(value, action.choices, f"command of `{self.prog}`:")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rllib_dima.cli.arguments import number, unique_keys
+from rllib_dima.cli.arguments import FILE_ENDINGS, number, unique_keys
 from rllib_dima.cli.errors import UsageError
 
 _MODULE_PREFIX = "rllib_experiment_"
@@ -43,8 +43,8 @@ def read_experiments(file: str | Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"There is no file {file}. `rllib example list` names the files that come with this package.")
     if path.suffix == ".py":
         return _read_python(path)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        raise UsageError(f"{file} must end in .yaml, .yml, .json or .py.")
+    if path.suffix not in FILE_ENDINGS:
+        raise UsageError(f"{file} must end in one of {', '.join(FILE_ENDINGS)}.")
     return _checked(path, _read_json(path) if path.suffix == ".json" else _read_yaml(path))
 
 

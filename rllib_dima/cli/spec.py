@@ -115,7 +115,7 @@ def flat(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def checkpoint_config(own: dict[str, Any], notify: Notify) -> dict[str, Any]:
-    """Arguments of `ray.tune.CheckpointConfig`: a checkpoint at the end, and the newest two of those written by time.
+    """Arguments of `ray.tune.CheckpointConfig`: a checkpoint at the end, and the newest three of those written by time.
 
     Raises:
         ValueError: an unknown name, with the nearest known ones, or a wrong value.
@@ -131,7 +131,7 @@ def checkpoint_config(own: dict[str, Any], notify: Notify) -> dict[str, Any]:
         metric = present_metric(score.removeprefix("min-"), notify, "checkpoint_score_attribute")
         own = {**own, "checkpoint_score_attribute": metric, "checkpoint_score_order": order}
     CheckpointConfig(**own)
-    kept = {} if "checkpoint_frequency" in own else {"num_to_keep": 2}
+    kept = {} if "checkpoint_frequency" in own else {"num_to_keep": 3}  # PBT may still need the last but one
     return {"checkpoint_at_end": True, **kept, **own}
 
 
