@@ -203,7 +203,7 @@ def _check_env(config: Any) -> AgentLayout | None:
     from rllib_dima.envs import is_registered
 
     env = config.env
-    if isinstance(env, str) and ":" not in env and not is_registered(env):
+    if isinstance(env, str) and not is_registered(env):
         check_name(env, gymnasium.registry, "environment")
     return _layout_of(config) if isinstance(config, DIMAConfig) else None
 

@@ -114,8 +114,8 @@ def register_envs() -> None:
 
 
 def is_registered(env_id: str) -> bool:
-    """Whether Ray or gymnasium knows an environment of this id."""
-    return env_id in gymnasium.registry or _global_registry.contains(ENV_CREATOR, env_id)
+    """Whether Ray or gymnasium knows an environment of this id; of "module:id" gymnasium imports the module first."""
+    return ":" in env_id or env_id in gymnasium.registry or _global_registry.contains(ENV_CREATOR, env_id)
 
 
 def require_registered(env_id: str) -> None:
