@@ -89,8 +89,8 @@ class Collector:
         return [episode for episodes, _ in taken for episode in episodes], [metrics for _, metrics in taken]
 
     def get_state(self) -> dict[str, Any]:
-        """Copies of what was collected and not taken. Waits for what is being collected."""
-        self._receive()
+        """Copies of what was collected and not taken. Waits for what is being collected, but not for what is late."""
+        self._receive(wait=any(self._busy.values()))
         return {
             "shares": copy.deepcopy(list(self._shares)),
             "num_surplus_steps": self._num_surplus_steps,
@@ -99,7 +99,7 @@ class Collector:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on where `get_state()` was called, without what was collected since."""
-        self._receive()
+        self._receive(wait=any(self._busy.values()))
         self._shares = deque(copy.deepcopy(state["shares"]))
         self._num_surplus_steps = state["num_surplus_steps"]
         self._breakdowns.recent.clear()
@@ -119,10 +119,10 @@ class Collector:
         self._busy = {runner: steps for runner, steps in self._busy.items() if runner in healthy}
         return [runner for runner in healthy if runner not in self._busy]
 
-    def _receive(self) -> bool:
-        """Waits for runners that collect; whether anything came. What is late comes last."""
-        start = time.monotonic()
-        results = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self._config.sample_timeout_s)
+    def _receive(self, wait: bool = True) -> bool:
+        """Takes what runners have collected; whether anything came. What is late comes last."""
+        start, timeout = time.monotonic(), self._config.sample_timeout_s if wait else 0.0
+        results = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=timeout)
         order = {runner: (not self._busy.pop(runner, 0), runner) for runner, _ in results}
         self._busy = dict.fromkeys(self._busy, 0)
         self._waited_in_vain_s = 0.0 if results else self._waited_in_vain_s + time.monotonic() - start
