@@ -5,7 +5,7 @@
     python benchmarks/learning.py --one sequential 0                      # one run in this process
 
 Each run trains HalfCheetah-2x3 with the nano preset for 30,000 environment steps on one thread. Every 2,000 steps
-the deterministic policy plays 5 episodes. Curves go to benchmarks/results/learning_<task>_<mode>_<seed>.json
+the deterministic policy plays 10 episodes. Curves go to benchmarks/results/learning_<task>_<mode>_<seed>.json
 after every evaluation, with a checkpoint beside them in results/learning, from which an interrupted run goes on.
 "seconds" is wall-clock time, which other work on the machine stretches; "cpu_seconds" is the process's own.
 """
@@ -26,7 +26,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RESULTS, CHECKPOINTS = HERE / "results", HERE.parent / "results" / "learning"
-EVALUATE_EVERY, EVALUATION_EPISODES = 2000, 5
+EVALUATE_EVERY, EVALUATION_EPISODES = 2000, 10
 
 
 def result_file(task: str, mode: str, seed: int) -> Path:

@@ -27,7 +27,7 @@ from rllib_dima.envs import make
 from rllib_dima.progress import progress_line
 
 ENV = "mamujoco_halfcheetah_2x3"
-EVALUATION_EPISODES = 5
+EVALUATION_EPISODES = 10
 
 
 def build_config(seed: int) -> DIMAConfig:

@@ -54,7 +54,7 @@ def build_space() -> dict[str, Any]:
         "num_steps_before_learning": 1000,
         "min_sample_timesteps_per_iteration": 1000,
         "evaluation_interval": 1,
-        "evaluation_duration": 2,
+        "evaluation_duration": 10,
         "actor_lr": tune.loguniform(1e-4, 2e-3),
         "critic_lr": tune.loguniform(1e-4, 2e-3),
         "dynamics_lr": tune.loguniform(1e-4, 1e-3),

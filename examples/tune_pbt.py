@@ -65,7 +65,7 @@ def build_space() -> dict[str, Any]:
         "num_steps_before_learning": 2000,
         "min_sample_timesteps_per_iteration": 1000,
         "evaluation_interval": 1,
-        "evaluation_duration": 2,
+        "evaluation_duration": 10,
     }
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
+import os
 import pathlib
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Iterator
 from functools import partial, partialmethod
 from typing import Any
 
+import numpy as np
 import pyarrow.fs
+import tree
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP
@@ -22,6 +25,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
     EVALUATION_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -44,7 +48,6 @@ from rllib_dima.checkpoint import (
 from rllib_dima.collector import Collector
 from rllib_dima.config import DIMAConfig
 from rllib_dima.env_runner import EndlessEpisodeError, make_cooperative_env
-from rllib_dima.episode_window import EpisodeWindow
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData, DIMALearner
 from rllib_dima.progress import progress_line
 from rllib_dima.resources import check_resources
@@ -115,8 +118,7 @@ class DIMA(Algorithm):
             RuntimeError: if the remote runners failed for a reason that does not show in this process.
         """
         self._num_empty_iterations = 0
-        self._evaluation_sampling: list[dict[str, Any] | None] = []
-        self._episode_window = EpisodeWindow(config.metrics_num_episodes_for_smoothing)
+        self._num_evaluations = 0
         check_resources(self.config, self.config.get_evaluation_config_object())
         try:
             with _said_if_slow(self.config.sample_timeout_s):
@@ -130,6 +132,8 @@ class DIMA(Algorithm):
         if self.eval_env_runner_group is not None:
             RunnerManager(self.eval_env_runner_group, self.evaluation_config)
         self._collector = Collector(self.env_runner_group, self.config)
+        seed = self.evaluation_config.seed
+        self._evaluation_seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
 
     @staticmethod
     def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, Any]:
@@ -159,38 +163,40 @@ class DIMA(Algorithm):
         return result
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
-        """Returns of the deterministic policy in separate environments, built on the first call if not before."""
+        """Returns of the deterministic policy in separate environments, built on the first call if not before.
+
+        Every evaluation plays other episodes. Those of the n-th one depend on the seed and n alone, not on the number
+        of runners and environments that share them.
+        """
         if self.eval_env_runner_group is None:
             self.eval_env_runner_group = self._make_evaluation_runners()
-        return super().evaluate(parallel_train_future)
+        self._num_evaluations += 1
+        for stats in tree.flatten(self.metrics.stats.get(EVALUATION_RESULTS, {})):
+            stats.latest_merged = None  # where no runner answers, RLlib would report the last evaluation again
+        return _plain(super().evaluate(parallel_train_future))
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, statistics of the last episodes, steps collected ahead, and the episodes that are running."""
+        """RLlib's state, steps collected ahead, the episodes that are running, and which evaluation is the next."""
         return {
             **super().get_state(*args, **kwargs),
-            "episode_window": list(self._episode_window.iterations),
             "collected": self._collector.get_state(),
             "sampling": self._get_sampling(self.env_runner_group),
-            "evaluation_sampling": (
-                self._get_sampling(self.eval_env_runner_group)
-                if self.eval_env_runner_group is not None
-                else self._evaluation_sampling  # of a restored state, for the runners that evaluation will make
-            ),
+            "evaluations": {"number": self._num_evaluations, "seed": self._evaluation_seed},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Sets the state, also one older than the present one."""
         self._forget_weights_versions()
-        self._episode_window.iterations = deque(state.get("episode_window", ()))
         super().set_state(state)
         if COMPONENT_LEARNER_GROUP in state:
             self._replace_policy()
         if "collected" in state:
             self._collector.set_state(state["collected"])
         _set_sampling(self.env_runner_group, state.get("sampling", []))
-        self._evaluation_sampling = state.get("evaluation_sampling", [])
-        if self.eval_env_runner_group is not None:
-            _set_sampling(self.eval_env_runner_group, self._evaluation_sampling)
+        if "evaluations" in state:
+            self._num_evaluations = state["evaluations"]["number"]
+            if self.evaluation_config.seed is None:
+                self._evaluation_seed = state["evaluations"]["seed"]
 
     def save_to_path(
         self,
@@ -350,18 +356,54 @@ class DIMA(Algorithm):
     def _compile_iteration_results(
         self, *, train_results: dict[str, Any], eval_results: dict[str, Any]
     ) -> dict[str, Any]:
-        """RLlib's results with episodes averaged over iterations, and without the last evaluation repeated."""
+        """RLlib's results as plain numbers, with the mean return on top and without the last evaluation repeated."""
         train_results = {key: value for key, value in train_results.items() if key != EVALUATION_RESULTS}
-        episodes = train_results.get(ENV_RUNNER_RESULTS, {})
-        train_results[ENV_RUNNER_RESULTS] = self._episode_window.smooth(episodes)
-        return super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
+        results = super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
+        results[EPISODE_RETURN_MEAN] = results.get(ENV_RUNNER_RESULTS, {}).get(EPISODE_RETURN_MEAN, math.nan)
+        return _plain(results)
 
     def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list]:
+        metrics = []
         try:
-            return super()._evaluate_on_local_env_runner(env_runner)
+            metrics = [_play(env_runner, self.config.evaluation_duration_unit, self._new_seeds())]
         except EndlessEpisodeError as error:  # as with remote runners, this is no reason to end training
             logger.warning(f"This evaluation has no result. {error}")
-            return None, 0, 0, []
+        return self._report_evaluation(metrics)
+
+    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list]:
+        """Shares the episodes (or steps) among remote runners; others take over what a runner does not deliver."""
+        waiting, metrics = self._new_seeds(), []
+        runners = self.eval_env_runner_group.healthy_env_runner_ids()
+        while waiting and runners:
+            shares = {runner: waiting[index :: len(runners)] for index, runner in enumerate(runners[: len(waiting)])}
+            answers = dict(
+                self.eval_env_runner_group.foreach_env_runner(
+                    partial(_play_share, unit=self.config.evaluation_duration_unit, shares=shares),
+                    local_env_runner=False,
+                    remote_worker_ids=list(shares),
+                    timeout_seconds=self.config.evaluation_sample_timeout_s,
+                )
+            )
+            metrics += answers.values()
+            waiting = [seed for runner, seeds in shares.items() if runner not in answers for seed in seeds]
+            runners = list(answers)
+        if waiting:
+            logger.warning(
+                f"Evaluation {self._num_evaluations} lacks {len(waiting)} of its {self.config.evaluation_duration} "
+                f"{self.config.evaluation_duration_unit}: its runners failed, or took longer than "
+                f"evaluation_sample_timeout_s ({self.config.evaluation_sample_timeout_s})."
+            )
+        return self._report_evaluation(metrics)
+
+    def _new_seeds(self) -> list[int]:
+        """Seeds of this evaluation's episodes: one per episode, or per step where it is over a number of steps."""
+        sequence = np.random.SeedSequence(self._evaluation_seed, spawn_key=(self._num_evaluations,))
+        return sequence.generate_state(self.config.evaluation_duration).tolist()
+
+    def _report_evaluation(self, metrics: list[dict[str, Any]]) -> tuple[None, int, int, list]:
+        """Lets RLlib find what runners report; it ignores what is returned."""
+        self.metrics.aggregate(metrics, key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        return None, 0, 0, []
 
     def _get_sampling(self, group: EnvRunnerGroup) -> list[dict[str, Any] | None]:
         """What every runner of the group is at, the local one first; of those that do not answer nothing."""
@@ -374,7 +416,6 @@ class DIMA(Algorithm):
         return states
 
     def _make_evaluation_runners(self) -> EnvRunnerGroup:
-        """Runners for evaluation, which go on where those of a restored checkpoint were."""
         _, env_creator = self._get_env_id_and_creator(self.evaluation_config.env, self.evaluation_config)
         group = EnvRunnerGroup(
             env_creator=env_creator,
@@ -384,7 +425,6 @@ class DIMA(Algorithm):
             pg_offset=self.config.num_env_runners,
         )
         RunnerManager(group, self.evaluation_config)
-        _set_sampling(group, self._evaluation_sampling)
         return group
 
     def _forget_weights_versions(self) -> None:
@@ -448,6 +488,24 @@ def _said_if_slow(seconds: float) -> Iterator[None]:
 
 def _forget_weights_version(runner: Any) -> None:
     runner.forget_weights_version()
+
+
+def _play(runner: Any, unit: str, seeds: list[int]) -> dict[str, Any]:
+    """Plays an evaluation's episodes, or as many steps as there are seeds; returns the runner's metrics."""
+    runner.metrics.reset()  # nothing of earlier evaluations, moving averages included
+    runner.sample(**{f"num_{unit}": len(seeds)}, seeds=seeds)
+    return runner.get_metrics()
+
+
+def _play_share(runner: Any, unit: str, shares: dict[int, list[int]]) -> tuple[int, dict[str, Any]]:
+    return runner.worker_index, _play(runner, unit, shares[runner.worker_index])
+
+
+def _plain(results: Any) -> Any:
+    """Results with Python's numbers instead of NumPy's, which JSON refuses."""
+    if isinstance(results, dict):
+        return {key: _plain(value) for key, value in results.items()}
+    return results.item() if isinstance(results, np.generic) else results
 
 
 def _get_sampling_state(runner: Any) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ from rllib_dima.core.names import check_name
 from rllib_dima.env_runner import LAYOUT_KEY, DIMAEnvRunner
 from rllib_dima.envs import env_family, require_registered
 from rllib_dima.envs.creation import require_creator
+from rllib_dima.episode_stats import STATS_CLASSES
 from rllib_dima.rl_modules import (
     CRITIC_ID,
     POLICY_ID,
@@ -122,6 +123,7 @@ class _Rule(NamedTuple):
 
 _COUNT = _Rule("a whole number of at least 0", (numbers.Integral,), lambda value: value >= 0)
 _SECONDS = _Rule("a number of seconds above 0", (numbers.Real,), lambda value: value > 0)
+_POSITIVE = _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1)
 _SWITCH = _Rule("True or False", (bool,))
 _NEW_STACK = _Rule("True, because DIMA runs on RLlib's new API stack only", (bool,), bool)
 _MAX_SEED = 4_000_000_000  # NumPy's is 2**32 - 1, and runners add their numbers, those of evaluation a million
@@ -132,7 +134,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
     **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
     **dict.fromkeys(("sample_timeout_s", "evaluation_sample_timeout_s"), _SECONDS),
-    "num_envs_per_env_runner": _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1),
+    **dict.fromkeys(("num_envs_per_env_runner", "metrics_num_episodes_for_smoothing"), _POSITIVE),
     "env_config": _Rule("a dict of the environment's settings", (Mapping,)),
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
@@ -150,6 +152,11 @@ _RULES: dict[str, _Rule] = {
         "num_env_runners)",
         (str, gym.VectorizeMode),
         ("sync", gym.VectorizeMode.SYNC).__contains__,
+    ),
+    "stats_cls_lookup": _Rule(
+        "a dict that holds those of rllib_dima.episode_stats.STATS_CLASSES",
+        (dict,),
+        lambda value: STATS_CLASSES.items() <= value.items(),
     ),
     "input_": _Rule("'sampler', because DIMA learns from steps that it collects itself", (str,), "sampler".__eq__),
 }
@@ -189,6 +196,7 @@ class DIMAConfig(AlgorithmConfig):
         self.evaluation_config = {"explore": False}
         self.rollout_fragment_length = "auto"
         self.normalize_actions = False  # they are in [-1, 1] already
+        self.stats_cls_lookup = STATS_CLASSES
         self.metrics_num_episodes_for_smoothing = 10  # of 1,000 steps each, that is 50 iterations
         # RLlib's environment check resets with seed 42, after which all unseeded runners draw the same.
         self.disable_env_checking = True

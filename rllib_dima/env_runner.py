@@ -24,6 +24,16 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.utils.metrics import (
+    EPISODE_AGENT_RETURN_MEAN,
+    EPISODE_AGENT_STEPS,
+    EPISODE_DURATION_SEC_MEAN,
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_MODULE_RETURN_MEAN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
     NUM_AGENT_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED,
     NUM_EPISODES,
@@ -77,8 +87,8 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
 
     Differences from RLlib's runner: environments are wrapped in `CooperativeEnv`, and `env.envs[i].unwrapped` is the
     user's within; `get_spaces()` also tells the learners the `AgentLayout`; returns are the team's, not the sum over
-    agents; sampling noise comes from a private random stream and runs on one thread; episodes in flight can be saved
-    and restored.
+    agents, and every episode counts once; sampling noise comes from a private random stream and runs on one thread;
+    episodes in flight can be saved and restored.
     """
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
@@ -87,8 +97,15 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         self._num_sample_calls = 0
         self._num_new_steps = self._num_new_episodes = self._num_new_broken = 0  # of this call of `sample`
 
-    def sample(self, **kwargs: Any) -> list[MultiAgentEpisode]:
-        """Episodes and episode chunks of the asked length; arguments as in RLlib, but no `random_actions`.
+    def sample(
+        self, *, num_episodes: int | None = None, seeds: list[int] | None = None, **kwargs: Any
+    ) -> list[MultiAgentEpisode]:
+        """Episodes and episode chunks of the asked length.
+
+        Args:
+            num_episodes: how many whole episodes; every environment plays its share of them, begun by this call.
+            seeds: of the episodes to begin, one per episode or step asked for; None goes on with those that run.
+            **kwargs: as in RLlib, but no `random_actions`.
 
         Raises:
             ValueError: random actions are asked for, which RLlib would draw from the spaces of the user's environment.
@@ -97,10 +114,14 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         """
         if kwargs.get("random_actions"):
             raise ValueError("DIMA's runner draws no random actions: step an environment with env.single_action_space.")
-        self._no_end_since = time.monotonic() if kwargs.get("num_episodes") else math.inf
+        self._no_end_since = time.monotonic() if num_episodes else math.inf
+        if seeds is not None:
+            self._drop_episodes()
+        if self.env is not None:
+            self.env.assign([None] * num_episodes if seeds is None and num_episodes is not None else seeds)
         try:
-            with _single_thread(), self._own_noise():
-                episodes = super().sample(**kwargs)
+            with _single_thread(), self._own_noise(seeds):
+                episodes = super().sample(num_episodes=num_episodes, **kwargs)
         except BaseException:  # also Ctrl-C, after which a notebook may go on
             self._drop_episodes()
             raise
@@ -111,10 +132,13 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
 
     def make_env(self) -> None:
         """Builds the wrapped environments; called again after a failure."""
-        if self.env is not None:
-            self.env.close()
+        failed = self.env
+        if failed is not None:
+            failed.close()
         context = self._env_context()
         self.env = TeamVector(self._make_envs(context))
+        if failed is not None:
+            self.env.take_over(failed.due)
         self.num_envs = self.env.num_envs
         self._needs_initial_reset = True
         make_callback(
@@ -264,7 +288,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         """
         seed += (self.worker_index or 0) * (self.num_envs - 1)
         steps, calls = self.num_env_steps_sampled_lifetime, self._num_sample_calls
-        if (steps == 0 and calls <= 1) or self.config.in_evaluation:
+        if steps == 0 and calls <= 1:
             return seed
         return int(np.random.SeedSequence([seed, steps, calls]).generate_state(1)[0])
 
@@ -278,6 +302,8 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
 
     def _increase_sampled_metrics(self, num_steps: int, next_obs: dict[str, Any], episode: MultiAgentEpisode) -> int:
         """Counts. RLlib logs some ten numbers here at every step, which is slow; `_log_new_steps` logs their sums."""
+        if self.env.resting[self._ongoing_episodes.index(episode)]:
+            return num_steps
         reason = breakdown(episode)
         if reason is None:
             self._num_new_steps += num_steps
@@ -290,6 +316,10 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         elif self.config.in_evaluation:
             self._check_that_episodes_end(len(episode))
         return num_steps  # also of the broken step, so that a call of `sample` ends where nothing else happens
+
+    def _make_on_episode_callback(self, which: str, idx: int, episodes: list[MultiAgentEpisode]) -> None:
+        if not self.env.resting[idx]:
+            super()._make_on_episode_callback(which, idx, episodes)
 
     def _leave_out_broken(self) -> None:
         """Takes episodes in which the simulator broke down from those whose returns are reported."""
@@ -318,8 +348,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         agents = self.env.envs[0].layout.agent_ids
         self._log_count(NUM_ENV_STEPS_SAMPLED, steps, with_throughput=True)
         self._log_count(NUM_BROKEN_EPISODES, broken)
-        if episodes > 0:
-            self._log_count(NUM_EPISODES, episodes)
+        self._log_count(NUM_EPISODES, episodes)
         for agent in agents:
             self._log_count(NUM_AGENT_STEPS_SAMPLED, steps, str(agent))
         self._log_count(NUM_MODULE_STEPS_SAMPLED, steps * len(agents), POLICY_ID)
@@ -335,23 +364,36 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         length: int,
         ret: float,
         sec: float,
-        agents: dict[str, float] | None = None,
-        modules: dict[str, float] | None = None,
-        agent_steps: dict[str, int] | None = None,
+        agents: dict[str, float],
+        modules: dict[str, float],
+        agent_steps: dict[str, int],
     ) -> None:
-        """Logs the team's return. Every agent holds the team reward, so RLlib's sum over agents counts it N times."""
-        if agents:
-            ret = next(iter(agents.values()))
-            modules = dict.fromkeys(modules, ret)
-        super()._log_episode_metrics(length, ret, sec, agents, modules, agent_steps)
+        """Logs an episode that has ended, with the team's return.
 
-    def _own_noise(self) -> contextlib.AbstractContextManager:
-        """Draws action noise from a stream of this runner's own.
+        Every agent holds the team reward, so RLlib's sum over agents counts it once for each of them.
+        """
+        ret = next(iter(agents.values()))
+        means = {EPISODE_LEN_MEAN: length, EPISODE_RETURN_MEAN: ret, EPISODE_DURATION_SEC_MEAN: sec}
+        by_name = {
+            EPISODE_AGENT_RETURN_MEAN: agents,
+            EPISODE_AGENT_STEPS: agent_steps,
+            EPISODE_MODULE_RETURN_MEAN: dict.fromkeys(modules, ret),
+        }
+        window = self.config.metrics_num_episodes_for_smoothing
+        for reduce, numbers in (
+            ("episode_mean", {**means, **by_name}),
+            ("episode_min", {EPISODE_LEN_MIN: length, EPISODE_RETURN_MIN: ret}),
+            ("episode_max", {EPISODE_LEN_MAX: length, EPISODE_RETURN_MAX: ret}),
+        ):
+            self.metrics.log_dict(numbers, reduce=reduce, window=window)
+
+    def _own_noise(self, seeds: list[int] | None) -> contextlib.AbstractContextManager:
+        """Draws action noise from a stream of this runner's own, or of the episodes with these seeds.
 
         A local runner shares torch's global generator with the learner and with evaluation; without this, evaluating
         or resuming would change what training draws.
         """
-        entropy = [self._noise_seed, self.num_env_steps_sampled_lifetime, self._num_sample_calls]
+        entropy = seeds or [self._noise_seed, self.num_env_steps_sampled_lifetime, self._num_sample_calls]
         self._num_sample_calls += 1
         return own_random_numbers(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 

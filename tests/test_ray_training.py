@@ -142,8 +142,8 @@ def test_evaluation_is_deterministic_and_leaves_the_training_episode_alone(algo)
     assert algo.env_runner._ongoing_episodes[0].id_ == episode
     runner = algo.eval_env_runner
     assert runner is not algo.env_runner and runner.config.explore is False
-    actions = [runner.sample(num_episodes=1)[0].agent_episodes["left"].get_actions().copy() for _ in range(2)]
-    np.testing.assert_array_equal(actions[0], actions[1])
+    episodes = [runner.sample(num_episodes=1, seeds=[5])[0].agent_episodes["left"] for _ in range(2)]
+    np.testing.assert_array_equal(episodes[0].get_actions(), episodes[1].get_actions())
 
 
 def test_evaluation_results_are_reported_once():
@@ -280,19 +280,6 @@ def test_seconds_of_a_phase_are_added_up_within_an_iteration_and_not_beyond(algo
     assert results[0]["timers"]["collect_s"] >= 0.2
     spent = sum(result["timers"][f"{phase}_s"] for result in results for phase in ("collect", "learn", "send_policy"))
     assert spent <= results[-1]["time_total_s"] + 0.2
-
-
-def test_evaluations_state_survives_restoring_and_saving_before_the_next_evaluation(tmp_path):
-    algo = team_config().evaluation(evaluation_duration=1).build()
-    algo.train()
-    algo.evaluate()  # makes the runners
-    first = algo.get_state()["evaluation_sampling"]
-    restored = DIMA.from_checkpoint(algo.save_to_path(tmp_path))
-    restored.train()
-    np.testing.assert_equal(restored.get_state()["evaluation_sampling"], first)
-    assert len(first) == 1
-    algo.stop()
-    restored.stop()
 
 
 def _keys(nested):
