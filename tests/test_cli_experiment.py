@@ -186,6 +186,7 @@ def test_without_checkpoint_settings_there_is_one_at_the_end_and_the_newest_of_t
         ({**ANT, "resources_per_trial": {}}, "Set num_env_runners"),
         ({**ANT, "config": {"dynamic_lr": 1}}, "Did you mean 'dynamics_lr'"),
         ({**ANT, "config": {"lr": 1e-3}}, "DIMA does not use 'lr'.*actor_lr"),
+        ({**ANT, "config": {"observation_filter": "MeanStdFilter"}}, "DIMA does not use 'observation_filter'. Scale"),
         ({**ANT, "config": {"model": {"fcnet_hiddens": [1]}}}, "DIMA does not use 'model_config'"),
         ({**ANT, "config": {"gamma": {"grid_search": [0.9, 1.5]}}}, "gamma must be .* but is 1.5"),
         ({**ANT, "config": {"gamma": {"uniform": [0.9, 1.5]}}}, "gamma must be .* but is 1.5"),

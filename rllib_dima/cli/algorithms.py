@@ -56,11 +56,11 @@ def read_settings(config: dict[str, Any], algorithm: type, notify: Notify) -> di
     """
     config = translate_settings(config, notify)
     known = settings_of(algorithm)
+    _refuse_unused(config, algorithm)
     nested = config.get("evaluation_config")
     for settings in (config, nested if isinstance(nested, dict) else {}):
         for name, value in settings.items():
             _check_setting(name, value, known)
-    _refuse_unused(config, algorithm)
     _check_model_config(config.get("model_config"), algorithm)
     if "model_config" in config:  # RLlib's name of the attribute
         config["_model_config"] = config.pop("model_config")
