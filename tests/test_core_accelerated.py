@@ -2,13 +2,14 @@
 
 import copy
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
 
 from rllib_dima.core import compile as compile_module
-from rllib_dima.core.compile import Accelerator, FasterStep, RecordedStep
+from rllib_dima.core.compile import Accelerator, FasterStep, RecordedStep, has_bfloat16
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 
@@ -131,6 +132,13 @@ def test_auto_goes_on_without_fused_kernels_only_where_compiling_is_what_failed(
 def test_compiled_and_eager_updates_agree_on_a_cpu():
     compiled, eager = (metrics(filled(ANT, nano(acceleration=mode)), 5) for mode in ("compile", "eager"))
     assert_close(compiled, eager, 2e-3)
+
+
+def test_a_processors_bfloat16_is_told_by_its_flags():
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
+    if "sse2" not in flags:
+        pytest.skip("the flags of x86 processors on Linux")
+    assert has_bfloat16(torch.device("cpu")) == bool(flags & {"avx512_bf16", "amx_tile"})
 
 
 def test_bfloat16_and_float32_updates_agree_on_a_cpu():

@@ -159,6 +159,12 @@ def test_a_buffer_smaller_than_a_window_is_refused():
     assert resolve({"replay_capacity": 15, "env_steps_per_iteration": 15}).replay_capacity == 15
 
 
+def test_more_minibatches_than_imagined_steps_are_refused():
+    with pytest.raises(ValueError, match=r"ppo_minibatches \(13\) exceeds the 12 steps of an imagined batch"):
+        resolve({"ppo_minibatches": 13, "num_imagined_rollouts": 4, "imagination_horizon": 3})
+    assert resolve({"ppo_minibatches": 12, "num_imagined_rollouts": 4, "imagination_horizon": 3}).ppo_minibatches == 12
+
+
 def test_a_buffer_smaller_than_an_iteration_is_refused():
     with pytest.raises(ValueError, match=r"replay_capacity \(199\) cannot hold the 200 steps of one iteration"):
         resolve({"replay_capacity": 199})

@@ -1,12 +1,16 @@
 """The ring buffer against a plain list of all transitions ever written."""
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import DISCRETE, UNEQUAL, random_trajectory
 
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, states_to_count
+from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, free_memory, states_to_count
 
 LAYOUT = AgentLayout(("a", "b"), 2, (1, 1), (1, 1))
 
@@ -240,11 +244,64 @@ def test_needed_memory_is_that_of_the_rows():
     assert ReplayBuffer.bytes_needed(UNEQUAL, 10) == sum(x.numel() * x.element_size() for x in columns)
 
 
-def test_a_buffer_beyond_the_machines_memory_is_explained():
+@pytest.mark.parametrize("capacity", [10**13, 5001])
+def test_a_buffer_beyond_the_free_memory_is_refused_with_a_capacity_that_fits(capacity, monkeypatch):
+    per_transition = ReplayBuffer.bytes_needed(LAYOUT, 10**6) / 10**6
+    monkeypatch.setattr("rllib_dima.core.replay_buffer.free_memory", lambda device: 5000 * per_transition)
     with pytest.raises(
-        MemoryError, match=r"10000000000000 transitions takes \d+\.\d GB, more than 'cpu' .* replay_cap"
+        MemoryError, match=rf"of {capacity} transitions takes .* replay_capacity to at most (3999|4000)\."
     ):
-        ReplayBuffer(LAYOUT, 10**13)
+        ReplayBuffer(LAYOUT, capacity)
+    assert ReplayBuffer(LAYOUT, 4000).capacity == 4000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_free_memory_is_the_machines_and_the_containers():
+    free, pages = free_memory(torch.device("cpu")), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free < pages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts pages in /proc")
+def test_rows_take_up_memory_only_once_they_are_written():
+    images = AgentLayout(("a", "b"), 20_000, (5_000, 5_000), (1, 1))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    buffer = ReplayBuffer(images, 1000)  # 200 MB
+    buffer.add(random_trajectory(images, 100))
+    assert ReplayBuffer.bytes_needed(images, 1000) > 200e6 > 50e6 > resident() - before
+    assert buffer.sample(5, past=2, future=2).states.isfinite().all()
+
+
+@pytest.mark.parametrize("way", ["clear", "load"])
+def test_a_used_buffer_that_starts_anew_keeps_the_windows_of_its_new_steps(way):
+    buffer, other, new = ReplayBuffer(LAYOUT, 10), ReplayBuffer(LAYOUT, 10), numbered(3, 0, 8)
+    for chunk in (numbered(1, 0, 8), numbered(2, 0, 2), numbered(1, 8, 2), numbered(2, 2, 2)):
+        buffer.add(chunk)  # the last links row 9 to row 2
+    if way == "clear":
+        buffer.clear()
+        buffer.add(new)
+    else:
+        other.add(new)
+        buffer.load_state_dict(other.state_dict())
+    buffer.add(numbered(4, 0, 3))  # overwrites row 9
+    check_against(
+        buffer, [(3, step, False, False) for step in range(8)] + [(4, step, False, False) for step in range(3)]
+    )
+
+
+def test_a_refused_buffer_leaves_what_was_there():
+    buffer, other = ReplayBuffer(LAYOUT, 20), ReplayBuffer(LAYOUT, 20)
+    buffer.add(numbered(1, 0, 7))
+    other.add(numbered(2, 0, 9))
+    other.rewards[4] = np.inf
+    with pytest.raises(
+        ValueError, match=r"saved replay buffer holds NaN or infinity .* in its rewards, first in step 4"
+    ):
+        buffer.load_state_dict(other.state_dict())
+    check_against(buffer, [(1, step, False, False) for step in range(7)])
 
 
 def test_an_empty_buffer_forgets_and_closed_episodes_go_on_as_new_ones():

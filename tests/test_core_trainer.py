@@ -356,6 +356,21 @@ def test_minibatches_cover_the_batch_once_per_epoch():
     assert not torch.equal(parts[0].states, parts[4].states)
 
 
+@pytest.mark.parametrize("parts", [2, 4, 5, 7, 9])
+def test_minibatches_are_as_many_as_asked_and_nearly_equal(parts):
+    trainer = filled(hp=tiny(ppo_minibatches=parts))
+    sizes = [len(part.returns) for part in trainer._minibatches(PPOBatch(*(torch.arange(9.0) for _ in range(7))))]
+    assert len(sizes) == parts and sum(sizes) == 9 and max(sizes) - min(sizes) <= 1
+
+
+def test_slow_bfloat16_is_said_and_float32_named(monkeypatch, caplog):
+    for is_fast in (True, False):
+        monkeypatch.setattr("rllib_dima.core.trainer.has_bfloat16", lambda device, is_fast=is_fast: is_fast)
+        new_trainer(UNEQUAL, tiny(precision="bfloat16"))
+        new_trainer(UNEQUAL, tiny())
+        assert caplog.text.count("precision='float32'") == (0 if is_fast else 1)
+
+
 def test_optimizers_have_their_own_settings():
     hp = tiny(decoder_lr=1e-5, dynamics_lr=2e-5, reward_lr=3e-5, actor_lr=4e-5, critic_lr=5e-5, adam_epsilon=1e-3,
               decoder_grad_clip=1.0, dynamics_grad_clip=2.0, reward_grad_clip=3.0, actor_grad_clip=4.0,

@@ -245,6 +245,13 @@ class Hyperparameters:
                 "num_autoregressive_steps - 1). Raise replay_capacity."
             )
 
+        steps = self.imagination_horizon * self.num_imagined_rollouts
+        if self.ppo_minibatches > steps:
+            raise ValueError(
+                f"ppo_minibatches ({self.ppo_minibatches}) exceeds the {steps} steps of an imagined batch "
+                "(imagination_horizon x num_imagined_rollouts), which can be split no further."
+            )
+
     @property
     def longest_window(self) -> int:
         """Transitions of the longest window that is drawn from replay."""

@@ -21,8 +21,8 @@ following these links, so it can never cross the boundary of an episode:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -83,7 +83,7 @@ _COLUMNS = tuple(field.name for field in fields(Window) if field.name != "valid"
 
 
 class ReplayBuffer:
-    """A ring of `capacity` transitions.
+    """A ring of `capacity` transitions. In host memory a row takes up memory only once it is written.
 
     Args:
         layout: sizes of states, observations and actions.
@@ -93,7 +93,7 @@ class ReplayBuffer:
         recency: age rank of a drawn row = uniform ** recency (1: uniform).
 
     Raises:
-        MemoryError: if the device cannot hold that many transitions.
+        MemoryError: if the device has not enough free memory for that many transitions.
     """
 
     def __init__(
@@ -111,18 +111,19 @@ class ReplayBuffer:
         pin = self.device.type == "cpu" and self.output_device.type == "cuda"
 
         def rows(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.zeros((capacity, *shape), dtype=dtype, device=self.device, pin_memory=pin)
+            # Not zeros: the system backs pages of host memory when they are first touched.
+            return torch.empty((capacity, *shape), dtype=dtype, device=self.device, pin_memory=pin)
 
-        with _explaining_lack_of_memory(layout, capacity, self.device):
-            self.states = rows(layout.state_size)
-            self.next_states = rows(layout.state_size)
-            self.observations = rows(agents, layout.observation_size)
-            self.actions = rows(agents, layout.action_size)
-            self.rewards = rows()
-            self.terminated = rows(dtype=torch.bool)
-            self.previous, self.following = (
-                torch.full((capacity + 1,), -1, dtype=torch.long, device=self.device, pin_memory=pin) for _ in range(2)
-            )
+        _check_memory(layout, capacity, self.device)
+        self.states = rows(layout.state_size)
+        self.next_states = rows(layout.state_size)
+        self.observations = rows(agents, layout.observation_size)
+        self.actions = rows(agents, layout.action_size)
+        self.rewards = rows()
+        self.terminated = rows(dtype=torch.bool)
+        self.previous, self.following = (
+            torch.full((capacity + 1,), -1, dtype=torch.long, device=self.device, pin_memory=pin) for _ in range(2)
+        )
         self._size = torch.zeros((), dtype=torch.long, device=self.device)  # a tensor: sampling never syncs
         self._newest = torch.zeros((), dtype=torch.long, device=self.device)
         self._num_written = 0
@@ -328,18 +329,32 @@ class ReplayBuffer:
             self._open_episodes.pop(trajectory.episode_id, None)
 
 
-@contextmanager
-def _explaining_lack_of_memory(layout: AgentLayout, capacity: int, device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch has no common class for it
-        if "memory" not in str(error):
-            raise
-        gigabytes = ReplayBuffer.bytes_needed(layout, capacity) / 1e9
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be allocated there; infinite where the system does not tell (only Linux does)."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own reserve
+        return torch.cuda.mem_get_info(device)[0] + unused
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    free = 1024 * _entry(meminfo, "MemAvailable:") if meminfo.exists() else math.inf
+    if limit.exists() and limit.read_text().strip() != "max":  # a container's
+        free = min(free, int(limit.read_text()) - _entry(limit.with_name("memory.stat"), "anon"))
+    return free
+
+
+def _entry(file: Path, name: str) -> int:
+    """The number after `name` in a file of lines like "name 123"."""
+    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name)
+
+
+def _check_memory(layout: AgentLayout, capacity: int, device: torch.device) -> None:
+    """Raises MemoryError before the system kills this process, or another one, for want of memory."""
+    needed, free = ReplayBuffer.bytes_needed(layout, capacity), free_memory(device)
+    if needed > free:
         raise MemoryError(
-            f"A replay buffer of {capacity} transitions takes {gigabytes:.1f} GB, more than {str(device)!r} has free: "
-            "lower replay_capacity."
-        ) from error
+            f"A replay buffer of {capacity} transitions takes {needed / 1e9:.1f} GB, but {str(device)!r} has "
+            f"{free / 1e9:.1f} GB free, of which training itself needs some: set replay_capacity to at most "
+            f"{int(0.8 * free / (needed / capacity))}."
+        )
 
 
 def _check_finite(name: str, values: torch.Tensor, owner: str) -> None:

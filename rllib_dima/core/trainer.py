@@ -22,14 +22,14 @@ import torch
 from torch import nn
 
 from rllib_dima.core.behavior import Actor, Critic, PPOBatch, ppo_batch
-from rllib_dima.core.compile import Accelerator, Step, matrix_product_precision
+from rllib_dima.core.compile import Accelerator, Step, has_bfloat16, matrix_product_precision
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.imagination import Rollout, imagine
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.metrics import RunningMeans
 from rllib_dima.core.optimization import AverageGradients, ModelOptimizer
 from rllib_dima.core.random_numbers import own_random_numbers
-from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, Window, states_to_count
+from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, Window, free_memory, states_to_count
 from rllib_dima.core.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,11 @@ class Trainer:
         measured = (*WORLD_MODEL_PHASES, "statistics", "rollout", "actor", "critic")
         self._means = {part: RunningMeans(self.device) for part in measured}
         self.accelerator = Accelerator(hp.acceleration, self.device, world_model.fusible_modules())
+        if hp.precision == "bfloat16" and not has_bfloat16(self.device):
+            logger.warning(
+                f"precision='bfloat16': this {self.device.type} device has no instructions for it, so training is many "
+                "times slower than with precision='float32'."
+            )
         self._is_alone, self._side_by_side = average_gradients is None, side_by_side
         if self.accelerator.records and not self._is_recordable:
             reason = "replay lives in host memory" if self._is_alone else "several learners exchange gradients"
@@ -267,12 +272,12 @@ class Trainer:
         self._means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
 
     def _minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
-        """The batch in `ppo_minibatches` random parts."""
+        """The batch in `ppo_minibatches` random parts, whose sizes differ by one step at most."""
         if self.hp.ppo_minibatches == 1:
             yield batch
             return
         order = torch.rand(len(batch.returns), device=self.device, dtype=torch.float64).argsort()
-        for rows in order.chunk(self.hp.ppo_minibatches):
+        for rows in order.tensor_split(self.hp.ppo_minibatches):
             yield PPOBatch(*(column[rows] for column in batch))
 
     def _report(self, parts: dict[str, Sequence[str]]) -> Metrics:
@@ -394,5 +399,5 @@ def _replay_device(layout: AgentLayout, hp: Hyperparameters, device: torch.devic
         return torch.device("cpu")
     if hp.replay_device == "learner":
         return device
-    free, _ = torch.cuda.mem_get_info(device)
-    return device if ReplayBuffer.bytes_needed(layout, hp.replay_capacity) <= free / 2 else torch.device("cpu")
+    fits = ReplayBuffer.bytes_needed(layout, hp.replay_capacity) <= free_memory(device) / 2
+    return device if fits else torch.device("cpu")
