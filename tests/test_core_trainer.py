@@ -128,6 +128,23 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not():
     assert runs[0][0] != runs[2][0] and not same(runs[0][1], runs[2][1])
 
 
+@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize("changes", [{}, {"policy_distribution": "beta", "sampler_churn": 1.0, "ppo_minibatches": 2}])
+def test_another_default_dtype_changes_nothing(layout, changes):
+    trainer, other = (filled(layout, hp=tiny(**changes)) for _ in range(2))
+    expected, experience = numbers(trainer.train_iteration()), trajectories(layout)
+    torch.set_default_dtype(torch.float64)
+    try:
+        built = new_trainer(layout, tiny(**changes))
+        built.add(experience)
+        for net in NETWORKS:
+            getattr(built, net).load_state_dict(getattr(other, net).state_dict())
+        assert numbers(built.train_iteration()) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {name: p.dtype for name, p in parameters(built).items()} == dict.fromkeys(parameters(other), torch.float32)
+
+
 def test_learners_of_another_rank_draw_other_numbers():
     first, second = (numbers(filled(rank=rank).train_iteration()) for rank in (0, 1))
     assert first != second

@@ -164,6 +164,7 @@ class Actor(nn.Module):
             self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
+        self.float()  # whatever torch.set_default_dtype says
 
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         """The policy of every agent.
@@ -231,7 +232,7 @@ class Critic(nn.Module):
     def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
         super().__init__()
         self.hp = hp
-        self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0)
+        self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0).float()
         self.value_normalizer = ValueNormalizer(hp.value_normalization_beta, hp.normalize_values)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,9 @@ def visible_in_training(conditioning: str, batch_size: int, num_agents: int, dev
     """
     if conditioning == "joint":
         return torch.ones(batch_size, num_agents, dtype=torch.bool, device=device)
-    rank = torch.rand(batch_size, num_agents, device=device).argsort(dim=1)  # a random permutation per sample
+    rank = torch.rand(batch_size, num_agents, dtype=torch.float32, device=device).argsort(
+        dim=1
+    )  # a random permutation per sample
     if conditioning == "sequential":
         return rank == 0
     return rank < torch.randint(1, num_agents + 1, (batch_size, 1), device=device)
@@ -79,7 +81,9 @@ def visible_in_sampling(
 def _arrange(sequence: torch.Tensor, order: str, batch_size: int) -> torch.Tensor:
     """(M,) -> (B, M): as it is, reversed, or shuffled for every sample."""
     if order == "random":
-        return sequence[torch.rand(batch_size, len(sequence), device=sequence.device).argsort(dim=1)]
+        return sequence[
+            torch.rand(batch_size, len(sequence), dtype=torch.float32, device=sequence.device).argsort(dim=1)
+        ]
     return (sequence if order == "ascending" else sequence.flip(0)).expand(batch_size, -1)
 
 
@@ -179,7 +183,9 @@ class Diffusion(nn.Module):
     def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, target: torch.Tensor) -> _Task:
         """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), target (B, S)."""
         hp, visible = self.hp, self._training_visibility(valid)
-        log_sigma = torch.randn(len(target), device=target.device) * hp.noise_log_std + hp.noise_log_mean
+        log_sigma = (
+            torch.randn(len(target), dtype=target.dtype, device=target.device) * hp.noise_log_std + hp.noise_log_mean
+        )
         sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
         noise = torch.randn_like(target) * sigma.unsqueeze(1) + torch.randn_like(target) * hp.sigma_offset_noise
         return _Task(actions, visible, target, target + noise, sigma)

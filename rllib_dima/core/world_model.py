@@ -43,9 +43,9 @@ class WorldModel(nn.Module):
         self.hp = hp
         self.normalizer = StateNormalizer(layout.state_size)
         self.reward_normalizer = RewardNormalizer()
-        self.state_decoder = StateDecoder(layout, hp)
-        self.dynamics = Diffusion(layout, hp)
-        self.reward_termination = RewardTermination(layout, hp)
+        self.state_decoder = StateDecoder(layout, hp).float()
+        self.dynamics = Diffusion(layout, hp).float()
+        self.reward_termination = RewardTermination(layout, hp).float()
 
     def statistics(self) -> dict[str, torch.Tensor]:
         """What the statistics make of rewards, and how many values they have clipped so far."""
