@@ -7,7 +7,8 @@ How to run:
     python examples/tune_pbt.py --iterations 2 --perturb-every 1           # a short one: one mutation
 
 Four trials start with random learning rates and entropy coefficients. After every second report the worst trial takes
-over networks, optimisers and replay buffer of the best one, and its settings times 0.8 or 1.2 (or a new draw). The
+over networks, optimisers and replay buffer of the best one, and its settings (also the seed, so that it becomes
+another run) times 0.8 or 1.2, or a new draw. The
 optimisers use the new learning rates, and the actor's loss the new entropy coefficient, from then on. A report is one
 episode of 1,000 real steps (five iterations of the algorithm) and an evaluation of the deterministic policy.
 
@@ -41,6 +42,7 @@ MUTATIONS = {
     "critic_lr": tune.loguniform(1e-4, 2e-3),
     "dynamics_lr": tune.loguniform(1e-4, 1e-3),
     "entropy_coeff": tune.loguniform(1e-4, 1e-2),
+    "seed": tune.randint(1, 1_000_000),  # else a trial draws the random numbers of the one that it takes over
 }
 
 
@@ -107,7 +109,7 @@ def describe_mutations(experiment: Path) -> list[str]:
     for entry in record.read_text().splitlines() if record.exists() else ():
         target, source, *_, old, new = json.loads(entry)
         target, source = (re.match(r"\d+", tag).group() for tag in (target, source))
-        changes = ", ".join(f"{name} {old[name]:.2g} -> {new[name]:.2g}" for name in MUTATIONS)
+        changes = ", ".join(f"{name} {old[name]:.2g} -> {new[name]:.2g}" for name in MUTATIONS if name != "seed")
         lines.append(f"trial {target} took over trial {source}: {changes}")
     return lines
 

@@ -42,6 +42,7 @@ class ReportSettingsInUse(RLlibCallback):
         groups = {f"{name}_lr": o._optimizer.param_groups for name, o in trainer.optimizers.items()}
         result["in_use"] = {name: [group["lr"] for group in groups] for name, groups in groups.items()}
         result["in_use"]["entropy_coeff"] = entropy_weight(trainer.actor)
+        result["in_use"]["seed"] = [trainer.seed]
 
 
 def entropy_weight(actor):
@@ -62,7 +63,7 @@ LENGTHS = tune.grid_search([3, 5, 7, 9])
 def test_pbt_mutations_reach_the_optimisers_and_the_loss(tmp_path, comparisons):
     space = {**tune_pbt.build_space(), "env": Team, "env_config": {"length": LENGTHS}, "callbacks": ReportSettingsInUse}
     space |= {**TINY, "num_steps_before_learning": 0, "dynamics_lr_warmup_updates": 0}
-    space |= {"min_sample_timesteps_per_iteration": 20, "seed": 1}
+    space |= {"min_sample_timesteps_per_iteration": 20}
     tuner = tune_pbt.build_tuner(space, trials=1, iterations=1 + comparisons, perturb_every=1, storage=tmp_path)
     results = tuner.fit()
     assert not results.errors and len(results) == 4
