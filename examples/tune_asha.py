@@ -26,7 +26,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from rllib_dima.progress import progress_line  # importing rllib_dima registers "DIMA" and the environments
+from rllib_dima.progress import Progress  # importing rllib_dima registers "DIMA" and the environments
 
 METRIC = "evaluation/env_runners/episode_return_mean"
 NAME = "tune_asha"
@@ -36,14 +36,6 @@ SEARCHED = ("actor_lr", "critic_lr", "dynamics_lr", "entropy_coeff")
 def evaluated_return(result: dict[str, Any]) -> float:
     """What `METRIC` names: results are nested dictionaries."""
     return result["evaluation"]["env_runners"]["episode_return_mean"]
-
-
-class Progress(tune.Callback):
-    """A line per report; Ray's own output shows neither the return nor the losses."""
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        number = int(trial.trial_id[-5:])
-        print(f"trial {number}   evaluated {evaluated_return(result):8.1f}   {progress_line(result)}", flush=True)
 
 
 def build_space() -> dict[str, Any]:

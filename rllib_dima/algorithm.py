@@ -51,7 +51,7 @@ from rllib_dima.env_runner import EndlessEpisodeError, make_cooperative_env
 from rllib_dima.learner import REPLAY_FILE_NAME, BroadcastTrainingData, DIMALearner
 from rllib_dima.progress import progress_line
 from rllib_dima.resources import check_resources
-from rllib_dima.rl_modules import POLICY_ID
+from rllib_dima.rl_modules import POLICY_ID, WORLD_MODEL_ID
 from rllib_dima.runner_manager import RunnerManager
 
 logger = logging.getLogger("ray.rllib")
@@ -356,11 +356,16 @@ class DIMA(Algorithm):
     def _compile_iteration_results(
         self, *, train_results: dict[str, Any], eval_results: dict[str, Any]
     ) -> dict[str, Any]:
-        """RLlib's results as plain numbers, with the mean return on top and without the last evaluation repeated."""
+        """RLlib's results as plain numbers, with return and loss on top, and without the last evaluation repeated."""
         train_results = {key: value for key, value in train_results.items() if key != EVALUATION_RESULTS}
         results = super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
-        results[EPISODE_RETURN_MEAN] = results.get(ENV_RUNNER_RESULTS, {}).get(EPISODE_RETURN_MEAN, math.nan)
-        return _plain(results)
+        # First, as Ray Tune's table shows the first numbers; and NaN where there is none yet, which schedulers and stop
+        # criteria pass over, while a metric that is missing ends the experiment.
+        shown = {
+            EPISODE_RETURN_MEAN: results.get(ENV_RUNNER_RESULTS, {}).get(EPISODE_RETURN_MEAN, math.nan),
+            "dynamics_loss": results.get(LEARNER_RESULTS, {}).get(WORLD_MODEL_ID, {}).get("dynamics_loss", math.nan),
+        }
+        return _plain({**shown, **results})
 
     def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list]:
         metrics = []

@@ -220,3 +220,22 @@ def test_episodes_are_played_again_with_other_seeds_where_environments_fail(tmp_
     assert [len(played[f"0_{index}"]) for index in range(3)] == [3, 2, 2]
     check(metrics, [episode for episodes in played.values() for episode in episodes])
     assert metrics["num_episodes"] == 7
+
+
+def numbers(results):
+    """All entries but text, switches, settings and what RLlib adds about the machine."""
+    for key, value in results.items():
+        if isinstance(value, dict):
+            yield from numbers(value) if key not in ("config", "perf") else ()
+        elif not isinstance(value, (str, bool)):
+            yield value
+
+
+def test_return_and_loss_are_on_top_of_every_report_and_all_numbers_are_plain():
+    algo = team_config({"length": 30}, num_steps_before_learning=60).evaluation(evaluation_interval=1).build()
+    results = [algo.train() for _ in range(3)]
+    algo.stop()
+    assert [list(result)[:2] for result in results] == [["episode_return_mean", "dynamics_loss"]] * 3
+    np.testing.assert_equal([result["episode_return_mean"] for result in results], [np.nan, 30.0, 30.0])
+    assert [result["dynamics_loss"] > 0 for result in results] == [False, False, True]
+    assert {type(number) for result in results for number in numbers(result)} == {int, float}

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import math
 from typing import Any
-
-from ray.tune import Callback
 
 from rllib_dima.cli.errors import RunError
 from rllib_dima.cli.spec import flat
 from rllib_dima.cli.spelling import KNOWN_METRICS, OTHER_STOPS
 from rllib_dima.core.names import check_name
-from rllib_dima.progress import progress_line
+from rllib_dima.progress import Progress, progress_line
 
 # Metrics that appear only when the first episode or evaluation has ended, or not always.
 _LATE = ("env_runners/", "evaluation/", "learners/", "perf/")
 
 
-class ProgressLines(Callback):
+class ProgressLines(Progress):
     """Prints what Tune hears from trials.
 
     Args:
@@ -34,23 +31,22 @@ class ProgressLines(Callback):
         if start is not None:
             iteration = start.metrics.get("training_iteration")  # unknown of a checkpoint from elsewhere
             after = "" if iteration is None else f" after iteration {iteration}"
-            print(f"{_name(trial, trials)}goes on{after} from {start.checkpoint.path}", flush=True)
+            print(f"{self.name(trial, trials)}goes on{after} from {start.checkpoint.path}", flush=True)
         elif (trial.last_result or {}).get("training_iteration"):
-            print(f"{_name(trial, trials)}has no checkpoint and starts again at iteration 1", flush=True)
+            print(f"{self.name(trial, trials)}has no checkpoint and starts again at iteration 1", flush=True)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A trial has trained for one iteration."""
         check_criteria(self._stop, result)
-        print(f"{_name(trial, trials)}{describe(result, self._stop)}", flush=True)
+        super().on_trial_result(iteration, trials, trial, result, **info)
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """The line about a report."""
+        return describe(result, self._stop)
 
     def on_checkpoint(self, iteration: int, trials: list, trial: Any, checkpoint: Any, **info: Any) -> None:
         """A trial has written a checkpoint."""
         print(f"checkpoint: {checkpoint.path}", flush=True)
-
-
-def _name(trial: Any, trials: list) -> str:
-    """The trial's id where there are several."""
-    return f"{trial.trial_id}   " if len(trials) > 1 else ""
 
 
 def describe(result: dict[str, Any], stop: dict[str, float]) -> str:
@@ -61,16 +57,10 @@ def describe(result: dict[str, Any], stop: dict[str, float]) -> str:
         stop: metrics and values at which the trial ends.
 
     Returns:
-        Iteration, environment steps, return (of training, and of evaluation if there was one), DIMA's losses, seconds,
-        and how long the trial has taken and will probably take.
+        `progress_line`, and how long the trial has taken and will probably take.
     """
-    is_dima = "world_model" in result.get("learners", {})
-    parts = [progress_line(result) if is_dima else _plain_line(result)]
-    evaluation = result.get("evaluation", {}).get("env_runners", {}).get("episode_return_mean", math.nan)
-    if math.isfinite(evaluation):
-        parts.append(f"evaluation {evaluation:.1f}")
     seconds = result["time_total_s"]
-    parts.append(f"total {_duration(seconds)}")
+    parts = [progress_line(result), f"total {_duration(seconds)}"]
     share = share_done(result, stop)
     if 0 < share < 1:
         parts.append(f"left {_duration(seconds / share - seconds)}")
@@ -103,18 +93,6 @@ def check_criteria(stop: dict[str, float], result: dict[str, Any]) -> None:
                 check_name(name, values, "metric")
             except ValueError as error:
                 raise RunError(f"stop: {error} {OTHER_STOPS}") from None
-
-
-def _plain_line(result: dict[str, Any]) -> str:
-    """The same columns as DIMA's line, for algorithms without a world model."""
-    mean = result.get("env_runners", {}).get("episode_return_mean", math.nan)
-    parts = [
-        f"iteration {result['training_iteration']:4d}",
-        f"steps {result.get('num_env_steps_sampled_lifetime', 0):8.0f}",
-        f"return {mean:9.1f}" if math.isfinite(mean) else f"return {'-':>9}",
-        f"{result['time_this_iter_s']:6.1f} s",
-    ]
-    return "   ".join(parts)
 
 
 def _duration(seconds: float) -> str:
