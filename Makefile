@@ -29,7 +29,7 @@ test-slow: lint
 # on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.
 PYTHON_GPU ?= $(BIN)/python
 benchmark-gpu:
-	$(PYTHON_GPU) -m pytest -q tests/test_core_accelerated.py
+	$(PYTHON_GPU) -m pytest -q tests/core/test_accelerated.py
 	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile --updates 40 --warmup 4
 
 lint: install

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rllib_dima import DIMA, DIMAConfig
-from rllib_dima.core.replay_buffer import Trajectory
+from rllib_dima.core.replay.data import Trajectory
 
 EPISODE = 1000
 ONE_UPDATE = {

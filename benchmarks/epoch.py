@@ -36,13 +36,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from rllib_dima.core.behavior import Actor, Critic
-from rllib_dima.core.compile import matrix_product_precision
+from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES, Trainer
+from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.replay_buffer import Trajectory
-from rllib_dima.core.trainer import WORLD_MODEL_PHASES, PhaseClock, Trainer
-from rllib_dima.core.world_model import WorldModel
+from rllib_dima.core.policy.networks import Actor, Critic
+from rllib_dima.core.replay.data import Trajectory
+from rllib_dima.core.training.clock import PhaseClock
+from rllib_dima.core.training.compile import matrix_product_precision
 
 PHASES = ("add", "state_decoder", "dynamics", "reward_termination", "imagination", "ppo")
 UPDATED = {"decoder": ("state_decoder",), "dynamics": ("dynamics",), "reward": ("reward_termination",)}

@@ -5,9 +5,9 @@ python benchmarks/model_sizes.py                              # prints the table
 
 from __future__ import annotations
 
-from rllib_dima.core.behavior import Actor, Critic
+from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.hyperparameters import MODEL_SIZES, resolve
-from rllib_dima.core.world_model import WorldModel
+from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.envs import CooperativeEnv, make
 
 ENV = "mamujoco_halfcheetah_2x3"

@@ -44,9 +44,9 @@ import numpy as np
 import torch
 from epoch import PHASES, build, layout_of, run_once, shortened
 
+from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES
 from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.trainer import WORLD_MODEL_PHASES
 
 VALUES = {
     "agents": (2, 4, 8, 16, 32),

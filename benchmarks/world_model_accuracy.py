@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.hyperparameters import Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.optimization import ModelOptimizer
-from rllib_dima.core.replay_buffer import ReplayBuffer, Trajectory, Window
-from rllib_dima.core.world_model import WorldModel
+from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.core.replay.data import Trajectory, Window
+from rllib_dima.core.training.optimization import ModelOptimizer
 from rllib_dima.envs import CooperativeEnv, make
 
 STEPS_SHOWN = (1, 5, 15)

@@ -19,8 +19,8 @@ from mpe2 import simple_spread_v3
 from ray.tune import register_env
 
 from rllib_dima import DIMAConfig
-from rllib_dima.envs.check import check_env
-from rllib_dima.progress import progress_line
+from rllib_dima.envs.check.experiments import check_env
+from rllib_dima.reporting.progress_line import progress_line
 
 ENV = "simple_spread"
 EVALUATION_EPISODES = 100  # of 25 steps each

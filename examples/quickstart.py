@@ -24,7 +24,7 @@ import torch
 
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.envs import make
-from rllib_dima.progress import progress_line
+from rllib_dima.reporting.progress_line import progress_line
 
 ENV = "mamujoco_halfcheetah_2x3"
 EVALUATION_EPISODES = 10

@@ -26,7 +26,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from rllib_dima.progress import Progress  # importing rllib_dima registers "DIMA" and the environments
+from rllib_dima.reporting.progress_line import Progress
 
 METRIC = "evaluation/env_runners/episode_return_mean"
 NAME = "tune_asha"

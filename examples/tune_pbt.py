@@ -34,7 +34,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
-from rllib_dima.progress import Progress  # importing rllib_dima registers "DIMA" and the environments
+from rllib_dima.reporting.progress_line import Progress
 
 METRIC = "evaluation/env_runners/episode_return_mean"
 MUTATIONS = {

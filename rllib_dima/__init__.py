@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rllib_dima.algorithm import DIMA
-    from rllib_dima.config import DIMAConfig
+    from rllib_dima.algorithms.dima import DIMA
+    from rllib_dima.algorithms.dima_config import DIMAConfig
     from rllib_dima.policy import Policy
 
 __all__ = ["DIMA", "DIMAConfig", "Policy", "register"]
 
-_MODULE_OF = {"DIMA": "rllib_dima.algorithm", "DIMAConfig": "rllib_dima.config", "Policy": "rllib_dima.policy"}
+_MODULE_OF = {
+    "DIMA": "rllib_dima.algorithms.dima",
+    "DIMAConfig": "rllib_dima.algorithms.dima_config",
+    "Policy": "rllib_dima.policy",
+}
 
 
 def register() -> None:
@@ -34,7 +38,7 @@ def register() -> None:
     """
     from ray.tune.registry import register_trainable
 
-    from rllib_dima.algorithm import DIMA
+    from rllib_dima.algorithms.dima import DIMA
     from rllib_dima.envs import register_envs
 
     register_trainable("DIMA", DIMA)

@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
-from rllib_dima.core.behavior import Actor
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.networks import Actor
 
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
 WEIGHTS_FILE_NAME, DESCRIPTION_FILE_NAME = "weights.npz", "policy.json"  # in that folder

@@ -171,7 +171,8 @@ def _check_setting(name: str, value: Any, known: set[str]) -> None:
 
 def _refuse_unused(config: dict[str, Any], algorithm: type) -> None:
     """Refuses what DIMA ignores also where it is set to RLlib's default, which DIMA itself cannot tell from not set."""
-    from rllib_dima.config import UNUSED_SETTINGS, DIMAConfig
+    from rllib_dima.algorithms.dima_config import DIMAConfig
+    from rllib_dima.settings import UNUSED_SETTINGS
 
     if not isinstance(algorithm.get_default_config(), DIMAConfig):
         return
@@ -199,7 +200,7 @@ def _check_env(config: Any) -> AgentLayout | None:
     """
     import gymnasium
 
-    from rllib_dima.config import DIMAConfig
+    from rllib_dima.algorithms.dima_config import DIMAConfig
     from rllib_dima.envs import is_registered
 
     env = config.env
@@ -212,7 +213,7 @@ def _layout_of(config: Any) -> AgentLayout:
     """Builds the environment, to see whether it can be built and which agents it has."""
     from ray.rllib.env.env_context import EnvContext
 
-    from rllib_dima.env_runner import make_cooperative_env
+    from rllib_dima.sampling.env_runner import make_cooperative_env
 
     try:
         env = make_cooperative_env(config, EnvContext(config.env_config, worker_index=0))

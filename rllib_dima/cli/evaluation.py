@@ -88,7 +88,7 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
     Raises:
         RunError: the environment or the policy cannot be built, an episode failed, or there was nothing to film.
     """
-    from rllib_dima.broken_episodes import breakdown
+    from rllib_dima.sampling.broken_episodes import breakdown
 
     returns: list[float] = []
     broken: list[str] = []
@@ -119,7 +119,7 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
 
 def team_return(episode: Any, config: Any) -> float:
     """The return of an episode: the team's for DIMA, where every agent holds it, and else as RLlib counts it."""
-    from rllib_dima.config import DIMAConfig
+    from rllib_dima.algorithms.dima_config import DIMAConfig
 
     if isinstance(config, DIMAConfig):
         return float(next(iter(episode.agent_episodes.values())).get_return())

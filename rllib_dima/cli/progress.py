@@ -9,7 +9,7 @@ from rllib_dima.cli.errors import RunError
 from rllib_dima.cli.spec import flat
 from rllib_dima.cli.spelling import KNOWN_METRICS, OTHER_STOPS
 from rllib_dima.core.names import check_name
-from rllib_dima.progress import Progress, progress_line
+from rllib_dima.reporting.progress_line import Progress, progress_line
 
 # Metrics that appear only when the first episode or evaluation has ended, or not always.
 _LATE = ("env_runners/", "evaluation/", "learners/", "perf/")

@@ -103,7 +103,7 @@ def require_resources(algorithm: type, config: dict[str, Any]) -> None:
     Raises:
         RunError: the trial would wait for ever.
     """
-    from rllib_dima.resources import lacking
+    from rllib_dima.algorithms.resources import lacking
 
     if what := lacking(algorithm.default_resource_request(config).bundles):
         raise RunError(

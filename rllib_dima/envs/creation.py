@@ -16,7 +16,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.adapter import joint_agents
-from rllib_dima.envs.base import STATE_SOURCES, TEAM_REWARDS, require_multi_agent
+from rllib_dima.envs.cooperative import STATE_SOURCES, TEAM_REWARDS, require_multi_agent
 from rllib_dima.envs.gymnasium_team import GymnasiumTeam, layers
 from rllib_dima.envs.pettingzoo import PettingZooEnv, turn_based
 from rllib_dima.envs.spaces import ContractError, EnvTypeError

@@ -15,7 +15,7 @@ from gymnasium import spaces, wrappers
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.envs.adapter import TeamAdapter, can_restore, joint_agents
-from rllib_dima.envs.base import ALL, KEEP_AGENTS
+from rllib_dima.envs.cooperative import ALL, KEEP_AGENTS
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 
 WRAPPERS_FOR_TEAMS = (

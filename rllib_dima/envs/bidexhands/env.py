@@ -12,7 +12,6 @@ from gymnasium.spaces import Box
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.base import ALL, SimulationError, require_agents, require_finite, require_running
 from rllib_dima.envs.bidexhands.observations import LIMIT, Observer
 from rllib_dima.envs.bidexhands.rendering import Camera
 from rllib_dima.envs.bidexhands.settings import Settings
@@ -25,6 +24,7 @@ from rllib_dima.envs.bidexhands.tasks import (
     TASKS,
     Points,
 )
+from rllib_dima.envs.cooperative import ALL, SimulationError, require_agents, require_finite, require_running
 from rllib_dima.envs.spaces import finite_action
 
 RENDER_MODES = ("rgb_array",)

@@ -1,0 +1,414 @@
+"""`DIMAConfig`: the settings of a run. Hyperparameters come from `rllib_dima.core.hyperparameters`, each once.
+
+A hyperparameter left at None follows the preset of `model_size`, then the benchmark family of the environment, then
+the paper; `hyperparameters()` returns the resolved values. Names that do not exist, and settings of RLlib that DIMA
+would ignore, are refused rather than silently accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import logging
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.result import TRIAL_INFO
+from ray.util import log_once
+from typing_extensions import Self
+
+from rllib_dima.core.hyperparameters import FIELD_NAMES, MODEL_SIZES, Hyperparameters, resolve
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.names import check_name
+from rllib_dima.envs import env_family, require_registered
+from rllib_dima.envs.creation import require_creator
+from rllib_dima.learning.rl_modules import (
+    CRITIC_ID,
+    POLICY_ID,
+    WORLD_MODEL_ID,
+    DIMACritic,
+    DIMAMultiRLModule,
+    DIMAPolicy,
+    DIMAWorldModel,
+)
+from rllib_dima.reporting.episode_stats import STATS_CLASSES
+from rllib_dima.sampling.env_runner import LAYOUT_KEY, DIMAEnvRunner
+from rllib_dima.settings import _CHANGED_FOR_EVALUATION, _RULES, UNUSED_SETTINGS, _check_value, _not_used
+
+OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay", "progress", "sample_async")
+
+
+def map_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
+    """The module that acts for an agent: the shared policy. (A function of the module, so that configs pickle.)"""
+    return POLICY_ID
+
+
+class DIMAConfig(AlgorithmConfig):
+    """Configuration of DIMA.
+
+        DIMAConfig().environment("mamujoco_ant_4x2").training(model_size="nano", gamma=0.98).build()
+
+    `help(DIMAConfig.training)` lists the hyperparameters. A subclass that adds settings must declare them as class
+    attributes, because assigning to unknown names is refused.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        if algo_class is None:
+            from rllib_dima.algorithms.dima import DIMA as algo_class
+        super().__init__(algo_class=algo_class)
+        for name in FIELD_NAMES:
+            setattr(self, name, None)
+        self.model_size = "paper"
+        self.checkpoint_replay = True
+        self.progress = False
+        self.sample_async = False
+
+        self.policies = {POLICY_ID}
+        self.policy_mapping_fn = map_agent
+        self.env_runner_cls = DIMAEnvRunner
+        self.evaluation_config = {"explore": False}
+        self.rollout_fragment_length = "auto"
+        self.normalize_actions = False  # they are in [-1, 1] already
+        self.stats_cls_lookup = STATS_CLASSES
+        self.metrics_num_episodes_for_smoothing = 10  # of 1,000 steps each, that is 50 iterations
+        # RLlib's environment check resets with seed 42, after which all unseeded runners draw the same.
+        self.disable_env_checking = True
+        # One iteration is seconds: RLlib's default of 60 s would stall the run for a minute.
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.num_gpus_per_learner = 1 if torch.cuda.is_available() else 0
+
+    def training(self, *, model_size: str | None = NotProvided, **hyperparameters: Any) -> Self:
+        """Sets hyperparameters of DIMA; those not given stay as they are, and None undoes a setting.
+
+        Args:
+            model_size: preset that scales all networks at once, "nano", "small" or "paper"; None is "paper".
+            **hyperparameters: any of those below, or a search space of Ray Tune for them.
+
+        Returns:
+            This config.
+
+        Raises:
+            ValueError: on an unknown name, with the nearest known ones. Values are checked by `validate()`.
+        """
+        for name in hyperparameters:
+            if name in UNUSED_SETTINGS:
+                raise ValueError(_not_used(name))
+            check_name(name, FIELD_NAMES, "hyperparameter")
+        if model_size is not NotProvided:
+            self.model_size = model_size
+        for name, value in hyperparameters.items():
+            setattr(self, name, value)
+        return self
+
+    def environment(
+        self,
+        env: str | Callable | None = NotProvided,
+        *,
+        env_config: dict[str, Any] = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the environment.
+
+        Args:
+            env: an id known to Ray or gymnasium, or a class or function. These are called with the `env_config`, as in
+                RLlib, or with keywords from it, if their first argument is not called something like "config".
+            env_config: settings of the environment, added to those that were given before.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+
+        Raises:
+            TypeError: if `env_config` is no dict.
+        """
+        if env_config is not NotProvided:
+            _check_value("env_config", env_config)
+        return super().environment(env, env_config=env_config, **kwargs)
+
+    def checkpointing(self, *, checkpoint_replay: bool = NotProvided, **kwargs: Any) -> Self:
+        """Sets what checkpoints hold.
+
+        Args:
+            checkpoint_replay: whether they hold the replay buffer (a full one of Ant-4x2 takes about 0.2 GB).
+                Without it a restored run collects anew before it learns as well as before.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+        """
+        super().checkpointing(**kwargs)
+        if checkpoint_replay is not NotProvided:
+            self.checkpoint_replay = checkpoint_replay
+        return self
+
+    def reporting(self, *, progress: bool = NotProvided, **kwargs: Any) -> Self:
+        """Sets what is reported.
+
+        Args:
+            progress: whether every `train()` prints a line: iteration, steps, return, losses, seconds.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+        """
+        super().reporting(**kwargs)
+        if progress is not NotProvided:
+            self.progress = progress
+        return self
+
+    def env_runners(self, *, sample_async: bool = NotProvided, **kwargs: Any) -> Self:
+        """Sets how real experience is collected.
+
+        Args:
+            sample_async: whether runners collect the next iteration's steps while the learners learn. An iteration
+                then takes as long as the longer of the two instead of their sum, and its steps are those of the
+                policy before the last update. Needs `num_env_runners` of 1 or more.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+        """
+        super().env_runners(**kwargs)
+        if sample_async is not NotProvided:
+            self.sample_async = sample_async
+        return self
+
+    def hyperparameters(self) -> Hyperparameters:
+        """The values that a run with this config uses.
+
+        Raises:
+            ValueError: on a value out of its range, or an unknown preset.
+            TypeError: on a value of the wrong type, such as an unresolved search space.
+        """
+        user = {name: getattr(self, name) for name in FIELD_NAMES}
+        return resolve(user, family=env_family(self.env), model_size=self.model_size)
+
+    def validate(self) -> None:
+        """Checks all settings, without side effects.
+
+        Raises:
+            ValueError: on an unknown environment, a value out of its range, or a setting that DIMA would ignore.
+            TypeError: on a value of the wrong type.
+        """
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's notice concerns older algorithms only
+        self._check_environment()
+        self._check_unused_settings()
+        for name in _RULES:
+            _check_value(name, getattr(self, name))
+        super().validate()
+        if self.sample_async and not self.num_env_runners and not self.in_evaluation:
+            raise ValueError(
+                "sample_async=True lets runners collect while the learners learn, but with num_env_runners=0 this "
+                "process collects itself. Set num_env_runners=1 or more, or leave sample_async at False."
+            )
+        self._check_step_split(self.hyperparameters().env_steps_per_iteration)
+
+    def build_algo(self, env: str | Callable | None = None, use_copy: bool = True) -> Any:
+        """The algorithm, ready to train. Starts Ray quietly if it is not running; call `ray.init()` before to choose.
+
+        Args:
+            env: environment id or class, if not set before.
+            use_copy: whether the algorithm gets a copy of this config.
+
+        Raises:
+            ValueError: see `validate()`; also if DIMA cannot train on the environment.
+        """
+        if env is not None:
+            self.environment(env)
+        self.validate()
+        self._start_ray()
+        return super().build_algo(use_copy=use_copy)
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """The same as `build_algo()`."""
+        return self.build_algo(*args, **kwargs)
+
+    def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
+        """Sets what a dict names, as Ray Tune and the command line do.
+
+        Raises:
+            ValueError: on an unknown key, with the nearest known ones, or one that DIMA does not use.
+        """
+        settings = dict(config_dict)
+        for key in settings:
+            if key not in ("multiagent", TRIAL_INFO):
+                _check_setting(self._translate_special_keys(key, warn_deprecated=False))
+        unused = settings.keys() & UNUSED_SETTINGS.keys()
+        if len(unused) < len(UNUSED_SETTINGS):  # a whole configuration, such as to_dict() returns, holds all of them
+            for name in unused:
+                raise ValueError(_not_used(name))
+        for key in ("model", "optimizer"):  # RLlib would pass these to training(), which is for hyperparameters
+            if key in settings:
+                setattr(self, key, settings.pop(key))
+        return super().update_from_dict(settings)
+
+    def get_state(self) -> dict[str, Any]:
+        """All settings. RLlib leaves out those equal to -1, which is a legal value of some hyperparameters."""
+        return {**super().get_state(), **{name: getattr(self, name) for name in OWN_SETTINGS}}
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """The policy's module."""
+        return RLModuleSpec(module_class=DIMAPolicy)
+
+    def get_default_learner_class(self) -> type[Learner]:
+        """`DIMALearner`."""
+        from rllib_dima.learning.learner import DIMALearner
+
+        return DIMALearner
+
+    def get_multi_rl_module_spec(
+        self, *, env: Any = None, spaces: dict[str, Any] | None = None, inference_only: bool = False, **kwargs: Any
+    ) -> MultiRLModuleSpec:
+        """The policy for runners; the policy, the critic and the world model for learners.
+
+        Args:
+            env: a runner's vectorised environments.
+            spaces: what `DIMAEnvRunner.get_spaces()` returned.
+            inference_only: whether a runner asks.
+            **kwargs: as in RLlib.
+
+        Raises:
+            ValueError: if neither `env` nor `spaces` tells the layout of the agents.
+        """
+        spec = super().get_multi_rl_module_spec(env=env, spaces=spaces, inference_only=inference_only, **kwargs)
+        networks = {"layout": _layout(env, spaces), "hyperparameters": self.hyperparameters()}
+        policy = spec.rl_module_specs[POLICY_ID]
+        policy.model_config = {**policy.model_config, **networks}
+        spec.multi_rl_module_class = DIMAMultiRLModule
+        if not inference_only:
+            learner_only = {CRITIC_ID: DIMACritic, WORLD_MODEL_ID: DIMAWorldModel}
+            for module_id, module_class in learner_only.items():
+                module_spec = dataclasses.replace(policy, module_class=module_class, learner_only=True)
+                spec.add_modules({module_id: module_spec})
+        return spec
+
+    def build_learner_group(
+        self, *, env: Any = None, spaces: dict[str, Any] | None = None, rl_module_spec: Any = None, **kwargs: Any
+    ) -> LearnerGroup:
+        """A `DIMALearnerGroup`; arguments as in RLlib."""
+        from rllib_dima.learning.learner_group import DIMALearnerGroup
+
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return DIMALearnerGroup(config=self.copy(), module_spec=spec, **kwargs)
+
+    @property
+    def total_train_batch_size(self) -> int:
+        """Real steps per iteration, however many learners there are."""
+        return self.hyperparameters().env_steps_per_iteration
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        _check_setting(key, type(self))
+        super().__setattr__(key, _plain(key, value) if key in OWN_SETTINGS else value)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "multiagent":
+            super().__setitem__(key, value)
+        setattr(self, self._translate_special_keys(key), value)
+
+    def _check_environment(self) -> None:
+        env = self.env
+        if env is None:
+            raise ValueError('DIMA needs an environment: DIMAConfig().environment("mamujoco_ant_4x2").')
+        if isinstance(env, str):
+            require_registered(env)
+        else:
+            require_creator(env)
+
+    def _check_unused_settings(self) -> None:
+        defaults = _defaults()
+        for name in UNUSED_SETTINGS:
+            if self.in_evaluation and name in _CHANGED_FOR_EVALUATION:
+                continue
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(_not_used(name))
+
+    def _check_step_split(self, steps: int) -> None:
+        """Vectorised environments step together, so a number that does not divide evenly cannot be met exactly."""
+        envs = self.num_envs_per_env_runner
+        runners = max(1, self.num_env_runners)
+        if not self.in_evaluation and (steps % envs or steps < envs * runners):
+            raise ValueError(
+                f"env_steps_per_iteration ({steps}) must be a multiple of num_envs_per_env_runner ({envs}) and at "
+                f"least one step for each of the {envs * runners} environments. The nearest that fits is "
+                f"{max(round(steps / envs), runners) * envs}."
+            )
+
+    def _start_ray(self) -> None:
+        """Starts Ray without its banner, unless it runs or the surroundings name a cluster."""
+        if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+            has_actors = self.num_env_runners + self.num_learners + self.evaluation_num_env_runners > 0
+            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=has_actors)
+
+
+def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
+    if spaces is not None and LAYOUT_KEY in spaces:
+        return spaces[LAYOUT_KEY]
+    if env is not None and hasattr(env, "envs"):
+        return env.envs[0].layout
+    raise ValueError(
+        "The networks need the layout of the agents, which DIMAEnvRunner.get_spaces() tells: use it (or a subclass) "
+        "as env_runner_cls, or pass `spaces` that hold it."
+    )
+
+
+def _check_setting(name: str, config_class: type = DIMAConfig) -> None:
+    """Raises ValueError if `name` is no setting: neither RLlib's, nor DIMA's, nor one declared by `config_class`."""
+    if name.startswith("_") or name in _known_settings():
+        return
+    declared = getattr(config_class, name, None)
+    if inspect.isfunction(declared):
+        raise ValueError(f"{name!r} is a method of DIMAConfig: call config.{name}(...) instead of assigning to it.")
+    if not hasattr(config_class, name):
+        near = difflib.get_close_matches(name.lower(), _known_settings(), cutoff=0.5)
+        check_name(name, _known_settings() if near else OWN_SETTINGS, "setting of DIMAConfig")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as it is kept: model_size never None; and, as configs are compared, pickled and printed, no NumPy."""
+    if name == "model_size" and value is None:
+        return "paper"
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(value.tolist()) if isinstance(value, np.ndarray) and value.ndim else value
+
+
+@lru_cache
+def _known_settings() -> frozenset[str]:
+    """Public settings of RLlib and of DIMA. (`worker_index` is what RLlib sets on runners' configs.)"""
+    return frozenset(name for name in vars(AlgorithmConfig()) if name[0] != "_") | {*OWN_SETTINGS, "worker_index"}
+
+
+@lru_cache
+def _defaults() -> dict[str, Any]:
+    return vars(DIMAConfig())
+
+
+def _document_training() -> None:
+    """Gives `DIMAConfig.training` the signature and the text of every hyperparameter."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter("model_size", keyword, default=None, annotation="str | None"),
+    ]
+    lines = [DIMAConfig.training.__doc__.rstrip(), "", f"        Presets of model_size: {', '.join(MODEL_SIZES)}.", ""]
+    lines.append("        Hyperparameters, with the paper's defaults:")
+    for field in dataclasses.fields(Hyperparameters):
+        parameters.append(inspect.Parameter(field.name, keyword, default=None, annotation=f"{field.type} | None"))
+        symbol = f" [{field.metadata['symbol']}]" if field.metadata["symbol"] else ""
+        lines.append(f"            {field.name}{symbol} = {field.default!r}: {field.metadata['doc']}")
+    DIMAConfig.training.__signature__ = inspect.Signature(parameters)
+    DIMAConfig.training.__doc__ = "\n".join(lines)
+
+
+_document_training()

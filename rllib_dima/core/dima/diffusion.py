@@ -1,0 +1,229 @@
+"""The dynamics: an EDM diffusion model of the next global state that is shown the agents' actions bit by bit.
+
+Karras et al. 2022 ("EDM") for preconditioning, schedule and sampler; section 4.2 and appendix B of the DIMA paper for
+revealing one agent's action per denoising step. States in this file are normalised and scaled by sigma_data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rllib_dima.core.dima.action_encoder import ActionSetEncoder, SumActionEncoder
+from rllib_dima.core.dima.sampler import karras_schedule, visible_in_sampling
+from rllib_dima.core.dima.unet1d import FourierFeatures, UNet1d
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+
+
+class Preconditioning(NamedTuple):
+    """EDM's coefficients for noise levels sigma, each of sigma's shape."""
+
+    c_skip: torch.Tensor
+    c_out: torch.Tensor
+    c_in: torch.Tensor
+    c_noise: torch.Tensor
+
+
+def precondition(sigma: torch.Tensor, sigma_data: float) -> Preconditioning:
+    """The preconditioners of Karras et al. 2022, Table 1 (eqs. 14 to 17 of the DIMA appendix)."""
+    total = (sigma**2 + sigma_data**2).sqrt()
+    return Preconditioning(sigma_data**2 / total**2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
+
+
+def visible_in_training(conditioning: str, batch_size: int, num_agents: int, device: torch.device) -> torch.Tensor:
+    """Which of the present actions each training sample sees, (B, N) bool.
+
+    sequential: one agent, uniform (eq. 9). joint: all. cumulative: a random subset of uniform size 1..N.
+    """
+    if conditioning == "joint":
+        return torch.ones(batch_size, num_agents, dtype=torch.bool, device=device)
+    rank = torch.rand(batch_size, num_agents, dtype=torch.float32, device=device).argsort(
+        dim=1
+    )  # a random permutation per sample
+    if conditioning == "sequential":
+        return rank == 0
+    return rank < torch.randint(1, num_agents + 1, (batch_size, 1), device=device)
+
+
+class _Task(NamedTuple):
+    """One prediction to be trained, for each of B samples."""
+
+    actions: torch.Tensor  # (B, L, N, A)
+    visible: torch.Tensor  # (B, L, N) bool
+    target: torch.Tensor  # (B, S) the next state
+    noisy: torch.Tensor  # (B, S) the target and noise
+    sigma: torch.Tensor  # (B,) the noise level, without offset noise
+
+
+class Diffusion(nn.Module):
+    """D_theta(s_{t+1} + noise; sigma, visible actions, context) -> s_{t+1}.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+
+    Raises:
+        ValueError: if the number of denoising steps is too small for the conditioning mode.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        self.hp, self.num_agents = hp, layout.num_agents
+        self.num_steps = hp.denoising_steps(layout.num_agents)
+        size = hp.dynamics_condition_size
+        self.action_encoder: ActionSetEncoder = SumActionEncoder(
+            hp.context_length, layout.num_agents, layout.action_mask(), hp.dynamics_action_size, size
+        )
+        self.noise_features = FourierFeatures(size)
+        self.condition = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size))
+        self.unet = UNet1d(layout.state_size, hp)
+
+    def network(
+        self, noisy: torch.Tensor, c_noise: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
+    ) -> torch.Tensor:
+        """F_theta: noisy (B, S), c_noise (B,) or (1,), context (B, L, S), encoded actions (B, E) -> (B, S)."""
+        condition = self.condition(self.noise_features(c_noise) + actions)  # (B, E)
+        sequence = torch.cat([context, noisy.unsqueeze(1)], dim=1)  # (B, L + 1, S)
+        return self.unet(sequence, condition)[:, -1].to(noisy.dtype)
+
+    def forward(
+        self, noisy: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One evaluation of D_theta, and of F_theta inside it.
+
+        Args:
+            noisy: (B, S).
+            sigma: (B,) or (1,) noise level; offset noise is added to it here.
+            context: (B, L, S) states t-L+1..t.
+            actions: (B, E) encoded visible actions.
+
+        Returns:
+            The denoised state and the network's raw output, (B, S) each.
+        """
+        c = self.preconditioning(sigma)
+        output = self.network(noisy * c.c_in.unsqueeze(1), c.c_noise, context, actions)
+        return c.c_skip.unsqueeze(1) * noisy + c.c_out.unsqueeze(1) * output, output
+
+    def preconditioning(self, sigma: torch.Tensor) -> Preconditioning:
+        """Coefficients with sigma replaced by sqrt(sigma^2 + offset^2), as the noisy state really has it."""
+        return precondition((sigma**2 + self.hp.sigma_offset_noise**2).sqrt(), self.hp.sigma_data)
+
+    def loss(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Denoising error of U consecutive predictions, each (detached) in the context of the next; eq. 9.
+
+        The error is weighted by 1 / c_out^2, that is, F_theta learns a target of unit variance.
+
+        Args:
+            states: (B, W, S) for W = L - 1 + U; the first prediction is of what follows position L - 1.
+            actions: (B, W, N, A).
+            next_states: (B, W, S).
+            valid: (B, W) bool; padding before an episode's start and after its end is False.
+        """
+        length, batch_size = self.hp.context_length, len(states)
+        states = states * valid.unsqueeze(-1)  # padded context is zero
+        tasks = [
+            self._denoising_task(actions[:, seen], valid[:, seen], next_states[:, seen.stop - 1])
+            for seen in (slice(step, step + length) for step in range(states.shape[1] - length + 1))
+        ]
+        task = _Task(*(torch.cat(column) for column in zip(*tasks, strict=True)))  # (U * B, ...)
+        encoded = self.action_encoder(task.actions, task.visible)  # (U * B, E)
+        contexts = self._contexts(states[:, :length], tasks, encoded)  # (U * B, L, S)
+        _, output = self(task.noisy, task.sigma, contexts, encoded)
+        c = self.preconditioning(task.sigma)
+        unit_target = (task.target - c.c_skip.unsqueeze(1) * task.noisy) / c.c_out.unsqueeze(1)
+        error = (output - unit_target).square().mean(dim=1).view(-1, batch_size).T  # (B, U)
+        weight = valid[:, length - 1 :].float()
+        loss = (error * weight).sum() / weight.sum().clamp(min=1)
+        return loss, {"dynamics_loss": loss.detach()}
+
+    def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, target: torch.Tensor) -> _Task:
+        """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), target (B, S)."""
+        hp, visible = self.hp, self._training_visibility(valid)
+        log_sigma = (
+            torch.randn(len(target), dtype=target.dtype, device=target.device) * hp.noise_log_std + hp.noise_log_mean
+        )
+        sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
+        noise = torch.randn_like(target) * sigma.unsqueeze(1) + torch.randn_like(target) * hp.sigma_offset_noise
+        return _Task(actions, visible, target, target + noise, sigma)
+
+    def _training_visibility(self, valid: torch.Tensor) -> torch.Tensor:
+        """Past actions where valid, of the present ones a draw: (B, L) -> (B, L, N)."""
+        present = visible_in_training(self.hp.conditioning, len(valid), self.num_agents, valid.device)
+        past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)
+        return torch.cat([past, present.unsqueeze(1)], dim=1)
+
+    @torch.no_grad()
+    def _contexts(self, first: torch.Tensor, tasks: Sequence[_Task], encoded: torch.Tensor) -> torch.Tensor:
+        """The context of every task: the first one, then each shifted by one to end in the prediction before.
+
+        Predictions are fed back without gradients. That makes the tasks independent of each other once their contexts
+        are known, so that one pass with gradients can do all of them: predicting U - 1 of them twice costs less than
+        U separate backward passes over small batches.
+
+        Args:
+            first: (B, L, S).
+            tasks: U tasks of B samples.
+            encoded: (U * B, E) their encoded actions.
+
+        Returns:
+            (U * B, L, S).
+        """
+        contexts = [first]
+        for task, actions in zip(tasks[:-1], encoded.detach().split(len(first)), strict=False):
+            denoised, _ = self(task.noisy, task.sigma, contexts[-1], actions)
+            contexts.append(torch.cat([contexts[-1][:, 1:], denoised.unsqueeze(1)], dim=1))
+        torch.clear_autocast_cache()  # before torch 2.11 weights cast here without gradients would be used with them
+        return torch.cat(contexts)
+
+    def sample(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Draws s_{t+1}: starts at Normal(0, sigma_max^2) and follows the probability-flow ODE down to 0.
+
+        Args:
+            context: (B, L, S) states t-L+1..t, padded ones zero.
+            actions: (B, L, N, A).
+            valid: (B, L) bool.
+
+        Returns:
+            (B, S).
+        """
+        hp, batch_size = self.hp, len(context)
+        sigmas = karras_schedule(self.num_steps, hp.sampler_sigma_min, hp.sampler_sigma_max, hp.sampler_rho)
+        present = visible_in_sampling(
+            hp.conditioning, hp.conditioning_order, self.num_steps, batch_size, self.num_agents, context.device
+        )
+        past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)  # (B, L - 1, N)
+        tokens = self.action_encoder.tokens(actions)
+        x = torch.randn_like(context[:, 0]) * sigmas[0]
+        for step in range(self.num_steps):
+            visible = torch.cat([past, present[step].unsqueeze(1)], dim=1)
+            encoded = self.action_encoder.pool(tokens, visible)
+            x = self._solver_step(x, sigmas[step], sigmas[step + 1], context, encoded)
+        return x
+
+    def _solver_step(
+        self, x: torch.Tensor, sigma: float, next_sigma: float, context: torch.Tensor, actions: torch.Tensor
+    ) -> torch.Tensor:
+        """From noise level sigma to next_sigma (Karras et al. 2022, algorithm 2; Euler stops after its first line)."""
+        hp = self.hp
+        if hp.sampler_churn > 0:
+            raised = sigma * (1 + min(hp.sampler_churn / self.num_steps, math.sqrt(2) - 1))
+            x = x + torch.randn_like(x) * (hp.sampler_churn_noise * math.sqrt(raised**2 - sigma**2))
+            sigma = raised
+        slope = self._slope(x, sigma, context, actions)
+        proposal = x + slope * (next_sigma - sigma)
+        if hp.sampler_solver == "euler" or next_sigma == 0:
+            return proposal
+        next_slope = self._slope(proposal, next_sigma, context, actions)
+        return x + (slope + next_slope) * ((next_sigma - sigma) / 2)
+
+    def _slope(self, x: torch.Tensor, sigma: float, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """dx / dsigma = (x - D(x; sigma)) / sigma."""
+        denoised, _ = self(x, x.new_full((1,), sigma), context, actions)
+        return (x - denoised) / sigma

@@ -1,0 +1,135 @@
+"""The world model: state decoder, dynamics, and reward and termination, together an environment to imagine in.
+
+simulation = world_model.reset(start)          # start: windows of L real steps, L context states
+step = simulation.step(joint_action)           # reward, continuation, next state, next observations
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rllib_dima.core.dima.diffusion import Diffusion
+from rllib_dima.core.dima.normalization import RewardNormalizer, StateNormalizer
+from rllib_dima.core.dima.reward_termination import RewardTermination
+from rllib_dima.core.dima.state_decoder import StateDecoder
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.replay.data import Window
+
+
+class ImaginedStep(NamedTuple):
+    """What an imagined joint action leads to: the same quantities that a real environment returns."""
+
+    states: torch.Tensor  # (B, S) next states, normalised
+    observations: torch.Tensor  # (B, N, O) next observations
+    rewards: torch.Tensor  # (B,)
+    continuations: torch.Tensor  # (B,) probability that the episode goes on
+
+
+class WorldModel(nn.Module):
+    """Three models, the state statistics that all of them read their states through (z, see `StateNormalizer`), and the
+    reward statistics whose scale the reward is learnt on (see `RewardNormalizer`).
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        self.hp = hp
+        self.normalizer = StateNormalizer(layout.state_size)
+        self.reward_normalizer = RewardNormalizer()
+        self.state_decoder = StateDecoder(layout, hp).float()
+        self.dynamics = Diffusion(layout, hp).float()
+        self.reward_termination = RewardTermination(layout, hp).float()
+
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """What the statistics make of rewards, and how many values they have clipped so far."""
+        states, rewards = self.normalizer, self.reward_normalizer
+        return {
+            "reward_scale": rewards.scale,
+            "reward_offset": rewards.offset,
+            "num_reward_outliers": rewards.num_outliers,
+            "num_state_outliers": states.num_outliers,
+        }
+
+    def state_decoder_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 22 on single transitions (windows of W = 1)."""
+        with self.autocast():
+            return self.state_decoder.loss(self.normalizer(window.states[:, 0]), window.observations[:, 0])
+
+    def dynamics_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 9 on windows of L - 1 past steps, the anchor and U - 1 future steps."""
+        scale = self.hp.sigma_data
+        states, next_states = self.normalizer(window.states) * scale, self.normalizer(window.next_states) * scale
+        with self.autocast():
+            return self.dynamics.loss(states, window.actions, next_states, window.valid)
+
+    def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 23 on windows of H steps that begin at the anchor."""
+        states, rewards = self.normalizer(window.states), self.reward_normalizer(window.rewards)
+        with self.autocast():
+            return self.reward_termination.loss(states, window.actions, rewards, window.terminated, window.valid)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 for matrix products inside, if hp.precision asks for it; what the models return is float32."""
+        device = self.normalizer.mean.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.hp.precision == "bfloat16")
+
+    def fusible_modules(self) -> list[nn.Module]:
+        """Modules of many small operations, which a compiler can fuse."""
+        return [self.dynamics, self.reward_termination]
+
+    def reset(self, start: Window) -> Simulation:
+        """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present."""
+        return Simulation(self, start)
+
+
+class Simulation:
+    """B rollouts in progress inside a world model. Created by `WorldModel.reset`.
+
+    Attributes:
+        states: (B, S) present states, normalised.
+        observations: (B, N, O) present observations: the real ones at the start, decoded ones afterwards.
+    """
+
+    def __init__(self, world_model: WorldModel, start: Window) -> None:
+        assert start.states.shape[1] == world_model.hp.context_length, "a start holds L positions"
+        self._model = world_model
+        self._valid = start.valid  # (B, L)
+        self._context = world_model.normalizer(start.states) * start.valid.unsqueeze(-1)  # (B, L, S)
+        self._past_actions = start.actions[:, :-1]  # (B, L - 1, N, A)
+        with world_model.autocast():
+            self._cache = world_model.reward_termination.new_cache(len(start.states))
+        self.states, self.observations = self._context[:, -1], start.observations[:, -1]
+
+    def step(self, actions: torch.Tensor) -> ImaginedStep:
+        """Takes the joint action in the present states.
+
+        Args:
+            actions: (B, N, A) executed actions: continuous in [-1, 1], discrete one-hot.
+        """
+        actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
+        with self._model.autocast():
+            reward, logit = self._model.reward_termination.extend(
+                self.states.unsqueeze(1), actions.unsqueeze(1), self._cache
+            )
+            self._advance(self._next_states(actions_in_context), actions_in_context)
+        rewards = self._model.reward_normalizer.denormalize(reward.squeeze(1))
+        return ImaginedStep(self.states, self.observations, rewards, logit.squeeze(1).sigmoid())
+
+    def _next_states(self, actions: torch.Tensor) -> torch.Tensor:
+        """(B, S), from the diffusion model's scale back to z."""
+        scale = self._model.hp.sigma_data
+        return self._model.dynamics.sample(self._context * scale, actions, self._valid) / scale
+
+    def _advance(self, states: torch.Tensor, actions: torch.Tensor) -> None:
+        """Shifts the context by one step to end in `states`."""
+        self._context = torch.cat([self._context[:, 1:], states.unsqueeze(1)], dim=1)
+        self._past_actions = actions[:, 1:]
+        self._valid = torch.cat([self._valid[:, 1:], torch.ones_like(self._valid[:, :1])], dim=1)
+        self.states, self.observations = states, self._model.state_decoder(states)

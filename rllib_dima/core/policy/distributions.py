@@ -1,0 +1,108 @@
+"""The distributions of actions. Log-probabilities and entropies never see an agent's padding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch.distributions import Beta, Categorical, Normal
+
+if TYPE_CHECKING:
+    pass
+
+
+class PolicyDistribution(Protocol):
+    """What an actor returns. Log-probabilities and entropies sum over an agent's real action entries only."""
+
+    def sample(self) -> torch.Tensor:
+        """Actions, (..., A) before clipping or (...) int64."""
+
+    def deterministic(self) -> torch.Tensor:
+        """The action of the deterministic policy: the mean, or the likeliest choice. Shaped as `sample`'s."""
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        """(...)."""
+
+    def entropy(self) -> torch.Tensor:
+        """(...)."""
+
+
+class MaskedGaussian:
+    """Diagonal Gaussian; actions outside [-1, 1] are clipped where they are executed.
+
+    Args:
+        mean: (..., A).
+        std: (A,) or (..., A).
+        mask: (..., A) float, 1 for real entries.
+    """
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor, mask: torch.Tensor) -> None:
+        self._normal, self._mask = Normal(mean, std, validate_args=False), mask
+
+    def sample(self) -> torch.Tensor:
+        noise = torch.randn_like(self._normal.loc)  # torch.normal would check the std, which waits for the device
+        return (self._normal.loc + self._normal.scale * noise) * self._mask
+
+    def deterministic(self) -> torch.Tensor:
+        return self._normal.mean * self._mask
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        return (self._normal.log_prob(actions) * self._mask).sum(-1)
+
+    def entropy(self) -> torch.Tensor:
+        return (self._normal.entropy() * self._mask).sum(-1)
+
+
+class MaskedBeta:
+    """Independent Beta distributions on [-1, 1], with alpha and beta of at least 1 (one mode).
+
+    Args:
+        alpha: (..., A).
+        beta: (..., A).
+        mask: (..., A) float, 1 for real entries.
+    """
+
+    EDGE = 1e-6  # keeps drawn actions off the ends, where a log-density may be infinite
+
+    def __init__(self, alpha: torch.Tensor, beta: torch.Tensor, mask: torch.Tensor) -> None:
+        self._beta, self._mask = Beta(alpha, beta, validate_args=False), mask
+
+    def sample(self) -> torch.Tensor:
+        unit = self._beta.sample().clamp(self.EDGE, 1 - self.EDGE)
+        return (2 * unit - 1) * self._mask
+
+    def deterministic(self) -> torch.Tensor:
+        return (2 * self._beta.mean - 1) * self._mask
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        unit = ((actions + 1) / 2).clamp(self.EDGE, 1 - self.EDGE)
+        return ((self._beta.log_prob(unit) - torch.log(torch.tensor(2.0))) * self._mask).sum(-1)
+
+    def entropy(self) -> torch.Tensor:
+        return ((self._beta.entropy() + torch.log(torch.tensor(2.0))) * self._mask).sum(-1)
+
+
+class MaskedCategorical:
+    """Categorical over an agent's own choices.
+
+    Args:
+        logits: (..., A).
+        mask: (..., A) float, 1 for real choices.
+    """
+
+    def __init__(self, logits: torch.Tensor, mask: torch.Tensor) -> None:
+        logits = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min)
+        self._categorical = Categorical(logits=logits, validate_args=False)
+
+    def sample(self) -> torch.Tensor:
+        uniform = torch.rand_like(self._categorical.logits).clamp(min=torch.finfo(torch.float32).tiny)
+        return (self._categorical.logits - (-uniform.log()).log()).argmax(-1)  # Gumbel-max: no check, no waiting
+
+    def deterministic(self) -> torch.Tensor:
+        return self._categorical.logits.argmax(-1)
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        return self._categorical.log_prob(actions)
+
+    def entropy(self) -> torch.Tensor:
+        return self._categorical.entropy()

@@ -1,0 +1,147 @@
+"""Actor and critic with their PPO losses (appendix C).
+
+The actor reads local observations only; the critic reads the global state. The advantage is shared by all agents,
+since the value of a global state is.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.data import PPOBatch
+from rllib_dima.core.policy.distributions import MaskedBeta, MaskedCategorical, MaskedGaussian, PolicyDistribution
+from rllib_dima.core.policy.value_normalizer import ValueNormalizer
+
+
+def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_gain: float) -> nn.Sequential:
+    """Hidden layers and an output, linear with ReLU and layer norm (also on the input), orthogonally initialised."""
+    sizes = [size_in, *[hidden] * num_layers, size_out]
+    layers = [nn.Linear(*pair) for pair in pairwise(sizes)]
+    for layer, gain in zip(layers, [nn.init.calculate_gain("relu")] * num_layers + [output_gain], strict=True):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    parts = [part for layer in layers for part in (nn.LayerNorm(layer.in_features), layer, nn.ReLU())]
+    return nn.Sequential(*parts[:-1])
+
+
+class Actor(nn.Module):
+    """The policy pi_psi(a^i | o^i), one for all agents.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    OUTPUT_GAIN = 0.01  # near-zero mean actions at the start
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        self.layout, self.hp = layout, hp
+        self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
+        outputs = layout.action_size * (2 if self.kind == "beta" else 1)
+        self.network = _network(
+            layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, outputs, self.OUTPUT_GAIN
+        )
+        if self.kind == "gaussian":
+            self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
+        self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
+        self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
+        self.float()  # whatever torch.set_default_dtype says
+
+    def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+        """The policy of every agent.
+
+        Args:
+            observations: (..., N, O), or (B, O) together with `agents`.
+            agents: (B,) which agent each row of (B, O) belongs to.
+        """
+        observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
+        action_mask = self.action_mask if agents is None else self.action_mask[agents]
+        outputs = self.network(observations * observation_mask)
+        if self.kind == "categorical":
+            return MaskedCategorical(outputs, action_mask)
+        if self.kind == "beta":
+            alpha, beta = (functional.softplus(outputs) + 1).chunk(2, dim=-1)
+            return MaskedBeta(alpha, beta, action_mask)
+        return MaskedGaussian(outputs, 0.5 * self.log_std.sigmoid(), action_mask)
+
+    @torch.no_grad()
+    def act(self, observations: torch.Tensor, deterministic: bool) -> torch.Tensor:
+        """Actions for a mixed batch of agents, as a runner needs them: each observation tells whose it is.
+
+        Args:
+            observations: (B, O) padded.
+            deterministic: the mean, or the likeliest choice, instead of a draw.
+
+        Returns:
+            (B, A) before clipping, or (B,) int64.
+        """
+        policy = self(observations, self.layout.agent_index(observations))
+        return policy.deterministic() if deterministic else policy.sample()
+
+    def executed(self, actions: torch.Tensor) -> torch.Tensor:
+        """Drawn actions as the environment executes and the world model sees them: clipped to [-1, 1], or one-hot."""
+        if self.layout.is_discrete:
+            return functional.one_hot(actions, self.layout.action_size).to(self.action_mask.dtype)
+        return actions.clamp(-1, 1)
+
+    def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 21: clipped surrogate with one advantage for all agents, and the entropy bonus; mean over agents."""
+        policy = self(batch.observations)
+        log_ratio = policy.log_prob(batch.actions) - batch.log_probs  # (M, N)
+        ratio, advantage, epsilon = log_ratio.exp(), batch.advantages.unsqueeze(1), self.hp.clip_param
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
+        entropy = policy.entropy().mean()
+        loss = -surrogate.mean() - self.hp.entropy_coeff * entropy
+        with torch.no_grad():
+            metrics = {
+                "policy_loss": loss.detach(),
+                "entropy": entropy.detach(),
+                "kl": (ratio - 1 - log_ratio).mean(),
+                "clip_fraction": ((ratio - 1).abs() > epsilon).float().mean(),
+            }
+        return loss, metrics
+
+
+class Critic(nn.Module):
+    """The centralised value V_xi(s) on normalised global states, with its value normaliser.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+        super().__init__()
+        self.hp = hp
+        self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0).float()
+        self.value_normalizer = ValueNormalizer(hp.value_normalization_beta, hp.normalize_values)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Raw outputs, on the normaliser's scale: (..., S) -> (...)."""
+        return self.network(states).squeeze(-1)
+
+    def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 20 with the released code's Huber error and value clipping, each switchable."""
+        targets = self.value_normalizer.normalize(batch.returns)
+        values = self(batch.states)
+        error = self._error(values, targets)
+        if self.hp.value_clip_param > 0:
+            limit = self.hp.value_clip_param
+            clipped = batch.values + (values - batch.values).clamp(-limit, limit)
+            error = torch.maximum(error, self._error(clipped, targets))
+        loss = error.mean()
+        with torch.no_grad():
+            unexplained = (targets - values).var(correction=0) / targets.var(correction=0).clamp(min=1e-8)
+        return loss, {"value_loss": loss.detach(), "explained_variance": 1 - unexplained}
+
+    def _error(self, values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.hp.value_loss == "huber":
+            return functional.huber_loss(values, targets, reduction="none", delta=self.hp.value_huber_delta)
+        return (values - targets).square()

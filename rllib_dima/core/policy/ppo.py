@@ -1,0 +1,38 @@
+"""From rollouts to what PPO needs: returns and advantages."""
+
+from __future__ import annotations
+
+import torch
+
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.policy.data import PPOBatch, Rollout
+from rllib_dima.core.policy.networks import Critic
+from rllib_dima.core.policy.returns import lambda_returns
+
+
+@torch.no_grad()
+def ppo_batch(
+    rollout: Rollout, critic: Critic, hp: Hyperparameters, reward_scale: torch.Tensor | float = 1.0
+) -> tuple[PPOBatch, dict[str, torch.Tensor]]:
+    """Evaluates a rollout with the critic: returns, advantages, and the flattened batch of M = H * B steps.
+
+    Everything but the metrics is in units of `reward_scale`, so that learning does not depend on the reward's.
+    """
+    raw_values = critic(rollout.states)  # (H + 1, B)
+    values = critic.value_normalizer.denormalize(raw_values)
+    returns = lambda_returns(rollout.rewards / reward_scale, rollout.continuations, values, hp.gamma, hp.lambda_)
+    critic.value_normalizer.update(returns)
+    advantages = returns - values[:-1]
+    metrics = {
+        "imagined_reward_mean": rollout.rewards.mean(),
+        "imagined_return_mean": returns.mean() * reward_scale,
+        "imagined_continuation_mean": rollout.continuations.mean(),
+        "advantage_std": advantages.std(correction=0) * reward_scale,
+    }
+    if hp.normalize_advantages:
+        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-5)
+    columns = (
+        rollout.states[:-1], rollout.observations, rollout.actions, rollout.log_probs, advantages, returns,
+        raw_values[:-1],
+    )  # fmt: skip
+    return PPOBatch(*(column.flatten(0, 1) for column in columns)), metrics

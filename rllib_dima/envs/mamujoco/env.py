@@ -1,0 +1,389 @@
+"""Multi-agent MuJoCo (MAMuJoCo): one robot whose joints are divided among several agents.
+
+The tasks of the paper run on Gymnasium's `-v4` environments, whose rewards and states are those of the old `-v2`
+(`-v5` changed both). The robots and their divisions are in `mamujoco_scenarios.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_dima.core.names import check_name
+from rllib_dima.envs.cooperative import ALL, SimulationError, require_agents, require_finite, require_running
+from rllib_dima.envs.mamujoco.local_observations import LocalObservations
+from rllib_dima.envs.mamujoco.observations import FullObservations
+from rllib_dima.envs.mamujoco.scenarios import (
+    Partition,
+    check_agent_conf,
+    divide_actuators,
+    find_partition,
+    find_scenario,
+    find_version,
+)
+from rllib_dima.envs.mamujoco.settings import check_settings, whole_number
+from rllib_dima.envs.mamujoco.simulator import check_saved, load_simulator, make_simulator, save_simulator
+from rllib_dima.envs.spaces import finite_action
+
+Observations = Literal["full", "local"]
+OBSERVATIONS = ("full", "local")
+Version = Literal["v4", "v5"]
+RENDER_MODES = ("human", "rgb_array", "depth_array", "rgbd_tuple")  # of Gymnasium's MuJoCo environments
+
+# MuJoCo's own arrays, which Gymnasium's v5 humanoids put into every info, though the next step changes them.
+_SHARED_INFOS = ("tendon_length", "tendon_velocity")
+
+_INSTABILITY = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+    mujoco.mjtWarning.mjWARN_BADCTRL,
+)
+
+
+class MAMuJoCo(MultiAgentEnv):
+    """One MuJoCo robot moved by a team.
+
+    - Agents "agent_0", "agent_1", ... move the joints of their part, with actions in [-1, 1] that are rescaled to the
+      range of the environment. Entries outside [-1, 1] are clipped.
+    - Global state: the environment's observation, raw, in `infos["agent_0"]["state"]` and from `state()`.
+    - Observation of an agent: (environment's observation, one-hot agent id), standardised over its own entries,
+      (x - mean(x)) / std(x), as in the paper; the last N entries identify the agent by their largest. Or, if local,
+      that of Gymnasium-Robotics. What local observations show need not be in the state: ants' contain contact forces
+      (`cfrc_ext`), which are part of the state of Ant-v5 but not of Ant-v4.
+    - Reward: the environment's, given to every agent.
+    - Flags only under "__all__": terminated as the environment says, truncated after `max_episode_steps`.
+
+    Pickling or copying an instance keeps its state, but not an open window.
+
+    Args:
+        scenario: name of the robot, in any case; see `mamujoco_scenarios.SCENARIOS`.
+        agent_conf: its division, agents x joints per agent as in "4x2", or a name as "9|8".
+        partition: "consecutive": agent i moves the i-th block of consecutive actuators of the MuJoCo model, as in the
+            code behind the published numbers, whose step function ignores the benchmark's joint lists. "joints": the
+            benchmark's joint lists: in Ant "2x4d" diagonal legs, in the humanoids "9|8" upper and lower body. The
+            default is "consecutive" in the paper's seven tasks, and "joints" in all others.
+        observations: "full" or "local". With "local", an agent's own joints are those that it truly moves; for the
+            mistakes in Gymnasium-Robotics' graphs of some robots see `mamujoco_observations.LocalObservations`.
+        agent_obsk: how many edges of the robot's graph local observations reach; 1 if not given. Only with "local".
+        version: "v4" or "v5" of Gymnasium's environment; by default "v4" where it works and else "v5" (Pusher,
+            ManySegmentAnt, ManySegmentSwimmer). CoupledHalfCheetah has a single version and accepts none.
+        render_mode: one of `RENDER_MODES`, or None; with "rgb_array" `render()` returns images.
+        max_episode_steps: after which an episode is truncated; by default Gymnasium's: Reacher 50, Pusher 100, all
+            others 1,000.
+        settings: keywords of Gymnasium's environment, such as `healthy_reward`, `terminate_when_unhealthy` or
+            `exclude_current_positions_from_observation`: those that `mamujoco_settings.default_settings` lists.
+        seed: seed of the first episode, unless `reset` is given one.
+
+    Attributes:
+        env: the environment of the robot as a whole, a Gymnasium `MujocoEnv` without wrappers.
+        version: of it, "v4" or "v5"; None for CoupledHalfCheetah.
+        actuators: for every agent the actuators it moves, as indices into the environment's action.
+        max_episode_steps: as given, or the default.
+        observations_identify_agent: whether `CooperativeEnv` need not append an agent id; true for full observations.
+
+    Raises:
+        ValueError: unknown names, impossible values, or settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        scenario: str,
+        agent_conf: str,
+        *,
+        partition: Partition | None = None,
+        observations: Observations = "full",
+        agent_obsk: int | None = None,
+        version: Version | None = None,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> None:
+        robot = find_scenario(scenario)
+        check_agent_conf(robot, agent_conf)
+        partition = find_partition(robot, agent_conf, partition)
+        agent_obsk = _find_agent_obsk(observations, agent_obsk)
+        self.version = find_version(robot, version)
+        if render_mode is not None:  # Gymnasium would only warn
+            check_name(render_mode, RENDER_MODES, "render_mode")
+        settings = check_settings(robot, self.version, settings)
+        self.env, self.max_episode_steps = make_simulator(robot, agent_conf, self.version, render_mode, settings)
+        if max_episode_steps is not None:
+            self.max_episode_steps = whole_number("max_episode_steps", max_episode_steps)
+        self._settings = {
+            "scenario": robot.name,
+            "agent_conf": agent_conf,
+            "partition": partition,
+            "observations": observations,
+            "agent_obsk": agent_obsk,
+            "version": self.version,
+            "max_episode_steps": self.max_episode_steps,
+            **settings,
+        }
+        self.metadata, self.render_mode = dict(self.env.metadata), render_mode
+        self.actuators = divide_actuators(robot, agent_conf, partition, self.env.model)
+        self.possible_agents = [f"agent_{index}" for index in range(len(self.actuators))]
+        self.agents = list(self.possible_agents)
+        super().__init__()
+        self.observations_identify_agent = observations == "full"
+        if observations == "full":
+            self._observe = FullObservations(self.agents, self.env.observation_space.shape[0])
+        else:
+            self._observe = LocalObservations(self.env, robot, agent_conf, self.actuators, self.agents, agent_obsk)
+        self._build_spaces()
+        self._build_action()
+        self._warning_counts = self.env.data.warning.number  # MuJoCo counts in the same memory
+        self._first_seed = seed
+        self._num_steps = 0
+        self._is_running = False
+        self._state: np.ndarray | None = None
+
+    def _build_spaces(self) -> None:
+        self.state_space = _unbounded(self.env.observation_space.shape[0])
+        sizes = dict(zip(self.agents, self._observe.sizes, strict=True))
+        self.observation_spaces = {agent: _unbounded(size) for agent, size in sizes.items()}
+        self.action_spaces = {
+            agent: Box(-1.0, 1.0, (own.size,), np.float32)
+            for agent, own in zip(self.agents, self.actuators, strict=True)
+        }
+
+    def _build_action(self) -> None:
+        """What `_joint_action` needs at every step."""
+        moved = np.concatenate(self.actuators)
+        self._pick = operator.itemgetter(*self.agents)
+        self._usual_forms = [((own.size,), np.dtype(np.float32)) for own in self.actuators]
+        order = np.argsort(moved)  # from the agents' actions, one after the other, to the environment's
+        self._order = None if (order == np.arange(moved.size)).all() else order
+        low, high = self.env.action_space.low, self.env.action_space.high
+        self._center, self._half_range = (high + low) / 2, (high - low) / 2
+        self._has_unit_range = bool((low == -1.0).all() and (high == 1.0).all())
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Starts an episode.
+
+        Args:
+            seed: seed of the simulator's random numbers; None goes on with those there are.
+            options: passed to Gymnasium.
+
+        Returns:
+            Observations (own size,) of all agents, and infos with the state (S,).
+
+        Raises:
+            SimulationError: the observation is not finite, or MuJoCo gave up.
+        """
+        seed = self._first_seed if seed is None else seed
+        self._first_seed = None
+        self._is_running = False
+        self._num_steps = 0
+        observation, info = self._simulate(self.env.reset, seed=seed, options=options)
+        observations = self._read(observation)
+        self._is_running = True
+        return observations, self._infos(info)
+
+    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        """Moves all joints.
+
+        Args:
+            action_dict: for every agent its action, (joints,) in [-1, 1].
+
+        Returns:
+            Observations (own size,) and rewards of all agents, flags under "__all__", and infos with the state (S,).
+
+        Raises:
+            RuntimeError: no episode is running.
+            ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
+            SimulationError: observation or reward are not finite, or MuJoCo gave up or reports an unstable simulation.
+        """
+        require_running(self._is_running)
+        action = self._joint_action(action_dict)
+        self._is_running = False  # until the step has succeeded: after an error only reset() helps
+        self._num_steps += 1
+        observation, reward, terminated, truncated, info = self._simulate(self.env.step, action)
+        observations = self._read(observation)
+        reward = float(reward)
+        if not math.isfinite(reward):
+            require_finite("the reward", reward, self._num_steps, SimulationError)
+        terminated, truncated = bool(terminated), bool(truncated) or self._num_steps >= self.max_episode_steps
+        self._is_running = not (terminated or truncated)
+        rewards = dict.fromkeys(self.agents, reward)
+        return observations, rewards, {ALL: terminated}, {ALL: truncated}, self._infos(info)
+
+    def state(self) -> np.ndarray:
+        """(S,) float32: a copy of the present global state, the environment's raw observation.
+
+        Raises:
+            RuntimeError: the environment was never reset.
+        """
+        return self._require_state().copy()
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything the future depends on, as numpy arrays and plain values.
+
+        With it, another instance made with the same settings (but for `render_mode` and `seed`) goes on exactly as
+        this one would.
+        """
+        return {
+            "settings": dict(self._settings),
+            "simulator": save_simulator(self.env),
+            "first_seed": self._first_seed,
+            "num_steps": self._num_steps,
+            "is_running": self._is_running,
+            "state": copy.copy(self._state),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on exactly where another instance was.
+
+        Args:
+            state: what its `get_state()` returned.
+
+        Raises:
+            ValueError: the state is that of another environment; nothing has changed then.
+        """
+        self._require_own(state)
+        load_simulator(self.env, state["simulator"])
+        self._first_seed = state["first_seed"]
+        self._num_steps, self._is_running = int(state["num_steps"]), bool(state["is_running"])
+        self._state = copy.copy(state["state"])
+
+    def render(self) -> Any:
+        """What Gymnasium's `render()` returns: for "rgb_array" an image (height, width, 3), uint8.
+
+        Raises:
+            RuntimeError: the environment was never reset, or has no render mode.
+        """
+        if self.render_mode is None:
+            raise RuntimeError("There is nothing to render: make the environment with render_mode='rgb_array'.")
+        self._require_state()
+        return self.env.render()
+
+    def close(self) -> None:
+        """Closes the simulator and its window."""
+        self.env.close()
+
+    def __reduce__(self) -> tuple:
+        settings = {**self._settings, "render_mode": self.render_mode}
+        return _restored, (type(self), settings, self.get_state())
+
+    def _simulate(self, method: Callable, *args: Any, **kwargs: Any) -> tuple:
+        """What a method of the simulator returns, unless MuJoCo breaks down in it."""
+        try:
+            results = method(*args, **kwargs)
+        except mujoco.FatalError as error:
+            raise SimulationError(f"In step {self._num_steps} of the episode MuJoCo gave up: {error}.") from error
+        if any(self._warning_counts.tolist()):
+            self._require_stable()
+        return results
+
+    def _require_stable(self) -> None:
+        """MuJoCo answers an exploding simulation by resetting it in mid-episode, with finite numbers."""
+        unstable = [warning.name for warning in _INSTABILITY if self._warning_counts[warning]]
+        if unstable:
+            raise SimulationError(
+                f"In step {self._num_steps} of the episode the simulation became unstable (NaN, infinite or huge "
+                f"numbers): MuJoCo warns {', '.join(unstable)} and has put the robot back into its initial pose."
+            )
+
+    def _joint_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
+        """The environment's action, one entry per actuator, from those of all agents."""
+        joint = self._usual_action(action_dict)
+        if joint is None:
+            joint = self._checked_action(action_dict)
+        if self._order is not None:
+            joint = joint[self._order]
+        return joint if self._has_unit_range else self._center + self._half_range * joint
+
+    def _usual_action(self, action_dict: Mapping[str, Any]) -> np.ndarray | None:
+        """All agents' actions, one after the other, if they are such as a policy gives; much quicker than checking all.
+
+        That is, contiguous float32 arrays of the right shapes with entries in [-1, 1]; otherwise None.
+        """
+        try:
+            given = self._pick(action_dict)
+            if [(own.shape, own.dtype) for own in given] != self._usual_forms or len(given) != len(action_dict):
+                return None
+            joint = np.frombuffer(b"".join(given), np.float32)  # takes half as long as np.concatenate
+        except (KeyError, AttributeError, TypeError, BufferError):
+            return None
+        entries = joint.tolist()
+        is_in_range = math.isfinite(sum(entries)) and min(entries) >= -1.0 and max(entries) <= 1.0
+        return joint if is_in_range else None
+
+    def _checked_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
+        """All agents' actions, one after the other, in any form that is correct."""
+        require_agents("action_dict", action_dict, self.agents)
+        checked = [
+            finite_action(agent, action_dict[agent], own.size)
+            for agent, own in zip(self.agents, self.actuators, strict=True)
+        ]
+        return np.concatenate(checked).clip(-1.0, 1.0).astype(np.float32)
+
+    def _read(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """Takes over the state, and returns what the agents observe."""
+        observations = self._observe(observation, self._num_steps)
+        self._state = observation.astype(np.float32)
+        return observations
+
+    def _infos(self, info: Mapping[str, Any]) -> dict[str, dict]:
+        info = {**info, "state": self._state.copy()}
+        for name in _SHARED_INFOS:
+            if name in info:
+                info[name] = info[name].copy()
+        return {self.agents[0]: info}
+
+    def _require_state(self) -> np.ndarray:
+        if self._state is None:
+            raise RuntimeError("There is no state before the first episode: call reset() first.")
+        return self._state
+
+    def _require_own(self, state: Mapping[str, Any]) -> None:
+        expected = {"settings", "simulator", "first_seed", "num_steps", "is_running", "state"}
+        if not isinstance(state, Mapping) or set(state) != expected:
+            given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"set_state() needs what get_state() returned, {sorted(expected)}, but was given {given}.")
+        if state["settings"] != self._settings:
+            raise ValueError(
+                f"The state is that of another environment, {state['settings']}, but this one is {self._settings}."
+            )
+        check_saved(self.env, state["simulator"])
+
+
+def _find_agent_obsk(observations: str, agent_obsk: object) -> int | None:
+    """How far local observations reach; None for full observations.
+
+    Raises:
+        ValueError: unknown observations, or an `agent_obsk` that does not fit them.
+    """
+    check_name(observations, OBSERVATIONS, "observations")
+    if observations == "full":
+        if agent_obsk is not None:
+            raise ValueError(
+                f"agent_obsk={agent_obsk!r} has no meaning for full observations: leave it out, or use "
+                "observations='local'."
+            )
+        return None
+    if agent_obsk is None:
+        return 1
+    if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, (int, np.integer)) or agent_obsk < 0:
+        raise ValueError(f"agent_obsk is {agent_obsk!r}, but it must be a whole number, 0 or more.")
+    return int(agent_obsk)
+
+
+def _unbounded(size: int) -> Box:
+    return Box(-np.inf, np.inf, (size,), np.float32)
+
+
+def _restored(env_class: type[MAMuJoCo], settings: Mapping[str, Any], state: Mapping[str, Any]) -> MAMuJoCo:
+    """An unpickled instance."""
+    env = env_class(**settings)
+    env.set_state(state)
+    return env

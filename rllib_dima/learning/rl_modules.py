@@ -1,0 +1,158 @@
+"""DIMA's networks as RLlib modules: the policy, which environment runners hold, and two that only learners hold.
+
+The networks themselves live in `rllib_dima.core`; these classes give each of them a module id, a place in checkpoints
+and, for the policy, the two ways of acting. Only the policy is ever sent to an environment runner.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils import force_list
+from ray.util import log_once
+from torch import nn
+
+from rllib_dima.checkpoint import locate
+from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.networks import Actor, Critic
+from rllib_dima.policy import save_weights
+
+POLICY_ID = "shared_policy"
+CRITIC_ID = "critic"
+WORLD_MODEL_ID = "world_model"
+
+# RLlib builds every MultiRLModule through a class it calls deprecated, and would say so once in every process.
+log_once("RLModule(config=[RLModuleConfig object])")
+
+
+class DIMAModule(TorchRLModule):
+    """A network of `rllib_dima.core` under an RLlib module id; `net` is the network itself.
+
+    `model_config` must hold "layout" (`AgentLayout`) and "hyperparameters" (`Hyperparameters`); `DIMAConfig` puts them
+    there.
+
+    Raises:
+        RuntimeError: if the network cannot be built. (RLlib would report an AttributeError raised here as the use of
+            a deprecated constructor, so the original error is chained under a message that names the module.)
+    """
+
+    net_class: type[nn.Module]
+
+    def setup(self) -> None:
+        """Builds `net` from the layout and the hyperparameters in `model_config`."""
+        self.layout: AgentLayout = self.model_config["layout"]
+        hyperparameters: Hyperparameters = self.model_config["hyperparameters"]
+        try:
+            self.net = self.net_class(self.layout, hyperparameters)
+        except AttributeError as error:
+            raise RuntimeError(f"{type(self).__name__} could not build its network: {error}") from error
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Parameters and buffers by name, copied: RLlib's arrays share memory with a CPU network that trains on."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Loads what `get_state` returned, exactly. (RLlib would round the float64 statistics to float32.)
+
+        Raises:
+            ValueError: the state is that of a network of another size or kind.
+        """
+        try:
+            self.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+        except RuntimeError as error:
+            raise ValueError(
+                f"The saved state does not fit this {type(self).__name__}: it was saved with another environment, "
+                f"model_size or network sizes. Build the algorithm with the same ones. {error}"
+            ) from error
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        raise RuntimeError(
+            f"{type(self).__name__} is not trained through forward_train(): DIMALearner.update() trains `module.net` "
+            "with rllib_dima.core.dima.trainer.Trainer."
+        )
+
+
+class DIMAPolicy(DIMAModule):
+    """The decentralised policy: local observations (B, O) to actions, one set of parameters for all agents."""
+
+    net_class = Actor
+
+    def save_to_path(
+        self,
+        path: str | pathlib.Path | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        filesystem: pyarrow.fs.FileSystem | None = None,
+        use_msgpack: bool = False,
+    ) -> str:
+        """Writes RLlib's files, and beside them those that `rllib_dima.Policy` reads."""
+        place = locate(tempfile.mkdtemp() if path is None else path, filesystem)
+        state = self.get_state() if state is None else state
+        super().save_to_path(place.path, state=state, filesystem=place.filesystem, use_msgpack=use_msgpack)
+        save_weights(place, self.net, {name.removeprefix("net."): value for name, value in state.items()})
+        return place.path
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=True)
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=False)
+
+    @torch.no_grad()
+    def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Any]:
+        """Actions in the order of the batch, computed in the order of the agents.
+
+        RLlib orders the agents of an environment as a Python set does, which is another order in every process. Noise
+        must not depend on that, or the same seed would give another run.
+        """
+        observations = batch[Columns.OBS].float()
+        order = self.layout.agent_index(observations).argsort(stable=True)
+        actions = self.net.act(observations[order], deterministic=deterministic)
+        return {Columns.ACTIONS: actions[order.argsort()]}
+
+
+class DIMACritic(DIMAModule):
+    """The centralised value of the global state; learners only."""
+
+    net_class = Critic
+
+
+class DIMAWorldModel(DIMAModule):
+    """State decoder, diffusion dynamics, reward and termination, and the state statistics; learners only."""
+
+    net_class = WorldModel
+
+
+class DIMAMultiRLModule(MultiRLModule):
+    """The modules of DIMA, of which an inference-only state holds just those that environment runners have."""
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        inference_only: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """State by module id; with `inference_only` without the modules whose spec says `learner_only`.
+
+        RLlib's own `get_state` sends those modules to every environment runner as well, and the built modules do not
+        know that they are for learners only; their specs do.
+        """
+        if inference_only:
+            not_components = force_list(not_components) + self._learner_only_ids()
+        return super().get_state(components, not_components=not_components, inference_only=inference_only, **kwargs)
+
+    def _learner_only_ids(self) -> list[str]:
+        return [module_id for module_id, spec in self.rl_module_specs.items() if spec.learner_only]

@@ -1,0 +1,84 @@
+"""The FSQ autoencoder: its codes, its straight-through gradient, its loss."""
+
+import math
+
+import pytest
+import torch
+from support.core import UNEQUAL, random_observations, randomize, tiny
+
+from rllib_dima.core.dima.state_decoder import StateDecoder
+
+
+def new(**changes):
+    return randomize(StateDecoder(UNEQUAL, tiny(**changes)))
+
+
+def test_codes_lie_on_their_levels():
+    model = randomize(new(decoder_fsq_levels=(8, 6, 5)), scale=1.0)
+    codes = model.encode(torch.randn(5000, 4) * 3)
+    assert codes.shape == (5000, 2, 3) and codes.abs().max() <= 1
+    for channel, levels in enumerate((8, 6, 5)):
+        values = codes[..., channel].unique()
+        assert len(values) == levels
+        steps = values * (levels // 2)
+        assert torch.allclose(steps, steps.round(), atol=1e-5)  # whole numbers over floor(L / 2)
+        assert torch.allclose(steps.diff(), torch.ones(levels - 1), atol=1e-4)
+
+
+def test_gradient_passes_straight_through_the_rounding():
+    model, states = new(decoder_fsq_levels=(8, 6, 5)), torch.randn(7, 4)
+    tokens = model.encoder(states).detach().view(7, 2, 3).requires_grad_()
+    weights = torch.randn(7, 2, 3)
+    (model.quantizer(tokens)[0] * weights).sum().backward()
+    again = tokens.detach().clone().requires_grad_()
+    total = 0.0
+    for channel, levels in enumerate((8, 6, 5)):  # the bounding function alone, without rounding
+        half, offset = (levels - 1) * 1.001 / 2, 0.5 if levels % 2 == 0 else 0.0
+        bounded = torch.tanh(again[..., channel] + math.atanh(offset / half)) * half - offset
+        total = total + (bounded / (levels // 2) * weights[..., channel]).sum()
+    total.backward()
+    assert torch.allclose(tokens.grad, again.grad, atol=1e-5) and tokens.grad.abs().max() > 0.01
+
+
+def test_encoder_is_trained_through_the_code():
+    model = new()
+    model.loss(torch.randn(9, 4), random_observations(UNEQUAL, 9))[0].backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+def test_networks_have_the_papers_shape():
+    model = StateDecoder(UNEQUAL, tiny(decoder_num_layers=3, decoder_hidden_size=16))
+    for network, size_in, size_out in ((model.encoder, 4, 6), (model.decoder, 6, 10)):
+        assert [type(layer).__name__ for layer in network] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+        assert [layer.out_features for layer in network[::2]] == [16, 16, size_out]
+        assert network[0].in_features == size_in
+    assert len(StateDecoder(UNEQUAL, tiny(decoder_num_layers=1)).encoder) == 1
+
+
+@pytest.mark.parametrize("kind", ["squared", "absolute"])
+def test_loss_is_the_mean_error_over_real_entries(kind):
+    model, states, observations = new(decoder_loss=kind), torch.randn(6, 4), random_observations(UNEQUAL, 6)
+    loss, metrics = model.loss(states, observations)
+    predicted, errors = model(states), []
+    for b in range(6):
+        for agent, entries in enumerate([[0, 1, 2, 3, 4], [0, 1, 3, 4]]):  # agent b has 2 of 3 entries, and the id
+            for entry in entries:
+                errors.append(float(predicted[b, agent, entry] - observations[b, agent, entry]))
+    expected = sum(e**2 if kind == "squared" else abs(e) for e in errors) / len(errors)
+    assert math.isclose(loss, expected, rel_tol=1e-5) and metrics["decoder_loss"] == loss
+
+
+def test_padded_entries_are_zero_and_have_exactly_no_influence_on_the_loss():
+    model, states, observations = new(), torch.randn(6, 4), random_observations(UNEQUAL, 6)
+    disturbed = torch.where(UNEQUAL.observation_mask(), observations, torch.tensor(9.0))
+    assert not torch.equal(disturbed, observations)
+    assert torch.equal(model.loss(states, observations)[0], model.loss(states, disturbed)[0])
+    assert not model(states)[:, ~UNEQUAL.observation_mask()].any()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 2)])
+def test_any_leading_axes_give_the_same_observations(shape):
+    model, states = new(), torch.randn(*shape, 4)
+    decoded = model(states)
+    assert decoded.shape == (*shape, 2, 5)
+    assert torch.allclose(decoded.reshape(-1, 2, 5), model(states.reshape(-1, 4)), atol=1e-5)

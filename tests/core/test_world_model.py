@@ -1,0 +1,101 @@
+"""The three models together: what they are fed, and the simulation against a second implementation."""
+
+import pytest
+import torch
+from support.core import DISCRETE, UNEQUAL, random_actions, random_trajectory, randomize, tiny
+
+from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.replay.buffer import ReplayBuffer
+
+
+def new(layout, **changes):
+    model = randomize(WorldModel(layout, tiny(sigma_data=0.4, **changes)), scale=0.5).eval()
+    buffer = ReplayBuffer(layout, 50)
+    buffer.add(random_trajectory(layout, 5, seed=1, terminated=True))
+    buffer.add(random_trajectory(layout, 6, seed=2))
+    model.normalizer.update(buffer.states[:11])
+    return model, buffer
+
+
+def normalized(states, buffer):
+    mean, deviation = buffer.states[:11].mean(0), buffer.states[:11].std(0, correction=0)
+    return (states - mean) / deviation
+
+
+def equal_losses(first, second):
+    torch.manual_seed(0)
+    ours = first()[0]
+    torch.manual_seed(0)
+    assert torch.allclose(ours, second()[0], rtol=1e-4)
+
+
+def test_every_model_learns_from_normalised_states():
+    model, buffer = new(UNEQUAL)
+    w = buffer.windows(torch.arange(11), past=2, future=2)
+    z, next_z = normalized(w.states, buffer), normalized(w.next_states, buffer)
+    equal_losses(lambda: model.dynamics_loss(w), lambda: model.dynamics.loss(z * 0.4, w.actions, next_z * 0.4, w.valid))
+    w = buffer.windows(torch.arange(11), future=3)
+    z = normalized(w.states, buffer)
+    loss = model.reward_termination.loss
+    equal_losses(lambda: model.reward_termination_loss(w), lambda: loss(z, w.actions, w.rewards, w.terminated, w.valid))
+    w = buffer.windows(torch.arange(11))
+    z = normalized(w.states[:, 0], buffer)
+    equal_losses(lambda: model.state_decoder_loss(w), lambda: model.state_decoder.loss(z, w.observations[:, 0]))
+
+
+@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
+@torch.no_grad()
+def test_simulation_equals_a_second_implementation(layout):
+    model, buffer = new(layout)
+    start = buffer.windows(torch.tensor([0, 1, 4, 5, 10]), past=2)
+    joint_actions = random_actions(layout, 4, 5, seed=9)
+    simulation = model.reset(start)
+    assert torch.equal(simulation.observations, start.observations[:, -1])
+    torch.manual_seed(0)
+    imagined = [simulation.step(actions) for actions in joint_actions]
+    assert torch.equal(simulation.states, imagined[-1].states)
+    assert torch.equal(simulation.observations, imagined[-1].observations)
+
+    states = list((normalized(start.states, buffer) * start.valid.unsqueeze(-1)).unbind(1))  # times -2, -1, 0
+    actions = [*start.actions[:, :2].unbind(1), *joint_actions]
+    valid = [*start.valid.unbind(1), *torch.ones(3, 5, dtype=torch.bool)]
+    torch.manual_seed(0)
+    for t, step in enumerate(imagined):
+        past = slice(t, t + 3)  # times t-2, t-1, t
+        context, context_actions = torch.stack(states[past], 1), torch.stack(actions[past], 1)
+        states.append(model.dynamics.sample(context * 0.4, context_actions, torch.stack(valid[past], 1)) / 0.4)
+        rewards, logits = model.reward_termination(torch.stack(states[2:-1], 1), joint_actions[: t + 1].transpose(0, 1))
+        assert torch.allclose(step.states, states[-1], atol=1e-3)
+        assert torch.allclose(step.rewards, rewards[:, -1], atol=1e-3)
+        assert torch.allclose(step.continuations, logits[:, -1].sigmoid(), atol=1e-3)
+        assert torch.equal(step.observations, model.state_decoder(step.states))
+
+
+@torch.no_grad()
+def test_rows_before_an_episodes_start_have_exactly_no_influence():
+    model, buffer = new(UNEQUAL)
+    start = buffer.windows(torch.tensor([0, 1, 5, 6]), past=2)
+    assert not start.valid[:, 0].any()
+    disturbed = start.__class__(**{**vars(start), "states": start.states.clone(), "actions": start.actions.clone()})
+    disturbed.states[~start.valid] = 50.0
+    disturbed.actions[~start.valid] = 50.0
+    results = []
+    for window in (start, disturbed):
+        torch.manual_seed(0)
+        simulation = model.reset(window)
+        results.append([simulation.step(actions).states for actions in random_actions(UNEQUAL, 3, 4)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_state_statistics_are_part_of_the_world_models_checkpoint():
+    model, _ = new(UNEQUAL)
+    other = WorldModel(UNEQUAL, tiny())
+    other.load_state_dict(model.state_dict())
+    states = torch.randn(3, 4)
+    assert torch.equal(other.normalizer(states), model.normalizer(states))
+
+
+def test_a_start_of_another_length_is_refused():
+    model, buffer = new(UNEQUAL)
+    with pytest.raises(AssertionError, match="a start holds L positions"):
+        model.reset(buffer.windows(torch.arange(3), past=1))

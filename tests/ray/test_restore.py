@@ -1,0 +1,170 @@
+"""Restoring: from everywhere a checkpoint can be, and without a trace where it is refused."""
+
+import logging
+import os
+import pathlib
+import pickle
+
+import numpy as np
+import pyarrow.fs
+import pytest
+import ray
+from ray import tune
+from ray.rllib.algorithms.ppo import PPO
+from support.results import reported_numbers
+from support.team import Team, team_config
+
+from rllib_dima import DIMA, Policy
+from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, write_manifest
+from rllib_dima.learning.learner_group import LearnerError
+
+LOCAL = pyarrow.fs.LocalFileSystem()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_running():
+    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    yield
+    ray.shutdown()
+
+
+def save(config, path, iterations=1):
+    algo = config.build()
+    for _ in range(iterations):
+        algo.train()
+    algo.save_to_path(path)
+    algo.stop()
+    return path
+
+
+def everything(algo):
+    """Numbers of the next iteration, and what training depends on after it."""
+    result = algo.train()
+    learner = algo.learner_group._learner
+    modules = {f"{m}/{n}": v for m, part in learner.module.get_state().items() for n, v in part.items()}
+    replay = learner.trainer.replay.state_dict()
+    columns = {name: column.numpy() for name, column in replay["columns"].items()}
+    counters = {name: result[name] for name in ("training_iteration", "iterations_since_restore")}
+    return {"result": dict(reported_numbers(result)), "counters": counters, "modules": modules, "columns": columns}
+
+
+class Numbered(Team):
+    """Agents that are no strings."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.ids = {"left": 0, "right": ("right", 1)}
+        self.agents = self.possible_agents = list(self.ids.values())
+        for spaces in (self.observation_spaces, self.action_spaces):
+            spaces.update({self.ids[name]: spaces.pop(name) for name in ("left", "right")})
+
+    def _observations(self):
+        return {self.ids[name]: value for name, value in super()._observations().items()}
+
+
+def test_places_of_an_algorithms_checkpoint(tmp_path, monkeypatch):
+    """With agents that are no strings, which the policy's description must survive."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    elsewhere = pyarrow.fs.SubTreeFileSystem(str(tmp_path), LOCAL)
+    algo = team_config().environment(Numbered).build()
+    algo.train()
+    assert algo.save_to_path("run/") == str(tmp_path / "run")
+    assert algo.save_to_path(f"file://{tmp_path}/uri/") == str(tmp_path / "uri")
+    assert algo.save_to_path("deep/run", filesystem=elsewhere) == "deep/run"
+    by_tune = algo.save("~/by_tune")
+    assert sorted(os.listdir(tmp_path)) == ["by_tune", "deep", "run", "uri"]
+    with pytest.raises(CheckpointError, match="save_to_path"):
+        algo.save(tune.Checkpoint("deep/run", elsewhere))
+    observations = {0: np.zeros(3), ("right", 1): np.ones(2)}
+    expected = Policy.from_checkpoint("run").act(observations)
+    algo.train()
+    ways = ["run", pathlib.Path("~/run/"), f"file://{tmp_path}/uri", by_tune, tune.Checkpoint("deep/run", elsewhere)]
+    for way in ways:
+        for restore in (algo.restore, algo.restore_from_path):
+            algo.train()
+            restore(way)
+            assert algo.iteration == 1, way
+        np.testing.assert_equal(Policy.from_checkpoint(way).act(observations), expected)
+    algo.restore_from_path("deep/run", filesystem=elsewhere)
+    algo.restore_from_path(f"file://{tmp_path}/uri/learner_group/learner", component="learner_group/learner")
+    algo.stop()
+    for way in (ways[0], ways[-1]):
+        restored = DIMA.from_checkpoint(way)
+        assert restored.iteration == 1
+        restored.stop()
+
+
+def _rewrite(name, content):
+    """A checkpoint that is whole by its manifest, with a file that cannot be read."""
+
+    def rewrite(path):
+        (path / name).write_bytes(content)
+        (path / MANIFEST_FILE_NAME).unlink()
+        write_manifest(path)
+
+    return rewrite
+
+
+def _make_foreign(path):
+    (path / MANIFEST_FILE_NAME).unlink()
+    (path / "class_and_ctor_args.pkl").write_bytes(pickle.dumps({"class": PPO}))
+
+
+REFUSALS = {
+    "missing": (team_config(), lambda path: path.rename(path.with_name("moved")), CheckpointError),
+    "without manifest": (team_config(), lambda path: (path / MANIFEST_FILE_NAME).unlink(), CheckpointError),
+    "damaged": (team_config(), lambda path: (path / "algorithm_state.pkl").write_bytes(b""), CheckpointError),
+    "foreign": (team_config(), _make_foreign, CheckpointError),
+    "other policy": (team_config(actor_hidden_size=12), None, ValueError),
+    "other critic": (team_config(critic_hidden_size=12), None, ValueError),
+    "other world model": (team_config(reward_embedding_size=16), None, ValueError),
+    "other capacity": (team_config(replay_capacity=400), None, ValueError),
+    "other actions": (team_config({"discrete": True}), None, ValueError),
+    "other agents": (team_config().environment(Numbered), None, ValueError),
+    "broken replay": (team_config(), _rewrite("learner_group/learner/replay_buffer.pt", b"x"), Exception),
+    "broken optimisers": (team_config(), _rewrite("learner_group/learner/state.pkl", b"x"), pickle.UnpicklingError),
+    "broken runner": (team_config(), _rewrite("env_runner/state.pkl", b"x"), pickle.UnpicklingError),
+    "broken state": (team_config(), _rewrite("algorithm_state.pkl", b"x"), pickle.UnpicklingError),
+    "wrong state": (team_config(), _rewrite("algorithm_state.pkl", pickle.dumps({"collected": {}})), KeyError),
+}
+
+
+@pytest.fixture(scope="module")
+def twins():
+    """Two algorithms that train alike."""
+    pair = [team_config().build() for _ in range(2)]
+    for algo in pair:
+        algo.train()
+    yield pair
+    for algo in pair:
+        algo.stop()
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refused_restore_leaves_no_trace(twins, case, tmp_path):
+    """Episodes are in flight, which this environment could not restore, and replay links them to their next steps."""
+    config, damage, error = REFUSALS[case]
+    path = save(config.copy(copy_frozen=False), tmp_path / "run", iterations=2)
+    if damage is not None:
+        damage(path)
+    tried, untouched = twins
+    times = tried._time_total, tried._time_since_restore
+    for restore in (tried.restore, tried.restore_from_path):
+        with pytest.raises(error):
+            restore(path)
+        assert (tried._time_total, tried._time_since_restore) == times
+    np.testing.assert_equal(everything(tried), everything(untouched))
+
+
+def test_refused_restore_leaves_no_trace_in_remote_actors(tmp_path):
+    path = save(team_config(critic_hidden_size=12), tmp_path / "run")
+    pair = [team_config().env_runners(num_env_runners=1).learners(num_learners=1).build() for _ in range(2)]
+    for algo in pair:
+        algo.train()
+    with pytest.raises(LearnerError, match="another environment, model_size or network sizes"):
+        pair[0].restore_from_path(path)
+    tried, untouched = (dict(reported_numbers(algo.train())) for algo in pair)
+    assert tried == untouched and len(tried) > 20
+    for algo in pair:
+        algo.stop()

@@ -1,0 +1,94 @@
+"""Small teams, hyperparameters and episodes that the tests of the core share."""
+
+import numpy as np
+import torch
+
+from rllib_dima.core.dima.trainer import Trainer
+from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.networks import Actor, Critic
+from rllib_dima.core.replay.data import Trajectory
+
+# Agents of different sizes, and agents that choose among different numbers of actions.
+UNEQUAL = AgentLayout(("a", "b"), 4, (3, 2), (2, 1), "continuous", appends_agent_id=True)
+DISCRETE = AgentLayout(("a", "b", "c"), 4, (2, 3, 3), (3, 2, 4), "discrete", appends_agent_id=True)
+
+TINY = {
+    "replay_capacity": 200,
+    "decoder_hidden_size": 16,
+    "decoder_num_tokens": 2,
+    "decoder_batch_size": 8,
+    "decoder_updates_per_iteration": 2,
+    "dynamics_channels": 8,
+    "dynamics_group_size": 4,
+    "dynamics_num_levels": 2,
+    "dynamics_blocks_per_level": 1,
+    "dynamics_condition_size": 8,
+    "dynamics_action_size": 8,
+    "dynamics_batch_size": 8,
+    "dynamics_updates_per_iteration": 2,
+    "reward_embedding_size": 8,
+    "reward_num_layers": 2,
+    "reward_num_heads": 2,
+    "reward_batch_size": 4,
+    "reward_updates_per_iteration": 2,
+    "imagination_horizon": 4,
+    "num_imagined_rollouts": 6,
+    "policy_updates_per_iteration": 2,
+    "ppo_epochs": 2,
+    "actor_hidden_size": 8,
+    "critic_hidden_size": 8,
+}
+
+
+def tiny(**changes):
+    """Hyperparameters of networks that train in milliseconds."""
+    return Hyperparameters(**{**TINY, **changes})
+
+
+def randomize(module, seed=0, scale=0.3):
+    """Gives every parameter a value, so that nothing is hidden by an initialisation with zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return module
+
+
+def random_actions(layout, *shape, seed=0):
+    """(*shape, N, A) executed actions: in [-1, 1] or one-hot, zero where padded."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(*shape, layout.num_agents, layout.action_size, generator=generator) * layout.action_mask()
+    if layout.is_discrete:
+        return torch.nn.functional.one_hot(scores.argmax(-1), layout.action_size).float()
+    return (2 * scores - 1) * layout.action_mask()
+
+
+def random_observations(layout, *shape, seed=0):
+    """(*shape, N, O) padded observations that end in the one-hot agent id."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(*shape, layout.num_agents, layout.observation_size, generator=generator)
+    values = values * layout.observation_mask()
+    values[..., -layout.num_agents :] = torch.eye(layout.num_agents)
+    return values
+
+
+def random_trajectory(layout, length, seed=0, **flags):
+    """A chunk of `length` steps full of random numbers."""
+    random = np.random.default_rng(seed)
+    return Trajectory(
+        episode_id=flags.pop("episode_id", f"episode {seed}"),
+        states=random.normal(2.0, 3.0, (length + 1, layout.state_size)).astype(np.float32),
+        observations=random_observations(layout, length, seed=seed).numpy(),
+        actions=random_actions(layout, length, seed=seed).numpy(),
+        rewards=random.normal(size=length).astype(np.float32),
+        **flags,
+    )
+
+
+def new_trainer(layout, hp, seed=0, network_seed=0, **arguments):
+    """A trainer of freshly initialised networks."""
+    torch.manual_seed(network_seed)
+    networks = [network(layout, hp).to(arguments.get("device", "cpu")) for network in (Actor, Critic, WorldModel)]
+    return Trainer(layout, hp, *networks, seed=seed, **arguments)
