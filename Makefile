@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow benchmark-gpu lint format clean
+.PHONY: install quickstart test test-slow dist-test benchmark-gpu lint format clean
 
 install: $(INSTALLED)
 
@@ -24,6 +24,16 @@ test: lint
 
 test-slow: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m slow
+
+# What users get: the wheel, built from the source distribution, in an environment that sees nothing of this checkout.
+dist-test: install
+	rm -rf build/dist build/fresh
+	$(BIN)/python -m build --outdir build/dist
+	$(PYTHON) -m venv build/fresh
+	build/fresh/bin/python -m pip install --quiet --upgrade pip
+	build/fresh/bin/pip install --quiet -c constraints.txt -c constraints-torch.txt build/dist/*.whl
+	cd build/fresh && OMP_NUM_THREADS=1 bin/rllib example run dima_halfcheetah_2x3_nano \
+		--stop '{"training_iteration": 2}' --storage-path "$$PWD/results"
 
 # Parity of accelerated and eager steps first, then the tables; some minutes. Needs a PyTorch with CUDA:
 # on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.

@@ -11,9 +11,22 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="reinforcement-learning multi-agent world-model diffusion ray rllib pytorch mujoco dima",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2505.20922"},
     packages=[*find_packages(include=["rllib_dima", "rllib_dima.*"]), "rllib_dima.tuned_examples"],
     package_dir={"rllib_dima.tuned_examples": "tuned_examples"},  # `rllib example` looks for it there
-    package_data={"rllib_dima.tuned_examples": ["*.yaml"]},
+    package_data={"rllib_dima": ["py.typed"], "rllib_dima.tuned_examples": ["*.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "ray[rllib]>=2.60,<2.61",
@@ -28,7 +41,7 @@ setup(
     ],
     extras_require={
         "plots": ["matplotlib>=3.8", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
-        "dev": ["pytest>=8", "ruff>=0.8", "mpe2>=1.1"],
+        "dev": ["pytest>=8", "ruff>=0.8", "mpe2>=1.1", "build>=1.2", "pre-commit>=3"],
     },
     entry_points={"console_scripts": ["rllib = rllib_dima.cli:main"]},
 )
