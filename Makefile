@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow dist-test benchmark-gpu lint format clean
+.PHONY: install quickstart test test-slow dist-test benchmark-gpu docs docs-serve lint format clean
 
 install: $(INSTALLED)
 
@@ -42,6 +42,17 @@ benchmark-gpu:
 	$(PYTHON_GPU) -m pytest -q tests/core/test_accelerated.py
 	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile --updates 40 --warmup 4
 
+# The site, in site/; fails on a broken link.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+$(VENV)/.installed-docs: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt -c constraints-torch.txt -e ".[docs]"
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +62,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """How large is each network, per preset?
 
-python benchmarks/model_sizes.py                              # prints the table of the README
+python benchmarks/model_sizes.py                              # prints the table of docs/hardware.md
 """
 
 from __future__ import annotations
