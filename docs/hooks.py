@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 MARKER = "<!-- hyperparameters of DIMA -->"
-COLUMNS = ("hyperparameter", "default", "range", "symbol", "what it does")
+COLUMNS = ("hyperparameter, symbol", "default", "range", "what it does")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -27,7 +27,8 @@ def hyperparameter_table() -> str:
         values = [f"`{default}`"]
         values += [f"{n}: `{getattr(o, field.name)}`" for n, o in others.items() if getattr(o, field.name) != default]
         about = field.metadata
-        rows.append((f"`{field.name}`", "<br>".join(values), _range(about), about["symbol"], about["doc"]))
+        name = f"`{field.name}`" + (f"<br>{about['symbol']}" if about["symbol"] else "")
+        rows.append((name, "<br>".join(values), _range(about), about["doc"]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
