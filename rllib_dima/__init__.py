@@ -50,7 +50,7 @@ def register_whenever_ray_starts() -> None:
     import ray
 
     register()
-    ray._private.worker._post_init_hooks.append(register)
+    ray._private.worker._post_init_hooks.append(register)  # pyright: ignore[reportAttributeAccessIssue]: unlisted
 
 
 def __getattr__(name: str) -> Any:

@@ -154,7 +154,7 @@ def save_weights(folder: Place, actor: Actor, weights_by_name: Mapping[str, np.n
     """
     description = {"layout": dataclasses.asdict(actor.layout), "hyperparameters": dataclasses.asdict(actor.hp)}
     weights = io.BytesIO()
-    np.savez(weights, **weights_by_name)
+    np.savez(weights, **weights_by_name)  # pyright: ignore[reportArgumentType]: no array is called allow_pickle
     files = {
         DESCRIPTION_FILE_NAME: json.dumps(description, default=_plain).encode(),
         WEIGHTS_FILE_NAME: weights.getbuffer(),

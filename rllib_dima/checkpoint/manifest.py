@@ -67,7 +67,7 @@ def write_manifest(folder: pathlib.Path) -> None:
         algorithm=ALGORITHM,
         format_version=FORMAT_VERSION,
         versions={name: version(name) for name in ("rllib_dima", "ray", "torch")},
-        files={name: _fingerprint(folder / name) for name in _files(folder)},
+        files={name: _fingerprint(folder / name) for name in _files(folder)},  # pyright: ignore[reportArgumentType]: they exist
     )
     (folder / MANIFEST_FILE_NAME).write_text(manifest.model_dump_json(indent=1))
 

@@ -107,18 +107,23 @@ class CooperativeEnv(MultiAgentEnv):
 
     observations_identify_agent = True
 
+    possible_agents: list[Any]
+    agents: list[Any]
+    observation_spaces: dict[Any, gymnasium.Space]
+    action_spaces: dict[Any, gymnasium.Space]
+
     def __init__(
         self, env: MultiAgentEnv, team_reward: TeamReward = "shared", state: StateSource = "environment"
     ) -> None:
         require_multi_agent(env)
         check_name(team_reward, TEAM_REWARDS, "team_reward")
         check_name(state, STATE_SOURCES, "state in env_config")
-        self.env = env
+        self.env: Any = env  # it may have state(), get_state() and more than the class that RLlib wants
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
         self.possible_agents = ordered_agents(env)
         self.agents = list(self.possible_agents)
         super().__init__()
-        self._team_reward = team_reward
+        self._team_reward: TeamReward = team_reward
         self._actions = {agent: agent_action(agent, env.get_action_space(agent)) for agent in self.agents}
         require_one_kind(self._actions)
         self._offers_state = state == "environment" and offers_state(env)
@@ -329,13 +334,14 @@ class CooperativeEnv(MultiAgentEnv):
         self.env.close()
 
     def _reset_env(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
-        for attempt in range(1, RESET_ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
                 return self.env.reset(seed=seed, options=options)
             except SimulationError as error:
                 if attempt == RESET_ATTEMPTS:
                     raise SimulationError(f"The simulator broke down in {attempt} resets in a row: {error}") from error
-            seed = None  # the same seed would do the same again
+            attempt, seed = attempt + 1, None  # the same seed would do the same again
 
     def _broken_step(self, error: SimulationError) -> tuple[dict, dict, dict, dict, dict]:
         observations = dict(zip(self.agents, self._observations.copy(), strict=True))
@@ -630,7 +636,7 @@ def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> fl
         return sum(rewards.values()) / (len(rewards) if team_reward == "mean" else 1)
     low, high = min(rewards.values()), max(rewards.values())
     if high - low > SHARED_REWARD_TOLERANCE * max(1.0, abs(low), abs(high)):
-        lowest, highest = min(rewards, key=rewards.get), max(rewards, key=rewards.get)
+        lowest, highest = min(rewards, key=rewards.__getitem__), max(rewards, key=rewards.__getitem__)
         raise ContractError(
             f"The agents' rewards differ: {low} of agent {lowest!r}, {high} of agent {highest!r}. DIMA is for "
             "cooperative tasks, with one reward for the team.",

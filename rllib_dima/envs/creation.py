@@ -43,7 +43,7 @@ def create_team(env: Any, env_config: Mapping[str, Any]) -> tuple[MultiAgentEnv,
         ValueError: an unknown value of a setting of `CooperativeEnv`.
     """
     settings = wrapper_settings(env_config)
-    own = env_config if isinstance(env_config, EnvContext) else EnvContext(env_config, worker_index=0)
+    own = env_config if isinstance(env_config, EnvContext) else EnvContext(dict(env_config), worker_index=0)
     own = own.copy_with_overrides()
     for key in settings:
         del own[key]
@@ -90,7 +90,7 @@ def as_multi_agent_env(env: Any, use_state: bool = True) -> MultiAgentEnv:
     """
     *around, base = layers(env)
     if isinstance(base, (ParallelEnv, AECEnv)):
-        return PettingZooEnv(base, use_state)
+        return PettingZooEnv(base, use_state)  # pyright: ignore[reportArgumentType]: it refuses an AECEnv
     if type(env) is ParallelPettingZooEnv:
         return PettingZooEnv(env.par_env, use_state, given=env)
     if isinstance(base, ParallelPettingZooEnv):  # with something of the user's around it
@@ -100,7 +100,7 @@ def as_multi_agent_env(env: Any, use_state: bool = True) -> MultiAgentEnv:
     if isinstance(base, gymnasium.Env) and not isinstance(base, MultiAgentEnv) and joint_agents(env):
         return GymnasiumTeam(env)
     require_multi_agent(base)
-    return GymnasiumTeam(env) if around else base
+    return GymnasiumTeam(env) if around else base  # pyright: ignore[reportReturnType]: the line above checks it
 
 
 def _create(env: Any, env_config: EnvContext) -> Any:

@@ -97,10 +97,10 @@ class GymnasiumTeam(TeamAdapter):
             Observations, rewards, terminated and truncated flags and infos by agent; a flag for all under "__all__".
         """
         actions = tuple(action_dict[agent] for agent in self.agents) if self._acts_in_tuples else dict(action_dict)
-        observations, rewards, *flags, infos = self.env.step(actions)
+        observations, rewards, terminateds, truncateds, infos = self.env.step(actions)
         if _is_one(rewards):
             rewards = dict.fromkeys(self.agents, rewards)
-        flags = [self._flags(flag) for flag in flags]
+        flags = self._flags(terminateds), self._flags(truncateds)
         return _by_agent(observations, self.agents), _by_agent(rewards, self.agents), *flags, self._infos(infos)
 
     @property
@@ -162,7 +162,7 @@ def _first(candidates: list, name: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
-def _space(env: Any, kind: str, agent: Any) -> gymnasium.Space | None:
+def _space(env: Any, kind: str, agent: Any) -> Any:
     """An agent's space as the outermost layer tells it that has changed any."""
     if hasattr(env, f"get_{kind}_space"):
         return getattr(env, f"get_{kind}_space")(agent)

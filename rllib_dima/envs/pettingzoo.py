@@ -125,14 +125,14 @@ class ParallelTeam(ParallelEnv):
     """
 
     def __init__(self, env: MultiAgentEnv) -> None:
-        self.env = env
+        self.env: Any = env  # it may have state(), get_state() and set_state()
         self.metadata = {"name": type(env).__name__, **env.metadata}
         self.render_mode = env.render_mode
         self.possible_agents, self.agents = list(env.possible_agents), []
         self.observations_identify_agent = getattr(env, "observations_identify_agent", False)
         self._has_state = offers_state(env)
         if self._has_state:
-            self.state_space = env.state_space
+            self.state_space = self.env.state_space
 
     def observation_space(self, agent: Any) -> gymnasium.Space:
         """The agent's own observation space, the same object at every call."""

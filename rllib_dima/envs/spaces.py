@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from rllib_dima.core.layout import ActionKind
+
 LARGEST = 1e15
 """What an observation, a state or a reward may not exceed: the learner squares them and adds up to 1e8 squares, in
 float32, which ends at 3.4e38."""
@@ -108,7 +110,7 @@ class BoxAction:
         ContractError: a bound is infinite, or the entries are integers.
     """
 
-    kind = "continuous"
+    kind: ActionKind = "continuous"
 
     def __init__(self, agent: object, space: Box) -> None:
         self.size = box_size(space, f"The action space of agent {agent!r}")
@@ -160,7 +162,7 @@ class DiscreteAction:
         size: number of choices the agent really has.
     """
 
-    kind = "discrete"
+    kind: ActionKind = "discrete"
 
     def __init__(self, agent: object, space: Discrete) -> None:
         self.size = int(space.n)

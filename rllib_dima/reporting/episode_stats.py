@@ -24,6 +24,7 @@ class EpisodeStats(ItemSeriesStats):
     tasks, so most reports would otherwise have none.
     """
 
+    items: list[float]
     reduce_episodes: ClassVar[Callable[[list[float]], float]]
 
     def __init__(self, window: int, **kwargs: Any) -> None:

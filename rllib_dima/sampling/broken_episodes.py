@@ -22,7 +22,7 @@ def breakdown(episode: MultiAgentEpisode) -> str | None:
     """Why the simulator broke down in the last step of an episode, or of this chunk of it; None if it did not."""
     if not episode.is_truncated:
         return None
-    last = (agent.infos.data[-1] for agent in episode.agent_episodes.values())
+    last = (agent.infos.data[-1] for agent in episode.agent_episodes.values())  # pyright: ignore[reportIndexIssue]: a list
     return next((info[SIMULATION_ERROR] for info in last if info and SIMULATION_ERROR in info), None)
 
 

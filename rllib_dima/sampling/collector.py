@@ -135,7 +135,8 @@ class Collector:
         self._breakdowns.check(share[0])
 
     def _give_up_in_time(self) -> None:
-        late, timeout = self._group._worker_manager.late(), self._config.sample_timeout_s
+        manager: Any = self._group._worker_manager  # RunnerManager has put itself there
+        late, timeout = manager.late(), self._config.sample_timeout_s
         if late and self._waited_in_vain_s >= GIVE_UP_AFTER * timeout:
             raise RuntimeError(
                 f"No environment runner returned a step for {GIVE_UP_AFTER} times sample_timeout_s ({timeout:g}), "

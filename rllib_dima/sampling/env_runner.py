@@ -91,6 +91,8 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
     episodes in flight can be saved and restored.
     """
 
+    env: TeamVector | None
+
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self._noise_seed = self._seed if self._seed is not None else int.from_bytes(os.urandom(4), "little")
@@ -164,7 +166,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
     def make_module(self) -> None:
         """Builds the policy, in evaluation mode from the start."""
         super().make_module()
-        self.module.foreach_module(lambda _, module: module.eval())
+        self.module.foreach_module(lambda _, module: module.eval())  # pyright: ignore[reportAttributeAccessIssue]: torch's
 
     def get_spaces(self) -> dict[str, Any]:
         """RLlib's spaces by module id, and the `AgentLayout` under `LAYOUT_KEY` for the learners' networks."""
@@ -245,7 +247,7 @@ class DIMAEnvRunner(MultiAgentEnvRunner):
         for name in _RUNNING:
             setattr(self, name, running[name])
 
-    def _new_episode(self, env_index: int, episodes: list[MultiAgentEpisode] | None = None) -> None:
+    def _new_episode(self, env_index: int, episodes: list[MultiAgentEpisode | None] | None = None) -> None:
         """As in RLlib, but with the spaces of the team, not of the user's environment within it."""
         episodes = self._ongoing_episodes if episodes is None else episodes
         team = self.env.envs[env_index]

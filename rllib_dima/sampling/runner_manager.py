@@ -47,7 +47,7 @@ class RunnerManager(FaultTolerantActorManager):
     def name(self, runner: int) -> str:
         """The runner's number, process and machine."""
         # Ray's own table, because a runner that hangs cannot be asked.
-        known = ray._private.state.actors(self._actors[runner]._actor_id.hex())
+        known = ray._private.state.actors(self._actors[runner]._actor_id.hex())  # pyright: ignore[reportAttributeAccessIssue]
         return f"{self._kind} runner {runner} (process {known['Pid']} on {known['Address']['IPAddress']})"
 
     def late(self) -> str:

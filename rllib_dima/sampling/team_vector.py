@@ -39,6 +39,8 @@ class TeamVector(VectorMultiAgentEnv):
         resting: by team, whether it has ended all of them.
     """
 
+    envs: list[CooperativeEnv]
+
     def __init__(self, teams: Sequence[CooperativeEnv]) -> None:
         super().__init__()
         self.envs, self.num_envs = list(teams), len(teams)

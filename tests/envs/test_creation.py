@@ -177,8 +177,8 @@ def test_gymnasiums_ids_take_keywords_and_keep_their_time_limit():
     assert team.unwrapped.given == {"size": 4, "render_mode": None}
     assert team.spec.max_episode_steps == 5
     assert create_team("DimaPair-v0", {"max_episode_steps": 7})[0].spec.max_episode_steps == 7
-    DIMAConfig().environment("test_envs_creation:DimaPair-v0").validate()  # imported first, also in remote runners
-    assert create_team("test_envs_creation:DimaPair-v0", {})[0].spec.max_episode_steps == 5
+    DIMAConfig().environment("test_creation:DimaPair-v0").validate()  # imported first, also in remote runners
+    assert create_team("test_creation:DimaPair-v0", {})[0].spec.max_episode_steps == 5
 
 
 @pytest.mark.parametrize("env", [Config, Keywords, lambda config: Config(config), lambda: Pair()])

@@ -48,6 +48,8 @@ class SumActionEncoder(ActionSetEncoder):
         output_size: E.
     """
 
+    action_mask: torch.Tensor
+
     def __init__(
         self, num_steps: int, num_agents: int, action_mask: torch.Tensor, hidden_size: int, output_size: int
     ) -> None:

@@ -27,6 +27,11 @@ class RunningStatistics(nn.Module):
     MIN_VARIANCE = 1e-8  # below it an entry is constant, which says nothing either
     TRIMMED = 50  # one value in so many
 
+    count: torch.Tensor
+    mean: torch.Tensor
+    sum_of_squares: torch.Tensor
+    num_outliers: torch.Tensor
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -71,6 +76,9 @@ class StateNormalizer(RunningStatistics):
         state_size: S.
     """
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, state_size: int) -> None:
         super().__init__(state_size)
         self.register_buffer("shift", torch.zeros(state_size, dtype=torch.float32))
@@ -104,6 +112,11 @@ class RewardNormalizer(RunningStatistics):
     """
 
     BAND = 16.0  # MAMuJoCo's deviations are 0.4 to 5 and Bi-DexHands' 0.1 to 0.5, except for the pen's 0.0002
+
+    offset: torch.Tensor
+    scale: torch.Tensor
+    lowest: torch.Tensor
+    highest: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__(1)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch.distributions import Beta, Categorical, Normal
-
-if TYPE_CHECKING:
-    pass
 
 
 class PolicyDistribution(Protocol):
@@ -16,15 +13,19 @@ class PolicyDistribution(Protocol):
 
     def sample(self) -> torch.Tensor:
         """Actions, (..., A) before clipping or (...) int64."""
+        ...
 
     def deterministic(self) -> torch.Tensor:
         """The action of the deterministic policy: the mean, or the likeliest choice. Shaped as `sample`'s."""
+        ...
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """(...)."""
+        ...
 
     def entropy(self) -> torch.Tensor:
         """(...)."""
+        ...
 
 
 class MaskedGaussian:

@@ -16,6 +16,10 @@ class ValueNormalizer(nn.Module):
 
     MIN_VARIANCE = 1e-2
 
+    mean: torch.Tensor
+    mean_square: torch.Tensor
+    weight: torch.Tensor
+
     def __init__(self, beta: float, enabled: bool = True) -> None:
         super().__init__()
         self.beta, self.enabled = beta, enabled

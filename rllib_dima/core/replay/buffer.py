@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -194,7 +195,7 @@ class ReplayBuffer:
         columns = {name: self._out(getattr(self, name)[rows]) for name in _COLUMNS}
         return Window(**columns, valid=self._out(valid))
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """All stored transitions and the bookkeeping, as tensors on the CPU."""
         names = (*_COLUMNS, "previous", "following")
         columns = {name: getattr(self, name)[: len(self)].to("cpu", copy=True) for name in names}
@@ -205,7 +206,7 @@ class ReplayBuffer:
             "open_episodes": dict(self._open_episodes),
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
 
         Raises:

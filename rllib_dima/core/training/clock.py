@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ class PhaseClock:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._spans: list[tuple[str, object, object]] = []
+        self._spans: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -37,7 +38,7 @@ class PhaseClock:
             seconds[phase] = seconds.get(phase, 0.0) + elapsed
         return seconds
 
-    def _now(self) -> object:
+    def _now(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)

@@ -137,20 +137,20 @@ class RecordedStep:
         self._num_calls += 1
         if self._num_calls <= self.NUM_WARMUP_CALLS:
             return _on_side_stream(self._step, inputs)
-        if self._graph is None:
-            self._record(inputs)
+        graph = self._graph or self._record(inputs)
         for kept, given in zip(self._inputs, inputs, strict=True):
             if kept is not given:
                 kept.copy_(given)
-        self._graph.replay()
+        graph.replay()
         return self._outputs
 
-    def _record(self, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _record(self, inputs: tuple[torch.Tensor, ...]) -> torch.cuda.CUDAGraph:
         """Recording executes nothing, so that the replay which follows is the call's one execution."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._outputs = self._step(*inputs)
         self._graph, self._inputs = graph, inputs
+        return graph
 
 
 class FasterStep:
@@ -177,7 +177,7 @@ class FasterStep:
         variant = next(v for v in self._variants if len(self._seconds[v]) < self.NUM_TIMED_CALLS)
         try:
             return self._try(variant, inputs)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]: lazy
             logger.warning(f"torch.compile failed for {self._name}, which goes on without it: {error}")
             self._choose("cuda_graphs")
             return self(*inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class ModelOptimizer:
         self,
         name: str,
         model: nn.Module,
-        optimizer_class: type[torch.optim.Optimizer],
+        optimizer_class: Callable[..., torch.optim.Optimizer],
         lr: float,
         grad_clip: float,
         weight_decay: float = 0.0,
@@ -74,14 +75,14 @@ class ModelOptimizer:
         self._optimizer.step()
         return norm
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """A copy of the moments, and the number of updates; the same on every device."""
         state = copy.deepcopy(self._optimizer.state_dict())
         for group in state["param_groups"]:
             group.update(lr=self._present_lr, capturable=False)
         return {"optimizer": state, "num_updates": self.num_updates}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`, except for the learning rate, which stays the configured one.
 
         The moments become new tensors, so what was captured with the old ones must be captured anew.

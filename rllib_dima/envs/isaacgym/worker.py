@@ -159,7 +159,7 @@ class Simulator:
         actions = np.frombuffer(payload, np.float32).reshape(2, 1, -1).copy()  # (agents, environments, A)
         tensors = [self._torch.from_numpy(action).to(self._env.task.device) for action in actions]
         observations, states, rewards, dones, _, _ = self._env.step(tensors)
-        return self._result(to_numpy(rewards)[0, 0, 0], to_numpy(dones).any(), states, observations)
+        return self._result(to_numpy(rewards)[0, 0, 0], bool(to_numpy(dones).any()), states, observations)
 
     def _result(self, reward: float, done: bool, states: Any, observations: Any) -> bytes:
         """The state is that of the first agent: all agents' are the same."""
