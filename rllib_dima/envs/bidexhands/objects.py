@@ -12,6 +12,9 @@ Parts of an object do not collide with each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import mujoco
 import numpy as np
 
@@ -90,12 +93,14 @@ def _set_empty_mass(body: mujoco.MjsBody, mass: float) -> None:
         body.mass, body.inertia, body.explicitinertial = mass, [mass] * 3, True
 
 
-def _add_joint(body: mujoco.MjsBody, name: str, kind: mujoco.mjtJoint, axis: tuple, **attributes: float) -> None:
+def _add_joint(body: mujoco.MjsBody, name: str, kind: mujoco.mjtJoint, axis: tuple, **attributes: Any) -> None:
     """A joint with a spring to zero and a damper."""
     body.add_joint(name=f"object/{name}", type=kind, axis=axis, springref=0.0, **attributes)
 
 
-def _add_cylinder(body: mujoco.MjsBody, kind: mujoco.mjtGeom, start: tuple, end: tuple, radius: float, **look) -> None:
+def _add_cylinder(
+    body: mujoco.MjsBody, kind: mujoco.mjtGeom, start: Iterable, end: Iterable, radius: float, **look
+) -> None:
     """A cylinder or capsule between two points."""
     body.add_geom(type=kind, fromto=[*start, *end], size=[radius, 0, 0], **look)
 

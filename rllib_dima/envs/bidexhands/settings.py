@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rllib_dima.core.names import check_name
 
@@ -84,7 +84,7 @@ def _require_count(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r}, but it must be an integer of at least 1.")
 
 
-def _require_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
+def _require_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not low <= value <= high:
         bounds = f" between {low:g} and {high:g}" if math.isfinite(low) or math.isfinite(high) else ""

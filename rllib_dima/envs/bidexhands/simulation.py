@@ -85,7 +85,7 @@ class Simulation:
             if not self.is_stable():
                 return  # collisions of NaN positions take seconds
             if self._spin is not None:
-                self._limit_spin()
+                self._limit_spin(self._spin)
             if substep == last:
                 self._read_forces()
             mujoco.mj_step1(self.model, self.data)
@@ -170,10 +170,10 @@ class Simulation:
         np.subtract(self._rotor_momentum, self._hand_momentum, out=self._damping_force)
         self._damping_force *= HAND_DAMPING
 
-    def _limit_spin(self) -> None:
-        squared = self._spin.dot(self._spin)
+    def _limit_spin(self, spin: np.ndarray) -> None:
+        squared = spin.dot(spin)
         if squared > self.settings.max_object_spin**2:
-            self._spin *= self.settings.max_object_spin / np.sqrt(squared)
+            spin *= self.settings.max_object_spin / np.sqrt(squared)
 
     def _read_forces(self) -> None:
         """Forces of the last substep. Bodies are still where they were when these forces were computed."""

@@ -36,7 +36,7 @@ def default_settings(scenario: Scenario, version: str | None) -> dict[str, Any]:
     version = find_version(scenario, version)
     if version is None:
         return {}
-    env_class = load_env_creator(gymnasium.spec(f"{scenario.model}-{version}").entry_point)
+    env_class = load_env_creator(gymnasium.spec(f"{scenario.model}-{version}").entry_point)  # pyright: ignore[reportArgumentType]: these have one
     parameters = inspect.signature(env_class).parameters.values()
     offered = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in _NOT_OFFERED]
     return {parameter.name: parameter.default for parameter in offered}
@@ -62,7 +62,7 @@ def check_settings(scenario: Scenario, version: str | None, settings: Mapping[st
     return {name: value for name, value in checked.items() if value != defaults[name]}
 
 
-def _plain_value(name: str, value: object, default: object) -> Any:
+def _plain_value(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, bool):
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"{name} is {value!r}, but it must be True or False.")
@@ -78,7 +78,7 @@ def _plain_value(name: str, value: object, default: object) -> Any:
     return float(value)
 
 
-def _range(name: str, value: object, default: tuple[float, float]) -> tuple[float, float]:
+def _range(name: str, value: Any, default: tuple[float, float]) -> tuple[float, float]:
     is_pair = isinstance(value, (tuple, list, np.ndarray)) and len(value) == 2 and all(map(_is_number, value))
     if not is_pair or not value[0] <= value[1]:
         raise ValueError(f"{name} is {value!r}, but it must be a range (low, high), such as {default}.")

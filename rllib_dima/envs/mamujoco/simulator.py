@@ -112,7 +112,7 @@ def _make_segmented(
 ) -> tuple[MujocoEnv, int]:
     from gymnasium_robotics.envs.multiagent_mujoco import many_segment_ant, many_segment_swimmer
 
-    generator = {"Ant": many_segment_ant, "Swimmer": many_segment_swimmer}[scenario.model]
+    generator = {"Ant": many_segment_ant, "Swimmer": many_segment_swimmer}[scenario.model]  # pyright: ignore[reportArgumentType]: a segmented one has it
     num_agents, size = map(int, agent_conf.split("x"))
     with tempfile.TemporaryDirectory(prefix="rllib_dima_") as folder:
         model_file = os.path.join(os.path.abspath(folder), "model.xml")
@@ -125,4 +125,4 @@ def _make_gymnasium(env_id: str, **settings: Any) -> tuple[MujocoEnv, int]:
         # -v4 is what the published numbers were obtained on, so the advice to use -v5 is of no use here.
         warnings.filterwarnings("ignore", f".*The environment {env_id} is out of date", DeprecationWarning)
         env = gymnasium.make(env_id, disable_env_checker=True, **settings)
-    return env.unwrapped, gymnasium.spec(env_id).max_episode_steps
+    return env.unwrapped, gymnasium.spec(env_id).max_episode_steps  # pyright: ignore[reportReturnType]: its tasks have both
