@@ -1,0 +1,18 @@
+"""README and documentation: their code blocks."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page, language):
+    """The fenced blocks of a page that are of a language ("" for commands)."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every command of the pages' blocks, as a list of its words."""
+    lines = (line for page in PAGES for block in blocks(page, "") for line in block.replace("\\\n", "").splitlines())
+    return [line.split("#")[0].split() for line in lines if line.split("#")[0].strip()]
