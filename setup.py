@@ -33,6 +33,7 @@ setup(
         "torch>=2.6",
         "numpy>=1.26",
         "pydantic>=2",
+        "click>=8.2,<9",
         "gymnasium>=1.2,<2",
         "gymnasium-robotics>=1.4,<2",
         "pettingzoo>=1.25,<2",

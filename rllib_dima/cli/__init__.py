@@ -6,39 +6,44 @@ RLlib's own algorithms. Ray is imported only by the commands that need it, so th
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from rllib_dima.cli.arguments import build_parser, parse
-from rllib_dima.cli.errors import FAILED, INTERRUPTED, MISUSED, SUCCEEDED, RunError, UsageError
+import click
+
+from rllib_dima.cli.errors import INTERRUPTED, MISUSED, SUCCEEDED, sentence
+from rllib_dima.cli.evaluate import evaluate
+from rllib_dima.cli.example import example
+from rllib_dima.cli.grammar import Group
+from rllib_dima.cli.train import train
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-        argv: the arguments; those of this process by default.
+    """Runs a command line: the arguments of this process by default.
 
     Returns:
         The exit code: 0, 1 if a run failed, 2 if the usage was wrong, 130 after Ctrl-C.
-
-    Raises:
-        SystemExit: with code 0, after printing help that was asked for.
     """
-    arguments = argparse.Namespace(verbosity=0)
+    context = None
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        code = _run(arguments)
+        with rllib.make_context("rllib", list(sys.argv[1:] if argv is None else argv)) as context:
+            code = rllib.invoke(context)
         sys.stdout.flush()
-        return code
-    except UsageError as error:
-        return _fail(error, arguments, MISUSED)
-    except RunError as error:
-        return _fail(error, arguments, FAILED)
+        return code or SUCCEEDED
+    except click.exceptions.Exit as end:  # after help or versions
+        return end.exit_code
+    except click.ClickException as error:
+        if context is not None and context.meta.get("verbosity"):
+            traceback.print_exception(error)
+        of = getattr(error, "ctx", None)
+        where = "" if of is None else f" See `{of.command_path} --help`."
+        print(f"rllib: {sentence(error.format_message())}{where}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # as in `rllib example list | head -1`
@@ -46,37 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SUCCEEDED
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.command == "train":
-        from rllib_dima.cli.training import train
-
-        return train(arguments)
-    if arguments.command == "evaluate":
-        from rllib_dima.cli.evaluation import evaluate
-
-        return evaluate(arguments)
-    if arguments.command == "example":
-        from rllib_dima.cli.examples import example
-
-        return example(arguments)
-    if arguments.command == "version":
-        return _print_versions()
-    build_parser().print_help()
-    return MISUSED
+@click.group(cls=Group, invoke_without_command=True, context_settings=_SETTINGS)
+@click.option("--version", "versions", is_flag=True, help="Print the versions of this package, Ray and torch.")
+@click.pass_context
+def rllib(context: click.Context, versions: bool) -> int | None:
+    """Train and evaluate RLlib algorithms, DIMA among them."""
+    if versions:
+        context.exit(context.invoke(print_versions))
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        context.exit(MISUSED)
 
 
-def _fail(error: Exception, arguments: argparse.Namespace, code: int) -> int:
-    """Prints an error as one message; with -v also where it came from."""
-    if getattr(arguments, "verbosity", 0):
-        traceback.print_exception(error)
-    print(f"rllib: {error}", file=sys.stderr)
-    return code
-
-
-def _print_versions() -> int:
+@rllib.command("version")
+def print_versions() -> int:
+    """Print the versions of this package, Ray and torch."""
     for package in ("rllib_dima", "ray", "torch", "gymnasium"):
         try:
             print(f"{package} {version(package)}")
         except PackageNotFoundError:
             print(f"{package} is not installed")
     return SUCCEEDED
+
+
+for command in (train, evaluate, example):
+    rllib.add_command(command)

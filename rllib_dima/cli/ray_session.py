@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import rllib_dima
 from rllib_dima.cli.errors import RunError, UsageError
-from rllib_dima.cli.experiment_files import import_code
+from rllib_dima.cli.experiment.files import import_code
 
 _CONNECT_TIMEOUT_S = 10.0
-_MACHINE_FLAGS = ("ray_num_cpus", "ray_num_gpus", "ray_object_store_memory")
 
 
-def prepare(arguments: argparse.Namespace) -> None:
+def prepare(verbosity: int, imports: Iterable[str]) -> None:
     """Makes this process ready for a command: imports RLlib and what the user names, and sets how much they write.
 
     Raises:
         UsageError: what the user names cannot be imported.
     """
     rllib_dima.register()
-    _set_log_levels(arguments.verbosity)
-    for name in arguments.imports:
+    _set_log_levels(verbosity)
+    for name in imports:
         import_code(name)
 
 
@@ -43,14 +41,20 @@ def _set_log_levels(verbosity: int) -> None:
         warnings.filterwarnings("ignore", module="gymnasium")
 
 
-def is_cluster(arguments: argparse.Namespace) -> bool:
+def is_cluster(address: str | None) -> bool:
     """Whether the run is to be on a Ray that was started elsewhere, and may grow while trials wait."""
-    return bool(arguments.ray_address or os.environ.get("RAY_ADDRESS"))
+    return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 @contextmanager
-def ray_session(arguments: argparse.Namespace) -> Iterator[None]:
+def ray_session(address: str | None, is_verbose: bool, has_dashboard: bool, **machine: int | None) -> Iterator[None]:
     """Ray, connected to or started as the flags say; stopped afterwards, unless it ran before.
+
+    Args:
+        address: of a running Ray.
+        is_verbose: whether Ray reports, and prints what trials print.
+        has_dashboard: whether a Ray that is started here has one.
+        **machine: what a Ray that is started here may use of this machine, by the names of `ray.init`; None for all.
 
     Raises:
         UsageError: flags about this machine together with the address of a cluster.
@@ -61,33 +65,20 @@ def ray_session(arguments: argparse.Namespace) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    machine = {flag.removeprefix("ray_"): getattr(arguments, flag) for flag in _MACHINE_FLAGS}
     machine = {name: value for name, value in machine.items() if value is not None}
-    if machine and is_cluster(arguments):
+    if machine and is_cluster(address):
         given = ", ".join(f"--ray-{name.replace('_', '-')}" for name in machine)
         raise UsageError(f"{given} is about a Ray started on this machine, but an address of a running Ray is given.")
-    _start(arguments, machine)
+    try:
+        _check_reachable(address)
+        level = logging.INFO if is_verbose else logging.ERROR
+        ray.init(address, include_dashboard=has_dashboard, logging_level=level, log_to_driver=is_verbose, **machine)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise RunError(f"Could not {f'connect to Ray at {address}' if address else 'start Ray'}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _start(arguments: argparse.Namespace, machine: dict[str, Any]) -> None:
-    import ray
-
-    try:
-        _check_reachable(arguments.ray_address)
-        ray.init(
-            address=arguments.ray_address,
-            include_dashboard=arguments.ray_ui,
-            logging_level=logging.INFO if arguments.verbosity else logging.ERROR,
-            log_to_driver=arguments.verbosity > 0,
-            **machine,
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"connect to Ray at {arguments.ray_address}" if arguments.ray_address else "start Ray"
-        raise RunError(f"Could not {where}: {error}") from error
 
 
 def _check_reachable(address: str | None) -> None:

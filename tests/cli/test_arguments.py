@@ -6,50 +6,82 @@ import sys
 
 import pytest
 
-from rllib_dima.cli import main
-from rllib_dima.cli.arguments import REMOVED_FLAGS, build_parser, parse
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli import main, rllib
+from rllib_dima.cli.grammar import REMOVED_FLAGS, REMOVED_FROM_EVALUATE
 
 
-def test_flags_stand_before_or_after_the_file():
+@pytest.fixture
+def call(monkeypatch):
+    """What a command line hands to the code that runs it: the source or checkpoint, and the flags that were given."""
+
+    def read(line):
+        seen = []
+        for name in ("experiment.running.run_experiments", "episodes.evaluate_checkpoint"):
+            monkeypatch.setattr(f"rllib_dima.cli.{name}", lambda *given, **flags: seen.append((given, flags)))
+        assert main(line) == 0
+        ((given, flags),) = seen
+        return given, {name: value for name, value in flags.items() if value not in (None, False, ())}
+
+    return read
+
+
+def test_flags_stand_before_or_after_the_file(call):
     flags = ["--num-samples", "3", "--stop", '{"training_iteration": 2}', "-vv"]
-    before, after = parse(["train", *flags, "file", "a.yaml"]), parse(["train", "file", "a.yaml", *flags])
-    assert vars(before) == vars(after)
-    assert (before.file, before.verbosity) == ("a.yaml", 2)
-    assert before.spec == {"num_samples": 3, "stop": {"training_iteration": 2}}
+    before, after = call(["train", *flags, "file", "a.yaml"]), call(["train", "file", "a.yaml", *flags])
+    assert (
+        before
+        == after
+        == (
+            ("a.yaml",),
+            {"num_samples": 3, "stop": {"training_iteration": 2}, "verbosity": 2},
+        )
+    )
 
 
-def test_old_and_new_names_of_a_flag_mean_the_same():
-    old = parse(
+def test_old_and_new_names_of_a_flag_mean_the_same(call):
+    old = call(
         ["train", "--algo", "DIMA", "--env", "e", "--local-dir", "/x", "--log-info", "--keep-checkpoints-num", "2"]
     )
-    new = parse(["train", "-r", "DIMA", "-e", "e", "--storage-path", "/x", "-v", "--keep-checkpoints-num=2"])
-    assert vars(old) == vars(new)
-    assert old.spec == {"storage_path": "/x", "keep_checkpoints_num": 2}
+    new = call(["train", "-r", "DIMA", "-e", "e", "--storage-path", "/x", "-v", "--keep-checkpoints-num=2"])
+    assert old == new
+    assert old[0] == ({"DIMA_e": {"run": "DIMA", "env": "e"}},)
+    assert old[1] == {"storage_path": "/x", "keep_checkpoints_num": 2, "verbosity": 1}
 
 
-def test_absent_flags_change_nothing_of_a_file():
-    arguments = parse(["train", "file", "a.yaml"])
-    assert arguments.spec == {}
-    assert (arguments.resume, arguments.imports, arguments.ray_address, arguments.verbosity) == (False, [], None, 0)
-    assert parse(["train", "file", "a.yaml", "--no-checkpoint-at-end"]).spec == {"checkpoint_at_end": False}
+def test_absent_flags_change_nothing_of_a_file(call):
+    assert call(["train", "file", "a.yaml"]) == (("a.yaml",), {})
+    assert call(["train", "file", "a.yaml", "--log-debug"])[1] == {"log_debug": True}
 
 
-def test_numbers_with_an_exponent_are_whole_if_they_can_be():
-    config = parse(["train", "--config", '{"a": 1e3, "b": 1e-4, "c": 25e-1, "d": 2.0, "e": 1e30}']).spec["config"]
+def test_a_flag_that_says_no_is_given(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("rllib_dima.cli.experiment.running.run_experiments", lambda file, **flags: seen.update(flags))
+    for flags, value in (([], None), (["--checkpoint-at-end"], True), (["--no-checkpoint-at-end"], False)):
+        assert main(["train", "file", "a.yaml", *flags]) == 0 and seen["checkpoint_at_end"] is value
+
+
+def test_numbers_with_an_exponent_are_whole_if_they_can_be(call):
+    line = ["train", "--run", "PPO", "--config", '{"a": 1e3, "b": 1e-4, "c": 25e-1, "d": 2.0, "e": 1e30}']
+    config = call(line)[1]["config"]
     assert config == {"a": 1000, "b": 1e-4, "c": 2.5, "d": 2.0, "e": 1e30}
     assert [type(value) for value in config.values()] == [int, float, float, float, float]
 
 
-def test_example_run_takes_the_flags_of_train():
-    arguments = parse(["example", "run", "dima_ant", "--config", '{"seed": 1}'])
-    assert (arguments.name, arguments.spec) == ("dima_ant", {"config": {"seed": 1}})
+def test_example_run_takes_the_flags_of_train(call):
+    (file,), flags = call(["example", "run", "dima_ant", "--config", '{"seed": 1}'])
+    assert (file.name, flags) == ("dima_ant.yaml", {"config": {"seed": 1}})
 
 
-def test_evaluate_has_the_flags_that_the_design_names():
-    arguments = parse(["evaluate", "here", "--episodes", "3", "--render", "--out", "v.mp4", "--seed", "5"])
-    assert (arguments.checkpoint, arguments.episodes, arguments.render) == ("here", 3, True)
-    assert (arguments.out, arguments.seed, arguments.imports) == ("v.mp4", 5, [])
+def test_evaluate_has_the_flags_that_the_design_names(call):
+    given, flags = call(["evaluate", "here", "--episodes", "3", "--render", "--out", "v.mp4", "--seed", "5"])
+    assert given == () and flags == {
+        "checkpoint": "here",
+        "episodes": 3,
+        "render": True,
+        "out": "v.mp4",
+        "seed": 5,
+        "config": {},
+    }
 
 
 @pytest.mark.parametrize(
@@ -61,6 +93,8 @@ def test_evaluate_has_the_flags_that_the_design_names():
         ("train y.yaml", "Did you mean `rllib train file y.yaml`"),
         ("train -f y.yaml", "Did you mean `rllib train file y.yaml`"),
         ("train --file y.yaml", "Did you mean `rllib train file`"),
+        ("train file", "takes one FILE, but has 0"),
+        ("train file a.yaml b.yaml", "takes one FILE, but has 2"),
         ("train PPO", "'PPO'. Known: file. See `rllib train --help`"),
         ("train --version", "Did you mean `rllib version`"),
         ("example --list", "Did you mean `rllib example list`"),
@@ -82,17 +116,17 @@ def test_evaluate_has_the_flags_that_the_design_names():
         ("evaluate here --episode 3", "Did you mean --episodes?"),
         ("evaluate here --output v.mp4", "Did you mean --out?"),
         ("evaluate here --video v.mp4", "Known: --algo, --config, "),
-        ("evaluate", "required: CHECKPOINT"),
-        ("evaluate here there", "unrecognized arguments: there"),
+        ("evaluate", "Missing argument 'CHECKPOINT'. See `rllib evaluate --help`"),
+        ("evaluate here there", "unexpected extra argument (there)"),
         ("train --local-mode", "no local mode any more"),
         ("train --framework=torch", "torch only"),
         ("evaluate here --steps 9", "use --episodes"),
-        ("train --num-samples 0", "at least 1"),
-        ("train --num-samples 1.5", "whole number"),
+        ("train --num-samples 0", "x>=1"),
+        ("train --num-samples 1.5", "not a valid integer"),
         ("train --config {lr:1}", "double quotes"),
         ("train --config 3", "must be a JSON object"),
         ('train --config {"a":1,"a":2}', "'a' occurs twice"),
-        ("example", "required: ACTION"),
+        ("example", "Missing command. See `rllib example --help`"),
     ],
 )
 def test_misuse_is_one_message_and_code_2(line, message, capsys):
@@ -102,11 +136,10 @@ def test_misuse_is_one_message_and_code_2(line, message, capsys):
     assert printed.out == ""
 
 
-def test_every_removed_flag_says_what_to_do_instead():
-    for command, flags in REMOVED_FLAGS.items():
-        for flag in flags:
-            with pytest.raises(UsageError, match="means nothing any more"):
-                parse([command, flag])
+def test_every_removed_flag_says_what_to_do_instead(capsys):
+    lines = [[command, flag] for command in ("train", "evaluate") for flag in REMOVED_FLAGS]
+    for line in [*lines, *(["evaluate", flag] for flag in REMOVED_FROM_EVALUATE), ["example", "run", "--torch"]]:
+        assert main(line) == 2 and f"{line[-1]} means nothing any more" in capsys.readouterr().err
 
 
 def test_without_arguments_the_help_is_printed(capsys):
@@ -120,7 +153,7 @@ def test_version_names_ray_and_this_package(capsys):
         assert "rllib_dima 0." in (printed := capsys.readouterr().out) and "ray 2.60" in printed
 
 
-@pytest.mark.parametrize("command", ["", "train", "train file", "evaluate", "example", "example run"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "example", "example run"])
 def test_help_never_imports_ray(command, tmp_path):
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "__init__.py").write_text("raise SystemExit('Ray was imported')")
@@ -128,15 +161,14 @@ def test_help_never_imports_ray(command, tmp_path):
     line = [sys.executable, "-m", "rllib_dima", *command.split(), "--help"]
     run = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.startswith(f"usage: rllib {command}".rstrip())
+    assert run.stdout.startswith(f"Usage: rllib {command}".rstrip())
 
 
 def test_every_flag_has_a_help_text():
-    def check(parser):
-        for action in parser._actions:
-            if isinstance(action.choices, dict):
-                for child in action.choices.values():
-                    check(child)
-            assert action.help or not action.option_strings, action
+    def check(command):
+        assert command.help
+        assert all(option.help for option in command.params if option.param_type_name == "option")
+        for child in getattr(command, "commands", {}).values():
+            check(child)
 
-    check(build_parser())
+    check(rllib)

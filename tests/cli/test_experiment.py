@@ -11,17 +11,17 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 
 import rllib_dima
 from rllib_dima import DIMA
-from rllib_dima.cli.algorithms import read_settings, settings_of, variants
-from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.experiment import make_experiment
-from rllib_dima.cli.schedulers import make_scheduler
-from rllib_dima.cli.search_space import DISTRIBUTIONS, with_search_spaces
-from rllib_dima.cli.spelling import (
+from rllib_dima.cli.console.spelling import (
     REFUSED_SETTINGS,
     RENAMED_METRICS,
     RENAMED_SETTINGS,
     translate_metric,
 )
+from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.experiment import make_experiment
+from rllib_dima.cli.experiment.algorithms import read_settings, settings_of, variants
+from rllib_dima.cli.experiment.schedulers import make_scheduler
+from rllib_dima.cli.experiment.search_space import DISTRIBUTIONS, with_search_spaces
 
 pytestmark = pytest.mark.usefixtures("registered")
 CARTPOLE = {"run": "PPO", "env": "CartPole-v1"}

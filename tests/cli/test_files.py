@@ -3,7 +3,7 @@
 import pytest
 
 from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.experiment_files import import_code, read_experiments
+from rllib_dima.cli.experiment.files import import_code, read_experiments
 
 YAML = """\
 first:

@@ -19,7 +19,7 @@ from support.team import TINY
 
 from rllib_dima.cli import main
 from rllib_dima.cli.checkpoints import find_checkpoint, require_restorable
-from rllib_dima.cli.progress import ProgressLines
+from rllib_dima.cli.console.progress import ProgressLines
 from rllib_dima.policy import Policy
 
 # The reward depends on the actions and on a number drawn at reset, and every frame tells the step.
@@ -104,7 +104,7 @@ def expected_returns(checkpoint, team, seed, episodes):
 
 
 def test_training_with_a_smaller_stop_writes_a_checkpoint_that_evaluate_loads(results, team_file, tmp_path, capsys):
-    from rllib_dima.cli.experiment_files import import_code
+    from rllib_dima.cli.experiment.files import import_code
 
     checkpoint, video = find_checkpoint(results), tmp_path / "new" / "team.gif"
     assert checkpoint.name == "checkpoint_000000" and (checkpoint / "dima_checkpoint.json").is_file()

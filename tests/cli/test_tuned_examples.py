@@ -9,10 +9,10 @@ import ray
 import rllib_dima
 from rllib_dima import DIMA
 from rllib_dima.cli import main
-from rllib_dima.cli.algorithms import variants
-from rllib_dima.cli.examples import examples_folder, find_example
+from rllib_dima.cli.example import examples_folder, find_example
 from rllib_dima.cli.experiment import make_experiment
-from rllib_dima.cli.experiment_files import read_experiments
+from rllib_dima.cli.experiment.algorithms import variants
+from rllib_dima.cli.experiment.files import read_experiments
 from rllib_dima.envs import ENV_IDS
 
 PAPER = {  # example: environment, environment steps in the paper

@@ -9,7 +9,7 @@ import ray
 from support.fragile import ALWAYS, Fragile, fragile_config
 from support.team import make_runner, trajectories
 
-from rllib_dima.cli import evaluation
+from rllib_dima.cli import episodes
 from rllib_dima.cli.errors import RunError
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.envs import SimulationError, check_env
@@ -95,12 +95,11 @@ def test_check_env_says_what_training_will_do_and_lets_it_be_trained_on():
 @pytest.mark.parametrize(("breaks", "returns"), [({1: 3}, [7.0, 7.0]), (ALWAYS, None)])
 def test_evaluate_says_which_episodes_broke_and_leaves_them_out(breaks, returns, monkeypatch, capsys):
     config = fragile_config(breaks)
-    monkeypatch.setattr(evaluation, "_runner", lambda *_: contextlib.nullcontext(make_runner(config)))
-    arguments = SimpleNamespace(out=None, render=False, episodes=3)
+    monkeypatch.setattr(episodes, "_runner", lambda *_: contextlib.nullcontext(make_runner(config)))
     if returns is None:
         with pytest.raises(RunError, match="broke down in all 3 episodes: the door exploded"):
-            evaluation.run_episodes(None, config, arguments)
+            episodes.run_episodes(None, config, 3)
     else:
-        assert evaluation.run_episodes(None, config, arguments) == returns
+        assert episodes.run_episodes(None, config, 3) == returns
         lines = capsys.readouterr().out.splitlines()
         assert ["broken" in line for line in lines] == [False, True, False] and "episode   3 " in lines[2]

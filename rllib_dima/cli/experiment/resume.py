@@ -10,7 +10,7 @@ import pyarrow.fs
 from rllib_dima.checkpoint import CheckpointError, locate
 from rllib_dima.cli.errors import RunError, UsageError
 from rllib_dima.cli.experiment import merged
-from rllib_dima.cli.spec import flat, options, present_spec
+from rllib_dima.cli.experiment.spec import flat, options, present_spec
 
 FILE_NAME = "rllib_command.json"
 FREE = ("storage_path", "max_concurrent_trials", "time_budget_s")  # may be others when an experiment goes on

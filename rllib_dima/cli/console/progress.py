@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from rllib_dima.cli.console.spelling import KNOWN_METRICS, OTHER_STOPS
 from rllib_dima.cli.errors import RunError
-from rllib_dima.cli.spec import flat
-from rllib_dima.cli.spelling import KNOWN_METRICS, OTHER_STOPS
+from rllib_dima.cli.experiment.spec import flat
 from rllib_dima.core.names import check_name
 from rllib_dima.reporting.progress_line import Progress, progress_line
 

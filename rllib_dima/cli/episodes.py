@@ -1,18 +1,19 @@
-"""`rllib evaluate`: whole episodes with the policy of a checkpoint, and nothing else of it."""
+"""Whole episodes with the policy of a checkpoint, and nothing else of it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config, verify_part
-from rllib_dima.cli.errors import SUCCEEDED, RunError, UsageError, sentence
+from rllib_dima.cli.console import notice
+from rllib_dima.cli.errors import RunError, UsageError, sentence
+from rllib_dima.cli.experiment.algorithms import read_settings
 from rllib_dima.cli.ray_session import prepare
 from rllib_dima.cli.video import film, require_display, show
 
@@ -20,70 +21,85 @@ MODULES_FOLDER = "learner_group/learner/rl_module"
 RUNNER_FOLDER = "env_runner"
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Runs what `rllib evaluate` asks for: prints every return, their mean and their standard deviation.
+def evaluate_checkpoint(
+    checkpoint: str, *, verbosity: int, imports: Iterable[str], film: int | None, episodes: int, **changes: Any
+) -> None:
+    """Prints the return of every episode, their mean and their standard deviation.
 
-    Returns:
-        The exit code, 0.
+    Args:
+        checkpoint: a folder, as `find_checkpoint` takes it.
+        verbosity: how much RLlib writes.
+        imports: modules and files to import first.
+        film: how many episodes a video shows.
+        episodes: to run.
+        **changes: as `evaluation_config` takes them.
 
     Raises:
         UsageError: there is no such checkpoint, or a setting does not fit it.
         RunError: the checkpoint cannot be loaded, or an episode failed.
     """
-    checkpoint = find_checkpoint(arguments.checkpoint)
-    if arguments.out is not None:
+    folder, out, render = find_checkpoint(checkpoint), changes["out"], changes["render"]
+    if out is not None:
         _render_without_display()
-    elif arguments.film is not None:
+    elif film is not None:
         raise UsageError("--film is how many episodes --out films: add --out FILE.")
-    elif arguments.render:
+    elif render:
         require_display()
-    prepare(arguments)
-    algorithm, config = load_config(checkpoint)
-    config = evaluation_config(algorithm, config, arguments)
-    print(f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}, {checkpoint}", flush=True)
-    _report(run_episodes(checkpoint, config, arguments))
-    return SUCCEEDED
+    prepare(verbosity, imports)
+    algorithm, config = load_config(folder)
+    config = evaluation_config(algorithm, config, **changes)
+    print(f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}, {folder}", flush=True)
+    _report(run_episodes(folder, config, episodes, out=out, num_filmed=film or 1, render=render))
 
 
-def evaluation_config(algorithm: type, config: Any, arguments: argparse.Namespace) -> Any:
+def evaluation_config(
+    algorithm: type,
+    trained: Any,
+    *,
+    config: dict[str, Any],
+    env: str | None,
+    run: str | None,
+    seed: int | None,
+    render: bool,
+    out: str | None,
+) -> Any:
     """The configuration of one runner with one environment that acts without exploration.
 
     Args:
         algorithm: class of the algorithm.
-        config: as it was trained with; its own `evaluation_config` is applied.
-        arguments: what the command line changes.
+        trained: configuration it was trained with; its own `evaluation_config` is applied.
+        config: settings to change.
+        env: another environment.
+        run: name that the algorithm must have.
+        seed: of the environment.
+        render: whether the environment draws itself.
+        out: file of a video, for which it draws pictures instead.
 
     Raises:
-        UsageError: the checkpoint is of another algorithm than --run says, or a setting is unknown.
+        UsageError: the algorithm has another name, or a setting is unknown.
     """
-    if arguments.run not in (None, algorithm.__name__):
-        raise UsageError(f"The checkpoint is of {algorithm.__name__}, not of {arguments.run}.")
-    config = _with_changes(config.get_evaluation_config_object(), algorithm, arguments)
-    config.in_evaluation = False  # RLlib would add a million to the seed
-    config.num_env_runners = 0
-    config.num_envs_per_env_runner = 1
-    config.explore = False
-    config.seed = arguments.seed
-    if arguments.out is not None or arguments.render:
-        mode = "human" if arguments.out is None else "rgb_array"
-        config.env_config = {**config.env_config, "render_mode": mode}
-    return config
-
-
-def _with_changes(config: Any, algorithm: type, arguments: argparse.Namespace) -> Any:
-    """The configuration with the settings of --config and --env."""
-    from rllib_dima.cli.algorithms import read_settings
-    from rllib_dima.cli.training import notice
-
-    env = {} if arguments.env is None else {"env": arguments.env}
+    if run not in (None, algorithm.__name__):
+        raise UsageError(f"The checkpoint is of {algorithm.__name__}, not of {run}.")
+    changes = {} if env is None else {"env": env}
     try:
-        return config.update_from_dict({**read_settings(arguments.config, algorithm, notice), **env})
+        changes = {**read_settings(config, algorithm, notice), **changes}
+        result = trained.get_evaluation_config_object().update_from_dict(changes)
     except Exception as error:  # RLlib raises all kinds
         raise UsageError(str(error)) from error
+    result.in_evaluation = False  # RLlib would add a million to the seed
+    result.num_env_runners = 0
+    result.num_envs_per_env_runner = 1
+    result.explore = False
+    result.seed = seed
+    if out is not None or render:
+        result.env_config = {**result.env_config, "render_mode": "human" if out is None else "rgb_array"}
+    return result
 
 
-def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -> list[float]:
-    """Returns of whole episodes, printed as they end; filmed or shown if the command line asks for it.
+def run_episodes(
+    checkpoint: Path, config: Any, num: int, *, out: str | None = None, num_filmed: int = 1, render: bool = False
+) -> list[float]:
+    """Returns of `num` whole episodes, printed as they end; filmed to `out`, or shown if `render`.
 
     Raises:
         RunError: the environment or the policy cannot be built, an episode failed, or there was nothing to film.
@@ -103,13 +119,13 @@ def run_episodes(checkpoint: Path, config: Any, arguments: argparse.Namespace) -
             outcome = "broken, and left out"
         print(f"episode {len(returns) + len(broken):3d}   steps {len(episode):6d}   {outcome}", flush=True)
 
-    watching = nullcontext(show if arguments.render else None)
-    with film(Path(arguments.out), arguments.film or 1) if arguments.out is not None else watching as on_frame:
+    watching = nullcontext(show if render else None)
+    with film(Path(out), num_filmed) if out is not None else watching as on_frame:
         frames = {} if on_frame is None else {"on_episode_start": on_frame, "on_episode_step": on_frame}
         config.callbacks(on_episode_end=on_episode_end, **frames)
         with _runner(checkpoint, config) as runner:
             try:
-                runner.sample(num_episodes=arguments.episodes, explore=False)
+                runner.sample(num_episodes=num, explore=False)
             except Exception as error:  # whatever the environment, the policy or the video raises
                 raise RunError(f"Episode {len(returns) + len(broken) + 1} failed: {error}") from error
     if not returns:

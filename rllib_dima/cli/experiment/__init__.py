@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rllib_dima.cli.algorithms import check_configs, find_algorithm, read_settings
 from rllib_dima.cli.checkpoints import require_restorable
+from rllib_dima.cli.console.spelling import Notify
 from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.search_space import is_search_space, with_search_spaces
-from rllib_dima.cli.spec import checkpoint_config, mapping, options, present_spec, stop_criteria
-from rllib_dima.cli.spelling import Notify
+from rllib_dima.cli.experiment.algorithms import check_configs, find_algorithm, read_settings
+from rllib_dima.cli.experiment.search_space import is_search_space, with_search_spaces
+from rllib_dima.cli.experiment.spec import checkpoint_config, mapping, options, present_spec, stop_criteria
 
 
 @dataclasses.dataclass(frozen=True)

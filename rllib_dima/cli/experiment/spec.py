@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rllib_dima.cli.checkpoints import find_checkpoint
+from rllib_dima.cli.console.spelling import Notify, present_metric
 from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.spelling import Notify, present_metric
 from rllib_dima.core.names import check_name
 
 KEYS = ("run", "env", "stop", "config", "num_samples", "checkpoint_config", "storage_path", "restore", "max_failures")
@@ -50,7 +50,7 @@ def present_spec(spec: dict[str, Any], notify: Notify) -> dict[str, Any]:
         UsageError: a setting that means nothing any more.
         ValueError: an unknown name, with the nearest known ones.
     """
-    from rllib_dima.cli.places import check_place
+    from rllib_dima.cli.console.places import check_place
 
     known = (*KEYS, *PYTHON_KEYS) if isinstance(spec.get("run"), type) else KEYS
     result: dict[str, Any] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import re
 import sys
 import traceback
@@ -14,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from rllib_dima.cli.arguments import FILE_ENDINGS, number, unique_keys
 from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.grammar import FILE_ENDINGS, number, read_json
 
 _MODULE_PREFIX = "rllib_experiment_"
 _TUNE_SETTINGS = ("storage_path", "stop", "callbacks", "log_to_file", "metric", "mode", "search_alg", "scheduler")
@@ -130,7 +129,7 @@ def _tune_settings(module: ModuleType) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys, parse_float=number)
+        return read_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is no JSON: {error}.") from None
 

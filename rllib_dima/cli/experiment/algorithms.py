@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from rllib_dima.cli.console.spelling import REFUSED_SETTINGS, SPOKEN_SETTINGS, Notify, translate_settings
 from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.search_space import GRID, is_search_space
-from rllib_dima.cli.spelling import REFUSED_SETTINGS, SPOKEN_SETTINGS, Notify, translate_settings
+from rllib_dima.cli.experiment.search_space import GRID, is_search_space
 from rllib_dima.core.names import check_name
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _filled(config: dict[str, Any], spaces: Any, chosen: dict[tuple, Any], path:
 
 
 def _check_setting(name: str, value: Any, known: set[str]) -> None:
-    from rllib_dima.cli.places import check_place
+    from rllib_dima.cli.console.places import check_place
 
     if name in REFUSED_SETTINGS:
         raise UsageError(f"config.{name} means nothing on RLlib's new API stack. {REFUSED_SETTINGS[name]}")

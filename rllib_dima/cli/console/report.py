@@ -6,9 +6,8 @@ import math
 import sys
 from typing import Any
 
-from rllib_dima.cli import saving
 from rllib_dima.cli.errors import FAILED, INTERRUPTED, SUCCEEDED
-from rllib_dima.cli.experiment import Experiment
+from rllib_dima.cli.experiment import Experiment, saving
 
 
 def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:

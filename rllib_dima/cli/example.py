@@ -1,0 +1,83 @@
+"""`rllib example`: the experiments in `tuned_examples/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import rllib_dima
+from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.grammar import Group
+from rllib_dima.cli.train import EXPERIMENT_FLAGS
+from rllib_dima.core.names import check_name
+
+NAME = click.Argument(["name"], metavar="NAME")
+
+
+@click.group(cls=Group, no_args_is_help=False, short_help="List, print and run the tuned examples.")
+def example() -> None:
+    """List, print and run the experiments that come with this package (tuned_examples/)."""
+
+
+@example.command("list")
+@click.option("-f", "--filter", "text", default="", metavar="TEXT", help="Only those with this text in them.")
+def list_examples(text: str) -> None:
+    """Print their names and what they are."""
+    files = {file.stem: _title(file) for file in _files()}
+    chosen = {name: title for name, title in files.items() if text.lower() in f"{name} {title}".lower()}
+    width = max(map(len, chosen), default=0)
+    for name, title in chosen.items():
+        print(f"{name:{width}}  {title}")
+
+
+@example.command("get", params=[NAME])
+def get(name: str) -> None:
+    """Print one."""
+    print(find_example(name).read_text(encoding="utf-8"), end="")
+
+
+@example.command("run", params=[NAME, *EXPERIMENT_FLAGS])
+def run(name: str, **flags: Any) -> int:
+    """Train with one. `rllib train --help` says what the flags mean together."""
+    from rllib_dima.cli.experiment.running import run_experiments
+
+    return run_experiments(find_example(name), **flags)
+
+
+def examples_folder() -> Path:
+    """Where the examples are: inside the package where it was installed, beside it in a checkout.
+
+    Raises:
+        UsageError: in neither place.
+    """
+    package = Path(rllib_dima.__file__).parent
+    for folder in (package / "tuned_examples", package.parent / "tuned_examples"):
+        if any(folder.glob("*.yaml")):
+            return folder
+    raise UsageError(f"This installation has no tuned_examples/, neither inside nor beside {package}.")
+
+
+def find_example(name: str) -> Path:
+    """The file of an example, by its name with or without the ending.
+
+    Raises:
+        UsageError: there is none, with the nearest names.
+    """
+    files = {file.stem: file for file in _files()}
+    stem = name.removesuffix(".yaml")
+    try:
+        check_name(stem, files, "example")
+    except ValueError as error:
+        raise UsageError(f"{error} `rllib example list` shows all.") from None
+    return files[stem]
+
+
+def _files() -> list[Path]:
+    return sorted(examples_folder().glob("*.yaml"))
+
+
+def _title(file: Path) -> str:
+    """The first line of the comment at a file's head."""
+    return file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("#").strip()
