@@ -193,7 +193,7 @@ def test_every_example_is_in_the_wheel():
     pytest.importorskip("setuptools")
     where = examples_folder().parent
     run = subprocess.run([sys.executable, "-c", SHIPPED], cwd=where, capture_output=True, text=True)
-    assert set(run.stdout.split()) == {f"rllib_dima.tuned_examples/{file.name}" for file in FILES}, run.stderr
+    assert set(run.stdout.split()) >= {f"rllib_dima.tuned_examples/{file.name}" for file in FILES}, run.stderr
 
 
 def test_examples_are_found_inside_an_installed_package(tmp_path, monkeypatch):

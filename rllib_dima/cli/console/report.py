@@ -16,7 +16,7 @@ def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
     Args:
         experiment: that ran.
         trials: Tune's.
-        end: why they were left before their own ends, in the words of `cli.saving`.
+        end: why they were left before their own ends, in the words of `experiment.saving`.
 
     Returns:
         The exit code: 130 after Ctrl-C, 1 if a trial failed, else 0.
