@@ -254,9 +254,17 @@ ERRORS = {
     # rewards
     "reward missing": (step_gives(lambda env, obs, rewards, *o: (obs, {"a": 1.0}, *o)), "rewards", r"agents \['b'\]"),
     "reward of unknown agent": (rewards_give({"c": 1.0}), "rewards", r"agents \['c'\]"),
-    "reward no number": (rewards_give({"b": [1.0]}), "rewards", r"'b' is no number, but \[1.0\] \(list\)"),
-    "reward NaN": (rewards_give({"b": np.nan}), "rewards", "reward of agent 'b' is nan"),
-    "reward beyond float32": (rewards_give({"b": 1e39}), "rewards", r"step 3 .*reward of agent 'b' is 1e\+39: not"),
+    "reward no number": (
+        rewards_give({"b": [1.0]}),
+        "rewards",
+        r"step 3 .*'b' is \[1.0\] \(list\), but must be one number",
+    ),
+    "reward NaN": (rewards_give({"b": np.nan}), "rewards", r"reward of agent 'b' is NaN.*: \[nan\]"),
+    "reward beyond float32": (
+        rewards_give({"b": 1e39}),
+        "rewards",
+        r"step 3 .*reward of agent 'b' is NaN.*: \[1e\+39\]",
+    ),
     "rewards differ": (rewards_give({"b": 1e3}), "rewards", "step 3 of episode 1: The agents' rewards differ"),
     # flags and infos
     "flags of a wrong type": (flags_give(lambda te, tr: ({**te, "a": 0}, tr), 3), "flags", "no booleans: {'a': 0}"),
@@ -265,7 +273,7 @@ ERRORS = {
     "reset fails": (
         broken(reset=raises),
         "reset",
-        r"ZeroDivisionError: .* \(test_envs_check.py, line \d+, in raises\)",
+        r"ZeroDivisionError: .* \(test_check.py, line \d+, in raises\)",
     ),
     "reset takes no seed": (broken(reset=reset_without_seed), "reset", "TypeError: .*keyword argument 'seed'"),
     "reset without infos": (broken(reset=lambda self, seed, options: Meet.reset(self)[0]), "reset", "not 2 dicts"),

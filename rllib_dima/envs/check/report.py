@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,8 @@ from typing import Literal
 from rllib_dima.envs.spaces import ContractError
 
 Severity = Literal["error", "warning"]
-LINE_WIDTH = 110
 MAX_LISTED = 8
+_fill = textwrap.TextWrapper(110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False).fill
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Finding:
     advice: str
 
     def __str__(self) -> str:
-        found = _wrap(f"{self.severity}, {self.check}: {self.found}", first_indent="- ")
-        return f"{found}\n{_wrap(f'What to do: {self.advice}')}"
+        return _fill(f"- {self.severity}, {self.check}: {self.found}") + "\n" + _fill(f"    What to do: {self.advice}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class EnvReport(Sequence):
     @property
     def warnings(self) -> tuple[Finding, ...]:
         """The other findings."""
-        return tuple(finding for finding in self.findings if finding.severity == "warning")
+        return self.findings[len(self.errors) :]
 
     @property
     def ok(self) -> bool:
@@ -87,68 +87,75 @@ class EnvReport(Sequence):
 
 
 class Findings:
-    """Collects findings; of several about the same thing, the first, with the owners of the others."""
+    """Collects findings; of several that are mended alike, the first, with the owners of the others."""
 
     def __init__(self) -> None:
-        self._by_subject: dict[tuple, Finding] = {}
+        self._first: dict[tuple, Finding] = {}
         self._owners: dict[tuple, dict[str, None]] = {}  # in the order in which they came
 
-    def error(self, check: str, found: str, advice: str, subject: object = None, owner: str = "") -> None:
-        """Adds an error, unless there is a finding of that check about that subject.
+    def add(
+        self, severity: Severity, check: str, found: str, advice: str, owner: str = "", subject: object = None
+    ) -> None:
+        """Adds a finding, unless there is one of the same severity, check, advice and subject.
 
         Args:
+            severity: as of a `Finding`.
             check: what was looked at.
             found: what is wrong.
             advice: what to do about it.
-            subject: what tells it from other findings of the same check.
             owner: whose fault `found` describes; those of other owners are one finding with it.
+            subject: what else tells it from other findings.
         """
-        self._add(Finding("error", check, found, advice), subject, owner)
+        key = (severity, check, advice, subject)
+        self._first.setdefault(key, Finding(severity, check, found, advice))
+        self._owners.setdefault(key, {})[owner] = None
 
-    def warning(self, check: str, found: str, advice: str, subject: object = None, owner: str = "") -> None:
-        """Adds a warning; as `error`."""
-        self._add(Finding("warning", check, found, advice), subject, owner)
-
-    def refusal(
-        self, check: str, error: ContractError, subject: object = None, when: str = "", owner: str = ""
-    ) -> None:
-        """Adds the error with which DIMA refuses the environment; as `error`."""
-        self.error(check, f"{when}: {error.found}" if when else error.found, error.advice, subject, owner)
-
-    def failure(self, check: str, what: str, error: Exception, advice: str = "") -> None:
-        """Adds an exception: the error with which DIMA refuses the environment, or one that the environment raised.
+    @contextlib.contextmanager
+    def guard(
+        self,
+        check: str,
+        what: str = "",
+        advice: str = "",
+        severity: Severity = "error",
+        when: str = "",
+        owner: str = "",
+        subject: object = None,
+    ) -> Iterator[None]:
+        """Makes a finding of what its block raises: DIMA's refusal of the environment, or an environment's exception.
 
         Args:
-            check: what was looked at.
-            what: what raised it.
-            error: the exception.
+            check: as for `add`, like `severity`, `owner` and `subject`.
+            what: what the block calls.
             advice: what else can be done than to correct it.
+            severity: of an exception; a refusal is an error.
+            when: in which step, for a refusal.
+            owner: for a refusal.
+            subject: for a refusal.
         """
-        if isinstance(error, ContractError):
-            return self.refusal(check, error)
-        text = traceback.format_exception_only(error)[-1].strip()
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
-        advice = f"Correct it; call the same method yourself to see the whole traceback. {advice}".rstrip()
-        return self.error(check, f"{what} raised {text} ({where}).", advice, (type(error), where))
+        try:
+            yield
+        except ContractError as error:
+            self.add("error", check, f"{when}: {error.found}" if when else error.found, error.advice, owner, subject)
+        except Exception as error:
+            text = traceback.format_exception_only(error)[-1].strip()
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+            found = f"{what or f'the check of {check}'} raised {text} ({where})."
+            advice = f"Correct it; call the same method yourself to see the whole traceback. {advice}".rstrip()
+            self.add(severity, check, found, advice, subject=(type(error), where))
 
     @property
     def has_errors(self) -> bool:
         """Whether there is an error among them."""
-        return any(finding.severity == "error" for finding in self._by_subject.values())
+        return any(finding.severity == "error" for finding in self._first.values())
 
     def report(self, env_name: str) -> EnvReport:
         """All that was found so far, errors first."""
-        found = sorted(map(self._with_owners, self._by_subject), key=lambda finding: finding.severity != "error")
+        found = sorted(map(self._with_owners, self._first), key=lambda finding: finding.severity)
         return EnvReport(env_name, tuple(found))
 
-    def _add(self, finding: Finding, subject: object, owner: str) -> None:
-        key = (finding.check, subject)
-        self._by_subject.setdefault(key, finding)
-        self._owners.setdefault(key, {})[owner] = None
-
     def _with_owners(self, key: tuple) -> Finding:
-        finding, (_, *others) = self._by_subject[key], self._owners[key]
+        finding, (_, *others) = self._first[key], self._owners[key]
         return replace(finding, found=f"{finding.found} Likewise {listing(others)}.") if others else finding
 
 
@@ -160,14 +167,3 @@ def listing(items: Sequence[str]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _wrap(text: str, indent: str = "    ", first_indent: str | None = None) -> str:
-    return textwrap.fill(
-        text,
-        LINE_WIDTH,
-        initial_indent=indent if first_indent is None else first_indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
