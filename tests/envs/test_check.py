@@ -259,11 +259,11 @@ ERRORS = {
         "rewards",
         r"step 3 .*'b' is \[1.0\] \(list\), but must be one number",
     ),
-    "reward NaN": (rewards_give({"b": np.nan}), "rewards", r"reward of agent 'b' is NaN.*: \[nan\]"),
+    "reward NaN": (rewards_give({"b": np.nan}), "rewards", r"reward of agent 'b' is NaN.*: nan"),
     "reward beyond float32": (
         rewards_give({"b": 1e39}),
         "rewards",
-        r"step 3 .*reward of agent 'b' is NaN.*: \[1e\+39\]",
+        r"step 3 .*reward of agent 'b' is NaN.*: 1e\+39",
     ),
     "rewards differ": (rewards_give({"b": 1e3}), "rewards", "step 3 of episode 1: The agents' rewards differ"),
     # flags and infos
@@ -293,7 +293,7 @@ ERRORS = {
     ),
     "state frozen": (broken(state=lambda self: np.ones(2, np.float32)), "state", "the same numbers all .* times"),
     # saving and restoring
-    "forgets its position": (forgets("positions"), "restoring", "other results: observations and state and rewards"),
+    "forgets its position": (forgets("positions"), "restoring", "other results: observations.* and state"),
     "forgets its steps": (forgets("num_steps"), "restoring", "other results: truncated flags, in step 7"),
     "forgets its random numbers": (forgets("random"), "restoring", "other results: observations.* in step 1"),
     "cannot be pickled": (broken(get_state=lambda self: lambda: 0), "restoring", "pickle"),
@@ -566,9 +566,7 @@ def test_constant_rewards_may_yet_differ_between_agents():
 def test_a_sum_of_rewards_that_is_too_large_is_an_error():
     huge = rewards_are(lambda reward: 0.9e15)
     assert check_env(huge, env_config={"team_reward": "mean"}).ok
-    assert_found(
-        check_env(huge, env_config={"team_reward": "sum"}), "error", "rewards", r"step 1 .*sum .* 1800000000000000.0"
-    )
+    assert_found(check_env(huge, env_config={"team_reward": "sum"}), "error", "rewards", r"step 1 .*sum .*: 1\.8e\+15")
 
 
 def test_a_hundred_agents_make_one_finding_of_one_cause():

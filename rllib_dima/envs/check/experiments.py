@@ -30,7 +30,7 @@ from pettingzoo.test import parallel_api_test
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 import rllib_dima
-from rllib_dima.envs.check.report import EnvReport, Findings
+from rllib_dima.envs.check.report import EnvReport, Finding
 from rllib_dima.envs.check.results import Moment, ResultChecks
 from rllib_dima.envs.cooperative import (
     ALL,
@@ -84,15 +84,16 @@ def check_env(
     settings = wrapper_settings(env_config or {})
     if min(episodes, steps) < 1:
         raise ValueError(f"episodes and steps must be at least 1, but are {episodes} and {steps}.")
-    findings, source = Findings(), _Source(env_or_creator, env_config or {})
-    with findings.guard("environment", "making the environment"):
+    report, source = EnvReport(), _Source(env_or_creator, env_config or {})
+    with report.guard("environment"):
         source.open()
     if source.opened:
-        _Inspection(source, findings, settings, seed).run(episodes, steps)
+        _Inspection(source, report, settings, seed).run(episodes, steps)
     for env in source.opened if not source.is_instance else ():
-        with findings.guard("close", "close()"):
+        with report.guard("close", "close()"):
             env.close()
-    return findings.report(source.name)
+    report.env_name = source.name
+    return report
 
 
 class _Source:
@@ -101,181 +102,151 @@ class _Source:
     def __init__(self, given: Any, env_config: Mapping[str, Any]) -> None:
         self._given, self._env_config = given, env_config
         self.is_instance = isinstance(given, (gymnasium.Env, ParallelEnv, AECEnv))
+        self.name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
         self.opened: list[MultiAgentEnv] = []
 
     def open(self) -> MultiAgentEnv:
         """The environment, a new one if it can be made."""
+        if isinstance(self._given, str):
+            rllib_dima.register()  # Ray forgets the ids when it is shut down
+            rllib_dima.envs.require_registered(self._given)
         if self.is_instance:
             env = as_multi_agent_env(self._given, self._env_config.get("state") != "observations")
         else:
-            if isinstance(self._given, str):
-                rllib_dima.register()  # Ray forgets the ids when it is shut down
-                rllib_dima.envs.require_registered(self._given)
             env = create_team(self._given, self._env_config)[0]
+        if not isinstance(self._given, str):
+            self.name = str(env.par_env) if isinstance(env, PettingZooEnv) else type(env.unwrapped).__name__
         self.opened.append(env)
         return env
 
-    @property
-    def name(self) -> str:
-        """What to call it in the report."""
-        if isinstance(self._given, str):
-            return self._given
-        if not self.opened:
-            return getattr(self._given, "__name__", type(self._given).__name__)
-        env = self.opened[0]
-        return str(env.par_env) if isinstance(env, PettingZooEnv) else type(env.unwrapped).__name__
-
 
 class _Player:
-    """Resets and steps one environment; what goes wrong becomes a finding.
+    """Resets and steps an environment; what goes wrong becomes a finding."""
 
-    Attributes:
-        has_failed: whether something went wrong.
-    """
-
-    def __init__(self, env: MultiAgentEnv, findings: Findings, agents: list, has_state: bool) -> None:
-        self.env, self._findings = env, findings
-        self._agents, self._has_state = agents, has_state
-        self.has_failed = False
-
-    def reset(self, label: str, seed: int | None) -> Moment | None:
-        """The first moment of an episode, or None if there is none."""
-        when, what = f"after reset(seed={seed}) of {label}", f"reset(seed={seed}, options=None)"
-        return self._moment("reset", when, what, lambda: self.env.reset(seed=seed, options=None))
+    def __init__(self, env: MultiAgentEnv, report: EnvReport, agents: list, has_state: bool) -> None:
+        self.env, self._report, self._agents, self._has_state = env, report, agents, has_state
 
     def play(self, label: str, actions: Iterable[dict], seed: int | None) -> Iterator[Moment]:
         """A new episode, until it ends, fails or has no more actions."""
-        moment = self.reset(label, seed)
-        if moment is not None:
-            yield moment
+        self._moment = None
+        call = f"reset(seed={seed}, options=None)"
+        with self._report.guard("reset", call):
+            self._moment = self._returned("reset", f"after {call} of {label}", self.env.reset(seed=seed, options=None))
+        if self._moment is not None:
+            yield self._moment
             yield from self.go_on(label, actions)
 
     def go_on(self, label: str, actions: Iterable[dict]) -> Iterator[Moment]:
         """The episode that runs, until it ends, fails or has no more actions."""
         for number, joint_action in enumerate(actions, start=1):
-            when, given = f"in step {number} of {label}", copy.deepcopy(joint_action)
-            moment = self._moment("step", when, f"step(), {when},", lambda given=given: self.env.step(given))
-            if moment is None:
+            self._moment = self._step(f"in step {number} of {label}", joint_action)
+            if self._moment is None:
                 return
-            yield moment
-            if moment.is_last(self._agents):
+            yield self._moment
+            if self._moment.is_last(self._agents):
                 return
 
-    def _moment(self, method: str, when: str, what: str, call: Callable[[], Any]) -> Moment | None:
-        with self._findings.guard(method, what):
+    def _step(self, when: str, joint_action: dict) -> Moment | None:
+        with self._report.guard("step", f"step(), {when},"):
             try:
-                results = self._named(method, when, call())
+                return self._returned("step", when, self.env.step(copy.deepcopy(joint_action)))
             except SimulationError as error:
-                if method == "reset":
-                    raise
-                results = self._broken(when, error)
-            if results is not None:
-                infos = results.pop("infos") or {}
-                self._last = Moment(when, results, infos)
-                return self._last
-        self.has_failed = True
-        return None
+                self._report.add(
+                    Finding("warning", "simulation", f"{when}, the simulator broke down: {error}", _BROKEN)
+                )
+                rewards, nothing = dict.fromkeys(self._agents, 0.0), dict.fromkeys([*self._agents, ALL], False)
+                results = rewards, nothing, dict.fromkeys(nothing, True)  # the end of the episode, as in training
+                news = dict(zip(RESULTS["step"][1:-1], results, strict=True))
+                return Moment(when, {**self._moment.results, **news}, self._moment.infos)
 
-    def _named(self, method: str, when: str, results: Any) -> dict[str, Any] | None:
-        """Results by name, if all are there; RLlib allows None for infos, which are the last."""
-        names, given = RESULTS[method], results if isinstance(results, tuple) else (results,)
+    def _returned(self, method: str, when: str, given: Any) -> Moment | None:
+        """What a method returned, if all of it is there; RLlib allows None for infos, which are the last."""
+        names, given = RESULTS[method], given if isinstance(given, tuple) else (given,)
         dicts = [isinstance(result, Mapping) for result in given]
         if len(given) == len(names) and all(dicts[:-1]) and (dicts[-1] or given[-1] is None):
-            return dict(zip(names, given, strict=True)) | self._state(when)
-        found = f"{when}, it returned {[type(result).__name__ for result in given]}, not {len(names)} dicts in a tuple."
-        self._findings.add("error", method, found, f"Return ({', '.join(names)}), each of them a dict by agent.")
-        return None
-
-    def _broken(self, when: str, error: SimulationError) -> dict[str, Any]:
-        """The results before once more, as the end of the episode: so does training."""
-        found = f"{when}, the simulator broke down: {error}"
-        advice = "Training truncates such an episode, learns nothing from this step, and stops if it happens often."
-        self._findings.add("warning", "simulation", found, advice)
-        nothing, over = (dict.fromkeys([*self._agents, ALL], flag) for flag in (False, True))
-        news = {"rewards": dict.fromkeys(self._agents, 0.0), "terminated flags": nothing, "truncated flags": over}
-        return {**self._last.results, **news, "infos": self._last.infos}
+            *results, infos = given
+            return Moment(when, dict(zip(names, results, strict=False)) | self._state(when), infos or {})
+        found = f"{when}, it returned {[type(one).__name__ for one in given]}, not {len(names)} dicts in a tuple."
+        advice = f"Return ({', '.join(names)}), each of them a dict by agent."
+        return self._report.add(Finding("error", method, found, advice))
 
     def _state(self, when: str) -> dict[str, Any]:
+        state = {}
         if self._has_state:
-            self._has_state = False
-            with self._findings.guard("state", f"state(), {when},", LEAVE_STATE_OUT):
-                state = self.env.state()
-                self._has_state = True
-                return {"state": state}
-            self.has_failed = True
-        return {}
+            with self._report.guard("state", f"state(), {when},", or_else=LEAVE_STATE_OUT):
+                state["state"] = self.env.state()
+        return state
 
 
 class _Inspection:
     """The experiments on one environment; what one of them finds does not keep the others from running."""
 
-    def __init__(self, source: _Source, findings: Findings, settings: dict[str, Any], seed: int) -> None:
-        self.source, self.findings, self.settings, self.seed = source, findings, settings, seed
+    def __init__(self, source: _Source, report: EnvReport, settings: dict[str, Any], seed: int) -> None:
+        self.source, self.report, self.settings, self.seed = source, report, settings, seed
         self.env = env = source.opened[0]
         self.has_state = False
-        with findings.guard("state"):
+        with report.guard("state"):
             self.has_state = settings.get("state") != "observations" and offers_state(env)
-        self.agents: list = []
-        with findings.guard("agents"):
+        self.agents = list(env.possible_agents)
+        with report.guard("agents"):
             self.agents = ordered_agents(env)
-        if not self.agents:
-            with findings.guard("reset", "reset()"):
-                self.agents = list(env.possible_agents) or list(env.reset(seed=seed)[0])
-        self.observation_spaces = {agent: self._space(env.get_observation_space, agent) for agent in self.agents}
-        self.action_spaces = {agent: self._space(env.get_action_space, agent) for agent in self.agents}
-        self.player = _Player(env, findings, self.agents, self.has_state)
-        state_space = {"state": env.state_space} if self.has_state else {}
-        spaces = {"observations": self.observation_spaces, **state_space}
-        self.results = ResultChecks(findings, self.agents, spaces, settings.get("team_reward", "shared"))
+        self.observation_spaces, self.action_spaces = map(
+            self._spaces, (env.get_observation_space, env.get_action_space)
+        )
+        self.player = _Player(env, report, self.agents, self.has_state)
+        spaces = {"observations": self.observation_spaces, **({"state": env.state_space} if self.has_state else {})}
+        self.results = ResultChecks(report, self.agents, spaces, settings.get("team_reward", "shared"))
 
-    def _space(self, space_of: Callable[[Any], gymnasium.Space], agent: Any) -> gymnasium.Space | None:
-        """A copy, so that sampling leaves the environment's own random numbers alone; None if there is no space."""
-        try:
-            space = copy.deepcopy(space_of(agent))
-        except Exception:
-            return None  # reported by _look_at_spaces
-        if space is not None:
-            space.seed(self.seed + self.agents.index(agent))
-        return space
+    def _spaces(self, space_of: Callable[[Any], gymnasium.Space]) -> dict[Any, gymnasium.Space | None]:
+        """Copies, so that sampling leaves the environment's own random numbers alone; None where there is no space."""
+        spaces = {}
+        for index, agent in enumerate(self.agents):
+            with contextlib.suppress(Exception):  # reported by _look_at_spaces
+                spaces[agent] = copy.deepcopy(space_of(agent))
+                spaces[agent].seed(self.seed + index)
+        return {agent: spaces.get(agent) for agent in self.agents}
 
     def run(self, episodes: int, steps: int) -> None:
         """Runs every experiment."""
-        short = min(steps, SHORT_EPISODE)
-        for check, experiment in (
+        experiments = (
             ("spaces", self._look_at_spaces),
             ("state", self._look_at_state),
             ("episodes", lambda: self._play_random(episodes, steps)),
-            ("episodes", lambda: self._play_extreme(short)),
+            ("episodes", lambda: self._play_extreme(min(steps, SHORT_EPISODE))),
             ("episodes", self.results.finish),
             ("seeding", self._compare_seeds),
             ("restoring", self._restore),
-            ("training", lambda: self._play_as_in_training(short)),
-        ):
-            with self.findings.guard(check):
+            ("training", self._prepare_training),
+        )
+        for check, experiment in experiments if self.agents else ():
+            with self.report.guard(check):
                 experiment()
+
+    def _warn(self, check: str, found: str, advice: str) -> None:
+        self.report.add(Finding("warning", check, found, advice))
 
     def _look_at_spaces(self) -> None:
         actions = {}
         for agent in self.agents:
             owner = f"that of agent {agent!r}"
-            with self.findings.guard("spaces", owner=owner, subject="observation"):
+            with self.report.guard("spaces", owner=owner, subject="observation"):
                 box_size(self.observation_spaces[agent], f"The observation space of agent {agent!r}")
-            with self.findings.guard("spaces", owner=owner, subject="action"):
+            with self.report.guard("spaces", owner=owner, subject="action"):
                 actions[agent] = agent_action(agent, self.action_spaces[agent])
         require_one_kind(actions)
 
     def _look_at_state(self) -> None:
-        if not self.has_state:
-            return
-        box_size(self.env.state_space, "state_space")
-        if isinstance(self.env, PettingZooEnv) and getattr(self.env.par_env, "state_space", None) is None:
-            shape = self.env.state_space.shape
-            found = f"it has state() but no state_space; DIMA takes the shape of the first state, {shape}."
-            self.findings.add("warning", "state", found, "Add a state_space, a gymnasium.spaces.Box.")
+        if self.has_state:
+            box_size(self.env.state_space, "state_space")
+            if isinstance(self.env, PettingZooEnv) and getattr(self.env.par_env, "state_space", None) is None:
+                found = "it has state() but no state_space; DIMA takes the shape of the first state, "
+                self._warn(
+                    "state", f"{found}{self.env.state_space.shape}.", "Add a state_space, a gymnasium.spaces.Box."
+                )
 
     def _actions(self, steps: int, draw: Callable[[gymnasium.Space, int], Any]) -> Iterator[dict]:
         """Joint actions, `draw(space, step)` of every agent; none at all, where a space to draw from is missing."""
-        can_act = self.agents and None not in self.action_spaces.values()
+        can_act = None not in self.action_spaces.values()
         for step in range(steps if can_act else 0):
             yield {agent: draw(space, step) for agent, space in self.action_spaces.items()}
 
@@ -299,7 +270,7 @@ class _Inspection:
             num_steps += length
             if length == longest and not is_over:
                 found = f"{label} went on for {length} steps without an end. What happens only later was not checked."
-                self.findings.add("warning", "episode end", found, _NO_END)
+                self._warn("episode end", found, _NO_END)
                 longest = steps
             if length < 1 or (episode >= episodes and num_steps >= steps):
                 return
@@ -310,83 +281,69 @@ class _Inspection:
             actions = self._actions(steps, lambda space, step, h=highest: _bound(space, h[step % len(h)]))
             self._watch(f"an episode of the {kind} actions", actions, self.seed)
 
+    def _record(self, label: str, seed: int | None, actions: Iterable[dict] = ()) -> list[Moment]:
+        return list(self.player.play(label, actions, seed))
+
     def _compare_seeds(self) -> None:
         actions = list(self._random_actions(SHORT_EPISODE))
-        first, second = (list(self.player.play("a seeded episode", actions, self.seed)) for _ in range(2))
-        difference = _first_difference(first, second)
-        if difference is not None:
-            found = f"two episodes with the same seed and the same actions differ: {difference}."
-            self.findings.add("warning", "seeding", found, _ONE_GENERATOR)
-        elif first:
-            self._vary_seeds(first[0])
-
-    def _vary_seeds(self, start: Moment) -> None:
-        """Whether other seeds, and none, start other episodes."""
+        first, second = (self._record("a seeded episode", self.seed, actions) for _ in range(2))
         seeds = [self.seed + 1, self.seed + 2, self.seed + 3]
-        starts = [list(self.player.play("an episode", [], seed)) for seed in [*seeds, None, None]]
-        *others, unseeded, again = starts
-        if not any(_first_difference([start], other) for other in others):
+        *others, unseeded, again = (self._record("an episode", seed) for seed in [*seeds, None, None])
+        if difference := _first_difference(first, second):
+            found = f"two episodes with the same seed and the same actions differ: {difference}."
+            self._warn("seeding", found, _ONE_GENERATOR)
+        elif not any(_first_difference(first[:1], other) for other in others):
             found = f"every episode starts alike, with seeds {[self.seed, *seeds]}."
-            advice = "Nothing, if the task is like that. Else draw the start from a generator that reset() seeds."
-            self.findings.add("warning", "seeding", found, advice)
+            self._warn("seeding", found, _ONE_START)
         elif not _first_difference(unseeded, again):
             found = "reset() without a seed starts the same episode every time."
-            advice = "Make a new generator only if seed is not None; RLlib gives a seed to the first reset only."
-            self.findings.add("warning", "seeding", found, advice)
+            self._warn("seeding", found, _ONE_SEED)
 
     def _restore(self) -> None:
         """Whether an environment that is set to an earlier state, a new one if possible, goes on as the first did."""
         if not can_restore(self.env):
-            self._look_for_half_a_snapshot()
-            return
-        moments = list(self.player.play("an episode to save", self._random_actions(STEPS_BEFORE_SNAPSHOT), self.seed))
-        if not moments:
-            return
+            return self._look_for_half_a_snapshot()
+        label = "an episode to save"
+        moments = self._record(label, self.seed, self._random_actions(STEPS_BEFORE_SNAPSHOT))
         if len(moments) <= STEPS_BEFORE_SNAPSHOT or moments[-1].is_last(self.agents):
-            self.player.reset("an episode to save", self.seed)
+            moments = self._record(label, self.seed)
+        if not moments:
+            return None
         actions = list(self._random_actions(STEPS_AFTER_SNAPSHOT))
         snapshot = self.env.get_state()
         pickle.dumps(snapshot)
-        first = self._future(self.player, actions)
-        other = self.env if self.source.is_instance else self.source.open()
-        other.set_state(snapshot)
-        player = _Player(other, self.findings, self.agents, self.has_state)
-        difference = _first_difference(first, self._future(player, actions))
-        if difference is not None and not player.has_failed:
+        first = self._future(actions)
+        self.player.env = self.env if self.source.is_instance else self.source.open()
+        self.player.env.set_state(snapshot)
+        if difference := _first_difference(first, self._future(actions)):
             found = f"after set_state(get_state()), the same actions have other results: {difference}."
-            self.findings.add("error", "restoring", found, _COPY_EVERYTHING)
+            self.report.add(Finding("error", "restoring", found, _COPY_EVERYTHING))
+        return None
 
     def _look_for_half_a_snapshot(self) -> None:
-        given = sorted(("get_state", "set_state"), key=lambda name: not callable(getattr(self.env, name, None)))
-        one, other = given
-        if callable(getattr(self.env, one, None)) and not callable(getattr(self.env, other, None)):
+        has = {name: callable(getattr(self.env, name, None)) for name in ("get_state", "set_state")}
+        if sum(has.values()) == 1:
+            one, other = sorted(has, key=has.get, reverse=True)
             found = f"it has {one}() but no {other}(), so that checkpoints cannot hold a running episode."
-            self.findings.add("warning", "restoring", found, f"Add {other}(), or remove {one}().")
+            self._warn("restoring", found, f"Add {other}(), or remove {one}().")
 
-    def _future(self, player: _Player, actions: list[dict]) -> list[Moment]:
+    def _future(self, actions: list[dict]) -> list[Moment]:
         """The rest of the episode, and how the next one starts."""
-        moments = list(player.go_on("the episode that goes on", actions))
-        start = player.reset("the episode after it", None)
-        return moments if start is None else [*moments, start]
+        rest = list(self.player.go_on("the episode that goes on", actions))
+        return rest + self._record("the episode after it", None)
 
-    def _play_as_in_training(self, steps: int) -> None:
+    def _prepare_training(self) -> None:
         """A last look, if nothing is wrong, through the wrapper that training uses, and with PettingZoo's own test."""
-        if self.findings.has_errors:
+        if not self.report.ok:
             return
-        env = CooperativeEnv(self.env, **self.settings)
-        action = 0 if env.layout.is_discrete else np.zeros(env.layout.action_size)
-        env.reset(seed=self.seed)
-        for _ in range(steps):
-            *_, terminateds, truncateds, _ = env.step(dict.fromkeys(env.agents, action))
-            if terminateds[ALL] or truncateds[ALL]:
-                break
+        CooperativeEnv(self.env, **self.settings).reset(seed=self.seed)
         if isinstance(self.env, PettingZooEnv) and not self.source.is_instance:
             self._test_with_pettingzoo(self.source.open().par_env)
 
     def _test_with_pettingzoo(self, par_env: ParallelEnv) -> None:
         """An environment of its own, as the test sets `max_cycles` and draws from the action spaces."""
         with (
-            self.findings.guard("pettingzoo", "pettingzoo.test.parallel_api_test", severity="warning"),
+            self.report.guard("pettingzoo", "pettingzoo.test.parallel_api_test", severity="warning"),
             contextlib.redirect_stdout(io.StringIO()),
             warnings.catch_warnings(),
         ):
@@ -421,6 +378,9 @@ def _same(first: Any, second: Any) -> bool:
     return True
 
 
+_BROKEN = "Training truncates such an episode, learns nothing from this step, and stops if it happens often."
+_ONE_START = "Nothing, if the task is like that. Else draw the start from a generator that reset() seeds."
+_ONE_SEED = "Make a new generator only if seed is not None; RLlib gives a seed to the first reset only."
 _NO_END = (
     "Truncate episodes after a fixed number of steps: returns are of whole episodes, and an evaluation waits for them. "
     "If they are longer, give check_env more steps."

@@ -38,33 +38,37 @@ class Finding:
         return _fill(f"- {self.severity}, {self.check}: {self.found}") + "\n" + _fill(f"    What to do: {self.advice}")
 
 
-@dataclass(frozen=True)
 class EnvReport(Sequence):
     """All findings of one environment, errors first; a sequence of `Finding`.
 
-    Args:
+    Attributes:
         env_name: which environment was checked.
-        findings: what was found.
     """
 
-    env_name: str
-    findings: tuple[Finding, ...]
+    def __init__(self) -> None:
+        self.env_name = ""
+        self._found: dict[tuple, tuple[Finding, dict[str, None]]] = {}  # with its owners, as they came
 
     def __len__(self) -> int:
-        return len(self.findings)
+        return len(self._found)
 
     def __getitem__(self, index: int | slice) -> Finding | tuple[Finding, ...]:
         return self.findings[index]
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of several that are mended alike, the first, with the owners of the others."""
+        return self.errors + self.warnings
+
+    @property
     def errors(self) -> tuple[Finding, ...]:
         """The findings that keep DIMA from training on the environment."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+        return self._of("error")
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
         """The other findings."""
-        return self.findings[len(self.errors) :]
+        return self._of("warning")
 
     @property
     def ok(self) -> bool:
@@ -83,80 +87,48 @@ class EnvReport(Sequence):
     def __str__(self) -> str:
         verdict = "DIMA can train on it" if self.ok else "DIMA cannot train on it"
         counts = f"{_count(len(self.errors), 'error')}, {_count(len(self.warnings), 'warning')}"
-        return "\n".join([f"{self.env_name}: {verdict} ({counts}).", *map(str, self.findings)])
+        return "\n".join([f"{self.env_name}: {verdict} ({counts}).", *map(str, self)])
 
-
-class Findings:
-    """Collects findings; of several that are mended alike, the first, with the owners of the others."""
-
-    def __init__(self) -> None:
-        self._first: dict[tuple, Finding] = {}
-        self._owners: dict[tuple, dict[str, None]] = {}  # in the order in which they came
-
-    def add(
-        self, severity: Severity, check: str, found: str, advice: str, owner: str = "", subject: object = None
-    ) -> None:
-        """Adds a finding, unless there is one of the same severity, check, advice and subject.
-
-        Args:
-            severity: as of a `Finding`.
-            check: what was looked at.
-            found: what is wrong.
-            advice: what to do about it.
-            owner: whose fault `found` describes; those of other owners are one finding with it.
-            subject: what else tells it from other findings.
-        """
-        key = (severity, check, advice, subject)
-        self._first.setdefault(key, Finding(severity, check, found, advice))
-        self._owners.setdefault(key, {})[owner] = None
+    def add(self, finding: Finding, owner: str = "", subject: object = None) -> None:
+        """Adds a finding, or only its owner, whose fault it is, where there is one of that advice and subject."""
+        key = (finding.severity, finding.check, finding.advice, subject)
+        self._found.setdefault(key, (finding, {}))[1][owner] = None
 
     @contextlib.contextmanager
     def guard(
         self,
         check: str,
         what: str = "",
-        advice: str = "",
-        severity: Severity = "error",
-        when: str = "",
         owner: str = "",
         subject: object = None,
+        severity: Severity = "error",
+        or_else: str = "",
     ) -> Iterator[None]:
         """Makes a finding of what its block raises: DIMA's refusal of the environment, or an environment's exception.
 
-        Args:
-            check: as for `add`, like `severity`, `owner` and `subject`.
-            what: what the block calls.
-            advice: what else can be done than to correct it.
-            severity: of an exception; a refusal is an error.
-            when: in which step, for a refusal.
-            owner: for a refusal.
-            subject: for a refusal.
+        `what` says when it was, for a refusal, which has an owner and a subject; and what was called, for an exception,
+        which has the severity and, in `or_else`, what else can be done about it.
         """
         try:
             yield
         except ContractError as error:
-            self.add("error", check, f"{when}: {error.found}" if when else error.found, error.advice, owner, subject)
+            found = f"{what}: {error.found}" if what else error.found
+            self.add(Finding("error", check, found, error.advice), owner, subject)
         except Exception as error:
             text = traceback.format_exception_only(error)[-1].strip()
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
             found = f"{what or f'the check of {check}'} raised {text} ({where})."
-            advice = f"Correct it; call the same method yourself to see the whole traceback. {advice}".rstrip()
-            self.add(severity, check, found, advice, subject=(type(error), where))
+            advice = f"Correct it; call the same method yourself to see the whole traceback. {or_else}".rstrip()
+            self.add(Finding(severity, check, found, advice), subject=(type(error), where))
 
-    @property
-    def has_errors(self) -> bool:
-        """Whether there is an error among them."""
-        return any(finding.severity == "error" for finding in self._first.values())
+    def _of(self, severity: Severity) -> tuple[Finding, ...]:
+        return tuple(_with_owners(*found) for found in self._found.values() if found[0].severity == severity)
 
-    def report(self, env_name: str) -> EnvReport:
-        """All that was found so far, errors first."""
-        found = sorted(map(self._with_owners, self._first), key=lambda finding: finding.severity)
-        return EnvReport(env_name, tuple(found))
 
-    def _with_owners(self, key: tuple) -> Finding:
-        finding, (_, *others) = self._first[key], self._owners[key]
-        return replace(finding, found=f"{finding.found} Likewise {listing(others)}.") if others else finding
+def _with_owners(finding: Finding, owners: dict[str, None]) -> Finding:
+    _, *others = owners
+    return replace(finding, found=f"{finding.found} Likewise {listing(others)}.") if others else finding
 
 
 def listing(items: Sequence[str]) -> str:
