@@ -292,10 +292,10 @@ class _Inspection:
         if difference := _first_difference(first, second):
             found = f"two episodes with the same seed and the same actions differ: {difference}."
             self._warn("seeding", found, _ONE_GENERATOR)
-        elif not any(_first_difference(first[:1], other) for other in others):
+        elif first and not any(_first_difference(first[:1], other) for other in others):
             found = f"every episode starts alike, with seeds {[self.seed, *seeds]}."
             self._warn("seeding", found, _ONE_START)
-        elif not _first_difference(unseeded, again):
+        elif unseeded and not _first_difference(unseeded, again):
             found = "reset() without a seed starts the same episode every time."
             self._warn("seeding", found, _ONE_SEED)
 
