@@ -688,6 +688,16 @@ def test_pettingzoo_environments():
     assert len(check_env(WithState(), steps=60)) == 0
 
 
+def test_pettingzoos_own_test_finds_what_rllibs_form_hides():
+    class NewSpaces(ParallelMeet):
+        def action_space(self, agent):
+            return Box(-1, 1, (1,), np.float32)
+
+    report = check_env(lambda config: NewSpaces(), steps=60)
+    assert_found(report, "warning", "pettingzoo", "action_space should return the exact same space object")
+    assert report.ok
+
+
 def test_ids_and_real_tasks():
     report = check_env("mamujoco_halfcheetah_2x3", episodes=1, steps=1000)
     assert report.ok and report.env_name == "mamujoco_halfcheetah_2x3", str(report)
