@@ -4,8 +4,9 @@
     algo = DIMAConfig().environment("mamujoco_ant_4x2").build()
     algo.train()
 
-Importing the package registers the trainable "DIMA" and every environment id with Ray. Where Ray is not installed
-nothing is registered and `rllib_dima.core`, which is pure torch, works alone.
+Importing the package registers the trainable "DIMA" and every environment id with Ray: at once where Ray's registry has
+been imported, else as soon as it is. It imports neither Ray nor a simulator, so `rllib_dima.core` and `Policy`, which
+are pure torch, work alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from pathlib import Path
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _MODULE_OF = {
     "DIMAConfig": "rllib_dima.algorithms.dima_config",
     "Policy": "rllib_dima.policy",
 }
+_REGISTRY = "ray.tune.registry"
 
 
 def register() -> None:
@@ -36,21 +39,45 @@ def register() -> None:
     Raises:
         ModuleNotFoundError: if Ray is not installed.
     """
-    from ray.tune.registry import register_trainable
+    from ray.tune.registry import TRAINABLE_CLASS, _global_registry
 
-    from rllib_dima.algorithms.dima import DIMA
     from rllib_dima.envs import register_envs
 
-    register_trainable("DIMA", DIMA)
+    _global_registry.register(TRAINABLE_CLASS, "DIMA", _Reference())
     register_envs()
 
 
 def register_whenever_ray_starts() -> None:
     """Ray forgets what is registered when it shuts down, so this registers again at every start."""
-    import ray
+    from ray._private.worker import _post_init_hooks  # pyright: ignore[reportAttributeAccessIssue]: unlisted
 
     register()
-    ray._private.worker._post_init_hooks.append(register)  # pyright: ignore[reportAttributeAccessIssue]: unlisted
+    _post_init_hooks.append(register)
+
+
+class _Reference:
+    """Unpickled, it is `DIMA`: Ray's registry keeps pickles, so that RLlib is imported only where "DIMA" is used."""
+
+    def __reduce__(self) -> tuple:
+        return __getattr__, ("DIMA",)
+
+
+class _RegisterWithRay:
+    """An import hook that registers right after Ray's registry has been imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != _REGISTRY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            register_whenever_ray_starts()
+
+        spec.loader.exec_module = load_and_register
+        return spec
 
 
 def __getattr__(name: str) -> Any:
@@ -59,11 +86,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'rllib_dima' has no attribute {name!r}; it offers {', '.join(__all__)}.")
 
 
-def _is_command_line() -> bool:
-    """Whether this process is the `rllib` command, which imports Ray, and then registers, only where it needs it."""
-    is_module = ("-m", "rllib_dima") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return is_module or Path(sys.argv[0]).name == "rllib"
-
-
-if importlib.util.find_spec("ray") is not None and not _is_command_line():
+if _REGISTRY in sys.modules:
     register_whenever_ray_starts()
+else:
+    sys.meta_path.insert(0, _RegisterWithRay())

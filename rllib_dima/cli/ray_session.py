@@ -23,6 +23,8 @@ def prepare(verbosity: int, imports: Iterable[str]) -> None:
     Raises:
         UsageError: what the user names cannot be imported.
     """
+    import ray.rllib  # noqa: F401  (sets its log level)
+
     rllib_dima.register()
     _set_log_levels(verbosity)
     for name in imports:

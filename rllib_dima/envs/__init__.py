@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from rllib_dima.envs.bidexhands.env import BiDexHands
     from rllib_dima.envs.check.experiments import check_env
     from rllib_dima.envs.cooperative import CooperativeEnv, NonFiniteError, SimulationError
-    from rllib_dima.envs.creation import WRAPPER_CONFIG_KEYS, as_multi_agent_env, create_team
+    from rllib_dima.envs.creation import as_multi_agent_env, create_team
     from rllib_dima.envs.isaacgym.env import IsaacGymBiDexHands
     from rllib_dima.envs.mamujoco.env import MAMuJoCo
     from rllib_dima.envs.pettingzoo import PettingZooEnv, to_pettingzoo
     from rllib_dima.envs.registry import (
         BACKENDS,
         ENV_IDS,
+        WRAPPER_CONFIG_KEYS,
         EnvFamily,
         creator,
         env_config_keys,
@@ -31,12 +32,13 @@ _MODULE_OF = {
     "BiDexHands": "bidexhands.env",
     "check_env": "check.experiments",
     **dict.fromkeys(("CooperativeEnv", "NonFiniteError", "SimulationError"), "cooperative"),
-    **dict.fromkeys(("WRAPPER_CONFIG_KEYS", "as_multi_agent_env", "create_team"), "creation"),
+    **dict.fromkeys(("as_multi_agent_env", "create_team"), "creation"),
     "IsaacGymBiDexHands": "isaacgym.env",
     "MAMuJoCo": "mamujoco.env",
     **dict.fromkeys(("PettingZooEnv", "to_pettingzoo"), "pettingzoo"),
-    **dict.fromkeys(("BACKENDS", "ENV_IDS", "EnvFamily", "creator", "env_config_keys", "env_family"), "registry"),
-    **dict.fromkeys(("is_registered", "make", "register_envs", "require_registered"), "registry"),
+    **dict.fromkeys(("BACKENDS", "ENV_IDS", "WRAPPER_CONFIG_KEYS", "EnvFamily", "creator"), "registry"),
+    **dict.fromkeys(("env_config_keys", "env_family", "is_registered", "make"), "registry"),
+    **dict.fromkeys(("register_envs", "require_registered"), "registry"),
 }
 
 __all__ = [

@@ -19,9 +19,9 @@ from rllib_dima.envs.adapter import joint_agents
 from rllib_dima.envs.cooperative import STATE_SOURCES, TEAM_REWARDS, require_multi_agent
 from rllib_dima.envs.gymnasium_team import GymnasiumTeam, layers
 from rllib_dima.envs.pettingzoo import PettingZooEnv, turn_based
+from rllib_dima.envs.registry import WRAPPER_CONFIG_KEYS
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 
-WRAPPER_CONFIG_KEYS = ("team_reward", "state")  # in the same env_config, but read here for CooperativeEnv
 _CONFIG_WORDS = {"config", "cfg", "conf", "configuration", "context", "ctx"}  # in what RLlib's only argument is called
 _CONFIG_TYPES = ("dict", "Dict", "Mapping", "EnvContext")  # in its annotation
 

@@ -9,24 +9,24 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from rllib_dima import envs
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.bidexhands.env import SETTING_NAMES, BiDexHands
+from rllib_dima.envs.bidexhands.settings import SETTING_NAMES
 from rllib_dima.envs.bidexhands.tasks import TASKS
-from rllib_dima.envs.creation import WRAPPER_CONFIG_KEYS
-from rllib_dima.envs.isaacgym.env import IsaacGymBiDexHands
-from rllib_dima.envs.mamujoco.env import MAMuJoCo
 from rllib_dima.envs.mamujoco.scenarios import find_scenario, registered_agent_confs
 from rllib_dima.envs.mamujoco.settings import default_settings
 from rllib_dima.envs.spaces import ContractError
 
+if TYPE_CHECKING:
+    from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
 EnvFamily = Literal["mamujoco", "bidexhands"]
 BACKENDS = ("mujoco", "isaacgym")  # of Bi-DexHands
+WRAPPER_CONFIG_KEYS = ("team_reward", "state")  # in the same env_config, but for CooperativeEnv
 
 # Every id: its family, and what the id itself says of the environment.
 _TASKS: dict[str, tuple[EnvFamily, dict[str, str]]] = {
@@ -56,7 +56,7 @@ def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
     known = _check_keys(env_id, env_config)
     family, named = _TASKS[env_id]
     settings = {**named, **env_config}
-    env_class = _CLASSES[family, settings.pop("backend", "mujoco")]
+    env_class = _env_class(family, settings.pop("backend", "mujoco"))
     for key, parameter in _arguments(env_class).items():
         if parameter.default is parameter.empty and key not in settings:
             raise ValueError(
@@ -79,11 +79,11 @@ def env_config_keys(env_id: str, env_config: Mapping[str, Any] | None = None) ->
     family, named = _TASKS[env_id]
     given = {**(env_config or {}), **named}
     if family == "mamujoco":
-        keys = (*_arguments(MAMuJoCo), *_mamujoco_settings(given))
+        keys = (*_arguments(_env_class(family)), *_mamujoco_settings(given))
     else:
         backend = given.get("backend", "mujoco")
         check_name(backend, BACKENDS, "backend")
-        keys = ("backend", *_arguments(_CLASSES[family, backend]), *(SETTING_NAMES if backend == "mujoco" else ()))
+        keys = ("backend", *_arguments(_env_class(family, backend)), *(SETTING_NAMES if backend == "mujoco" else ()))
     return tuple(key for key in keys if key not in named)
 
 
@@ -104,7 +104,7 @@ def creator(env_id: str) -> Callable[[Mapping[str, Any] | None], MultiAgentEnv]:
 
 def register_envs() -> None:
     """Registers every id of `ENV_IDS` with Ray. Calling it again does no harm."""
-    from ray.tune import register_env
+    from ray.tune.registry import register_env  # ray.tune may be half imported
 
     for env_id in ENV_IDS:
         register_env(env_id, creator(env_id))
@@ -112,6 +112,8 @@ def register_envs() -> None:
 
 def is_registered(env_id: str) -> bool:
     """Whether Ray or gymnasium knows an environment of this id; of "module:id" gymnasium imports the module first."""
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
     return ":" in env_id or env_id in gymnasium.registry or _global_registry.contains(ENV_CREATOR, env_id)
 
 
@@ -162,8 +164,8 @@ def _arguments(env_class: type) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.name != "seed" and p.kind is not inspect.Parameter.VAR_KEYWORD}
 
 
-_CLASSES: dict[tuple[str, str], type[MultiAgentEnv]] = {
-    ("mamujoco", "mujoco"): MAMuJoCo,
-    ("bidexhands", "mujoco"): BiDexHands,
-    ("bidexhands", "isaacgym"): IsaacGymBiDexHands,
-}
+def _env_class(family: EnvFamily, backend: str = "mujoco") -> type[MultiAgentEnv]:
+    """Imports a simulator, which registering does not."""
+    if family == "mamujoco":
+        return envs.MAMuJoCo
+    return envs.BiDexHands if backend == "mujoco" else envs.IsaacGymBiDexHands

@@ -1,4 +1,4 @@
-"""The core is pure torch: nothing below it needs Ray."""
+"""What importing loads: the core needs no Ray, registering no simulator, and nothing but the import registers."""
 
 import ast
 import pathlib
@@ -20,6 +20,18 @@ assert not [name for name in sys.modules if name.startswith("ray.")]
 print(resolve({}, "mamujoco").denoising_steps(AgentLayout(("a", "b"), 1, (1, 1), (1, 1)).num_agents))
 """
 
+HEAVY = ("ray", "mujoco", "pettingzoo", "gymnasium_robotics")
+REGISTERED = """
+import sys
+{first}
+import rllib_dima
+{then}
+from ray.tune.registry import ENV_CREATOR, _global_registry, get_trainable_cls
+loaded = {{"ray.rllib", "mujoco", "pettingzoo"}} & set(sys.modules)
+assert all(_global_registry.contains(ENV_CREATOR, env_id) for env_id in rllib_dima.envs.ENV_IDS)
+print(len(loaded), get_trainable_cls("DIMA") is rllib_dima.DIMA)
+"""
+
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_no_file_of_the_core_imports_ray_or_the_layers_above(file):
@@ -35,3 +47,35 @@ def test_the_core_works_where_ray_cannot_be_imported():
     done = subprocess.run([sys.executable, "-c", WITHOUT_RAY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "4"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import rllib_dima",
+        "import rllib_dima.core.dima.trainer",
+        "from rllib_dima import Policy",
+        "from rllib_dima.envs import ENV_IDS, env_family, env_config_keys",
+        "import rllib_dima.cli.arguments",
+    ],
+)
+def test_ray_and_simulators_are_not_loaded_before_they_are_used(statement):
+    code = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("", ""), ("import ray", "from ray import tune"), ("from ray import tune", "")]
+)
+def test_importing_registers_whether_ray_is_imported_before_or_after(first, then):
+    code = REGISTERED.format(first=first, then=then)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "0 True\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["ray.rllib", "rllib_dima.algorithms.dima"])
+def test_whatever_imports_ray_first_registers_too(module):
+    code = REGISTERED.format(first="", then=f"import {module}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith(" True\n"), done.stderr

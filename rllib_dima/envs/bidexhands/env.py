@@ -14,7 +14,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.bidexhands.observations import LIMIT, Observer
 from rllib_dima.envs.bidexhands.rendering import Camera
-from rllib_dima.envs.bidexhands.settings import Settings
+from rllib_dima.envs.bidexhands.settings import SETTING_NAMES, Settings
 from rllib_dima.envs.bidexhands.simulation import Simulation
 from rllib_dima.envs.bidexhands.tasks import (
     ACTION_SIZE,
@@ -28,7 +28,6 @@ from rllib_dima.envs.cooperative import ALL, SimulationError, require_agents, re
 from rllib_dima.envs.spaces import finite_action
 
 RENDER_MODES = ("rgb_array",)
-SETTING_NAMES = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 class BiDexHands(MultiAgentEnv):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,6 +78,9 @@ class Settings:
     def force_substeps(self) -> int:
         """Substeps, from the first on, in which the base force acts."""
         return round(self.base_force_fraction * self.substeps)
+
+
+SETTING_NAMES = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 def _require_count(name: str, value: object) -> None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import mujoco
 import numpy as np
 
 from rllib_dima.core.names import check_name
+
+if TYPE_CHECKING:
+    import mujoco
 
 Partition = Literal["consecutive", "joints"]
 PARTITIONS = ("consecutive", "joints")
