@@ -46,12 +46,12 @@ from rllib_dima.envs.spaces import (
     in_range,
     refuse_old_gym,
 )
+from rllib_dima.envs.team import ALL, TeamEnv, require_agents
 
 TeamReward = Literal["shared", "mean", "sum"]
 TEAM_REWARDS = ("shared", "mean", "sum")
 StateSource = Literal["environment", "observations"]
 STATE_SOURCES = ("environment", "observations")
-ALL = "__all__"
 SIMULATION_ERROR = "__simulation_error__"  # key of an info; see the contract
 RESET_ATTEMPTS = 5
 SHARED_REWARD_TOLERANCE = 1e-6  # relative to the largest reward, or absolute below 1: float32 rounding passes
@@ -76,7 +76,7 @@ class SimulationError(RuntimeError):
     """
 
 
-class CooperativeEnv(MultiAgentEnv):
+class CooperativeEnv(TeamEnv):
     """Any cooperative `MultiAgentEnv` in the form DIMA trains on (see the contract at the head of this file).
 
     The global state is the environment's own, if it offers one as PettingZoo does (a method `state()` and a Box
@@ -120,9 +120,7 @@ class CooperativeEnv(MultiAgentEnv):
         check_name(state, STATE_SOURCES, "state in env_config")
         self.env: Any = env  # it may have state(), get_state() and more than the class that RLlib wants
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
-        self.possible_agents = ordered_agents(env)
-        self.agents = list(self.possible_agents)
-        super().__init__()
+        super().__init__(ordered_agents(env))
         self._team_reward: TeamReward = team_reward
         self._actions = {agent: agent_action(agent, env.get_action_space(agent)) for agent in self.agents}
         require_one_kind(self._actions)
@@ -130,9 +128,6 @@ class CooperativeEnv(MultiAgentEnv):
         self.layout = self._build_layout()
         self._build_spaces()
         self._build_blank()
-        self._num_steps = 0
-        self._is_running = False
-        self._state: np.ndarray | None = None
         self._observations: np.ndarray | None = None  # (N, O)
 
     @property
@@ -184,12 +179,13 @@ class CooperativeEnv(MultiAgentEnv):
 
     def _build_spaces(self) -> None:
         layout = self.layout
-        self.state_space = Box(-np.inf, np.inf, (layout.state_size,), np.float32)
-        observation_space = Box(-np.inf, np.inf, (layout.observation_size,), np.float32)
+        state, observation = (
+            Box(-np.inf, np.inf, (size,), np.float32) for size in (layout.state_size, layout.observation_size)
+        )
         continuous_actions = Box(-1.0, 1.0, (layout.action_size,), np.float32)
-        action_space = Discrete(layout.action_size) if layout.is_discrete else continuous_actions
-        self.observation_spaces = dict.fromkeys(self.agents, observation_space)
-        self.action_spaces = dict.fromkeys(self.agents, action_space)
+        self._share_spaces(
+            state, observation, Discrete(layout.action_size) if layout.is_discrete else continuous_actions
+        )
 
     def _build_blank(self) -> None:
         """What `_observe` needs at every step: observations without their own entries, and where those belong."""
@@ -201,71 +197,27 @@ class CooperativeEnv(MultiAgentEnv):
         self._own = list(zip(self.agents, shapes, layout.observation_sizes, strict=True))
         self._own_mask = np.arange(layout.observation_size) < np.array(layout.observation_sizes)[:, None]  # (N, O)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Starts an episode.
-
-        Args:
-            seed: passed to the environment.
-            options: passed to the environment.
-
-        Returns:
-            Observations (O,) of all agents, and infos with the state (S,) in `infos[first agent]["state"]`.
-
-        Raises:
-            NonFiniteError: an observation or the state is not finite.
-            SimulationError: the simulator broke down, `RESET_ATTEMPTS` times in a row.
-            ContractError: the environment breaks the contract.
-        """
-        self._num_steps = 0
+    def _start(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
         try:
-            result = self._observe(*self._reset_env(seed, options))
+            return self._observe(*self._reset_env(seed, options))
         except ContractError as error:
             raise self._in_step(error) from error.__cause__
-        self._is_running = True
-        return result
 
-    def step(self, action_dict: Mapping[Any, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Moves all agents at once.
-
-        Args:
-            action_dict: for every agent a padded action (A,) in [-1, 1], clipped if outside, or an integer.
-
-        Returns:
-            Observations (O,) and the team reward of all agents, terminated and truncated flags under "__all__" only,
-            and infos with the state (S,) in `infos[first agent]["state"]`.
-
-        Raises:
-            RuntimeError: no episode is running.
-            NonFiniteError: an observation, the state or a reward is not finite.
-            ContractError: the environment breaks the contract.
-            ValueError: wrong actions.
-        """
-        require_running(self._is_running)
+    def _read_actions(self, action_dict: Mapping[Any, Any]) -> dict:
         require_agents("action_dict", action_dict, self.agents)
-        env_actions = self._to_env(action_dict)
-        self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        self._num_steps += 1
+        width = self.layout.action_size
+        return {agent: action.to_env(action_dict[agent], width) for agent, action in self._actions.items()}
+
+    def _advance(self, actions: dict) -> tuple[dict, float, bool, bool, dict]:
         try:
-            observations, rewards, terminateds, truncateds, infos = self.env.step(env_actions)
+            observations, rewards, terminateds, truncateds, infos = self.env.step(actions)
             terminated, truncated = team_flags(self.agents, terminateds, truncateds)
             observations, infos = self._observe(observations, infos)
-            reward = self._reward(rewards)
+            return observations, self._reward(rewards), terminated, truncated, infos
         except SimulationError as error:
             return self._broken_step(error)
         except ContractError as error:
             raise self._in_step(error) from error.__cause__
-        self._is_running = not (terminated or truncated)
-        return observations, dict.fromkeys(self.agents, reward), {ALL: terminated}, {ALL: truncated}, infos
-
-    def state(self) -> np.ndarray:
-        """(S,) float32: a copy of the present global state.
-
-        Raises:
-            RuntimeError: the environment was never reset.
-        """
-        if self._state is None:
-            raise RuntimeError("There is no state before the first episode: call reset() first.")
-        return self._state.copy()
 
     @property
     def can_restore(self) -> bool:
@@ -279,7 +231,13 @@ class CooperativeEnv(MultiAgentEnv):
             NotImplementedError: the wrapped environment does not offer it.
         """
         self._require_restorable()
-        return {"agents": list(self.agents), **self._progress(), "env": self.env.get_state()}
+        observations = copy.copy(self._observations)
+        return {
+            "agents": list(self.agents),
+            **self._progress(),
+            "observations": observations,
+            "env": self.env.get_state(),
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on exactly where another environment of the same kind was.
@@ -292,37 +250,16 @@ class CooperativeEnv(MultiAgentEnv):
             ValueError: the state is that of another environment; nothing has changed then.
         """
         self._require_restorable()
-        self._require_own(state)
+        self._require_own(state, {"agents": self.agents}, "observations", "env")
         self.env.set_state(state["env"])
-        self._num_steps, self._is_running = int(state["num_steps"]), bool(state["is_running"])
-        self._state, self._observations = copy.copy(state["state"]), copy.copy(state["observations"])
-
-    def _progress(self) -> dict[str, Any]:
-        return {
-            "num_steps": self._num_steps,
-            "is_running": self._is_running,
-            "state": copy.copy(self._state),
-            "observations": copy.copy(self._observations),
-        }
+        self._resume(state)
+        self._observations = copy.copy(state["observations"])
 
     def _require_restorable(self) -> None:
         if not self.can_restore:
             raise NotImplementedError(
                 f"{type(self.given).__name__} cannot be saved and restored: it needs both get_state(), which returns "
                 "a picklable dict of everything its future depends on, and set_state(state), which goes on from there."
-            )
-
-    def _require_own(self, state: Mapping[str, Any]) -> None:
-        expected = {"agents", "env", *self._progress()}
-        if not isinstance(state, Mapping) or set(state) != expected:
-            given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"set_state() needs what get_state() returned, {sorted(expected)}, but was given {given}.")
-        agents, size = list(state["agents"]), self.layout.state_size
-        given_size = size if state["state"] is None else np.size(state["state"])
-        if (agents, given_size) != (self.agents, size):
-            raise ValueError(
-                f"The state is that of another environment: it has agents {agents} and {given_size} entries in the "
-                f"global state, but this one has agents {self.agents} and {size} entries."
             )
 
     def render(self) -> Any:
@@ -343,19 +280,14 @@ class CooperativeEnv(MultiAgentEnv):
                     raise SimulationError(f"The simulator broke down in {attempt} resets in a row: {error}") from error
             attempt, seed = attempt + 1, None  # the same seed would do the same again
 
-    def _broken_step(self, error: SimulationError) -> tuple[dict, dict, dict, dict, dict]:
+    def _broken_step(self, error: SimulationError) -> tuple[dict, float, bool, bool, dict]:
         observations = dict(zip(self.agents, self._observations.copy(), strict=True))
-        infos = {self.agents[0]: {"state": self._state.copy(), SIMULATION_ERROR: str(error)}}
-        return observations, dict.fromkeys(self.agents, 0.0), {ALL: False}, {ALL: True}, infos
+        return observations, 0.0, False, True, self._team_info(**{SIMULATION_ERROR: str(error)})
 
     def _in_step(self, error: ContractError) -> ContractError:
         """The same error with the step in which it happened."""
         found = f"In step {self._num_steps} of the episode (0 is the reset): {error.found}"
         return type(error)(found, error.advice)
-
-    def _to_env(self, action_dict: Mapping[Any, Any]) -> dict:
-        width = self.layout.action_size
-        return {agent: action.to_env(action_dict[agent], width) for agent, action in self._actions.items()}
 
     def _observe(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any] | None) -> tuple[dict, dict]:
         """Padded observations, and infos with the state."""
@@ -441,39 +373,6 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
             KEEP_AGENTS,
         )
     return terminated, ended and not terminated
-
-
-def require_running(is_running: bool) -> None:
-    """Refuses a step without an episode.
-
-    Raises:
-        RuntimeError: no episode is running.
-    """
-    if not is_running:
-        raise RuntimeError("step() needs a running episode: call reset() first, and again after every end or error.")
-
-
-def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], advice: str = "") -> None:
-    """Refuses a dict that does not hold exactly one entry per agent.
-
-    Args:
-        what: what the dict is, for the error.
-        given: the dict.
-        agents: the agents it must have.
-        advice: what to do about it, if the environment gave the dict.
-
-    Raises:
-        ContractError: agents are missing or unknown.
-    """
-    agents = list(agents)
-    if given.keys() == set(agents):
-        return
-    missing = [agent for agent in agents if agent not in given]
-    unknown = [agent for agent in given if agent not in agents]
-    if missing or unknown:
-        raise ContractError(
-            f"{what} must have one entry for each of {agents}. Missing: {missing}; unknown: {unknown}.", advice
-        )
 
 
 def require_finite(

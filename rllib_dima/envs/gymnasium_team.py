@@ -15,8 +15,9 @@ from gymnasium import spaces, wrappers
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.envs.adapter import TeamAdapter, can_restore, joint_agents
-from rllib_dima.envs.cooperative import ALL, KEEP_AGENTS
+from rllib_dima.envs.cooperative import KEEP_AGENTS
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
+from rllib_dima.envs.team import ALL
 
 WRAPPERS_FOR_TEAMS = (
     wrappers.TimeLimit,

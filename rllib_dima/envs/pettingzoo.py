@@ -18,8 +18,9 @@ from pettingzoo import AECEnv, ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.envs.adapter import TeamAdapter, can_restore
-from rllib_dima.envs.cooperative import ALL, broken_state, offers_state, require_running, team_flags
+from rllib_dima.envs.cooperative import broken_state, offers_state, team_flags
 from rllib_dima.envs.spaces import EnvTypeError
+from rllib_dima.envs.team import ALL, require_running
 
 
 class PettingZooEnv(TeamAdapter):

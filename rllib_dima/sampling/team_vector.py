@@ -10,7 +10,7 @@ from gymnasium.spaces import Dict
 from ray.rllib.env.vector.vector_multi_agent_env import VectorMultiAgentEnv
 
 from rllib_dima.envs import CooperativeEnv
-from rllib_dima.envs.cooperative import ALL
+from rllib_dima.envs.team import ALL
 
 Result = tuple[dict, dict, dict, dict, dict]
 """Observations, rewards, terminated and truncated flags and infos, by agent."""

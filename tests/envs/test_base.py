@@ -641,8 +641,8 @@ def test_an_environment_that_was_never_reset_is_restored_as_that():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: {**state, "agents": ["a", "c"]}, r"another environment: it has agents \['a', 'c'\]"),
-        (lambda state: {**state, "state": np.zeros(3)}, "3 entries in the global state, but this one .* 2 entries"),
+        (lambda state: {**state, "agents": ["a", "c"]}, r"another environment, .*'agents': \['a', 'c'\]"),
+        (lambda state: {**state, "state": np.zeros(3)}, r"state': \(3,\)}, but this one is .* \(2,\)}"),
         (lambda state: {"env": state["env"]}, r"needs what get_state\(\) returned, .*but was given \['env'\]"),
         (lambda state: 3, "but was given int"),
     ],

@@ -348,9 +348,12 @@ def test_state_dict_holds_the_position_in_the_episode():
 
 def test_foreign_states_are_refused():
     state = BiDexHands("pen").get_state()
-    for foreign in (BiDexHands("bottle_cap").get_state(), BiDexHands("pen", substeps=2).get_state(), {}, None):
-        with pytest.raises(ValueError, match="This state is of"):
+    for foreign in (BiDexHands("bottle_cap").get_state(), BiDexHands("pen", substeps=2).get_state()):
+        with pytest.raises(ValueError, match="another environment"):
             BiDexHands("pen").set_state(foreign)
+    for no_state in ({}, None, {**state, "more": 1}, {name: state[name] for name in state if name != "actions"}):
+        with pytest.raises(ValueError, match="needs what get_state"):
+            BiDexHands("pen").set_state(no_state)
     broken = {**state, "simulation": state["simulation"][:-1]}
     with pytest.raises(ValueError, match="shape"):
         BiDexHands("pen").set_state(broken)

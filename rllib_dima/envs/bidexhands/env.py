@@ -9,7 +9,6 @@ from typing import Any
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.bidexhands.observations import LIMIT, Observer
@@ -24,13 +23,13 @@ from rllib_dima.envs.bidexhands.tasks import (
     TASKS,
     Points,
 )
-from rllib_dima.envs.cooperative import ALL, SimulationError, require_agents, require_finite, require_running
-from rllib_dima.envs.spaces import finite_action
+from rllib_dima.envs.cooperative import SimulationError, require_finite
+from rllib_dima.envs.team import TeamEnv
 
 RENDER_MODES = ("rgb_array",)
 
 
-class BiDexHands(MultiAgentEnv):
+class BiDexHands(TeamEnv):
     """Two Shadow Hands that handle an object together; a port of four Bi-DexHands tasks to MuJoCo.
 
     Sizes, order and scales of observations and actions, rewards, terminations, success and resets are the benchmark's.
@@ -70,75 +69,37 @@ class BiDexHands(MultiAgentEnv):
             check_name(name, SETTING_NAMES, "setting of BiDexHands:")
         self.task, self.render_mode = TASKS[task], render_mode
         self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": int(CONTROL_FREQUENCY)}
-        self.possible_agents = list(AGENT_IDS)
-        self.agents = list(AGENT_IDS)
-        super().__init__()
+        super().__init__(AGENT_IDS)
         self.simulation = Simulation(self.task, Settings(**settings))
         self._observer = Observer(self.simulation)
         self._camera: Camera | None = None
-        self._state: np.ndarray | None = None
         self._episode_steps = self.simulation.settings.episode_steps or self.task.episode_steps
-        self._build_spaces()
+        self._share_spaces(
+            Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32),
+            Box(-LIMIT, LIMIT, (self.task.observation_size,), np.float32),
+            Box(-1.0, 1.0, (ACTION_SIZE,), np.float32),
+        )
         self._actions = np.zeros((len(AGENT_IDS), ACTION_SIZE))
-        self._num_steps = 0
-        self._is_running = self._has_succeeded = False
+        self._has_succeeded = False
 
-    def _build_spaces(self) -> None:
-        self.state_space = Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32)
-        observation_space = Box(-LIMIT, LIMIT, (self.task.observation_size,), np.float32)
-        self.observation_spaces = dict.fromkeys(self.agents, observation_space)
-        self.action_spaces = dict.fromkeys(self.agents, Box(-1.0, 1.0, (ACTION_SIZE,), np.float32))
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Starts an episode; always in the same state.
-
-        Args:
-            seed: without effect.
-            options: without effect.
-
-        Returns:
-            Observations (O,) of both agents, and infos with the state (S,) and success.
-
-        Raises:
-            SimulationError: the state is not finite.
-        """
-        self._is_running = False
+    def _start(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
         self.simulation.reset()
         self._actions[:] = 0.0
-        self._num_steps = 0
         self._has_succeeded = False
         self._read_state()
-        self._is_running = True
-        return self._observations(), self._infos()
+        return self._observations(), self._team_info(success=self._has_succeeded)
 
-    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Moves both hands for 1/60 s.
+    def _read_actions(self, action_dict: Mapping[str, Any]) -> np.ndarray:
+        return np.clip(self._finite_actions(action_dict), -1.0, 1.0, out=self._actions)
 
-        Args:
-            action_dict: for each agent (26,) in [-1, 1].
-
-        Returns:
-            Observations (O,) and rewards of both agents, flags under "__all__", and infos with the state (S,) and
-            success.
-
-        Raises:
-            RuntimeError: no episode is running.
-            ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
-            SimulationError: the simulation became unstable, or the state is not finite.
-        """
-        require_running(self._is_running)
-        self._read_actions(action_dict)
-        self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        self._num_steps += 1
-        self.simulate(self._actions)
+    def _advance(self, actions: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        self.simulate(actions)
         self._read_state()
         outcome = self.task.outcome(self.points())
         self._has_succeeded |= outcome.success
         truncated = self._num_steps >= self._episode_steps and not outcome.terminated
-        self._is_running = not (outcome.terminated or truncated)
-        rewards = dict.fromkeys(self.agents, outcome.reward)
-        flags = {ALL: outcome.terminated}, {ALL: truncated}
-        return self._observations(), rewards, *flags, self._infos()
+        infos = self._team_info(success=self._has_succeeded)
+        return self._observations(), outcome.reward, outcome.terminated, truncated, infos
 
     def simulate(self, actions: np.ndarray) -> None:
         """The bare physics of one step, without observations, reward or end.
@@ -161,16 +122,6 @@ class BiDexHands(MultiAgentEnv):
         """The present positions of fingertips, palms and object, on which the reward depends."""
         return self._observer.points()
 
-    def state(self) -> np.ndarray:
-        """(S,) float32: a copy of the present global state.
-
-        Raises:
-            RuntimeError: the environment was never reset.
-        """
-        if self._state is None:
-            raise RuntimeError("There is no state before the first episode: call reset() first.")
-        return self._state.copy()
-
     def render(self) -> np.ndarray:
         """(480, 640, 3) uint8: a picture of the scene.
 
@@ -179,8 +130,7 @@ class BiDexHands(MultiAgentEnv):
         """
         if self.render_mode is None:
             raise RuntimeError('This environment does not render: make it with render_mode="rgb_array".')
-        if self._state is None:
-            raise RuntimeError("There is nothing to render before the first episode: call reset() first.")
+        self._require_state()
         if self._camera is None:
             self._camera = Camera(self.simulation.model)
         return self._camera.image(self.simulation.data)
@@ -194,15 +144,12 @@ class BiDexHands(MultiAgentEnv):
     def get_state(self) -> dict[str, Any]:
         """All that the future depends on, for `set_state`: numpy arrays and plain values."""
         return {
-            "task": self.task.name,
-            "settings": dataclasses.asdict(self.simulation.settings),
+            **self._own_entries(),
+            **self._progress(),
             "simulation": self.simulation.get_state(),
             "joint_forces": self.simulation.joint_forces.copy(),
             "fingertip_wrenches": self.simulation.fingertip_wrenches.copy(),
             "actions": self._actions.copy(),
-            "state": None if self._state is None else self._state.copy(),
-            "num_steps": self._num_steps,
-            "is_running": self._is_running,
             "has_succeeded": self._has_succeeded,
         }
 
@@ -215,29 +162,17 @@ class BiDexHands(MultiAgentEnv):
         Raises:
             ValueError: a state of another environment.
         """
-        self._require_own(state)
+        names = ("simulation", "joint_forces", "fingertip_wrenches", "actions", "has_succeeded")
+        self._require_own(state, self._own_entries(), *names)
         self.simulation.set_state(state["simulation"])
         self.simulation.joint_forces[:] = state["joint_forces"]
         self.simulation.fingertip_wrenches[:] = state["fingertip_wrenches"]
         self._actions[:] = state["actions"]
-        self._state = None if state["state"] is None else state["state"].copy()
-        self._num_steps, self._is_running = state["num_steps"], state["is_running"]
+        self._resume(state)
         self._has_succeeded = state["has_succeeded"]
 
-    def _require_own(self, state: Mapping[str, Any]) -> None:
-        """Refuses a state of another environment."""
-        own = {"task": self.task.name, "settings": dataclasses.asdict(self.simulation.settings)}
-        given = {key: state.get(key) for key in own} if isinstance(state, Mapping) else type(state).__name__
-        if given != own:
-            raise ValueError(
-                f"This state is of {given}, but the environment is {own}. Make the environment with the same task and "
-                "settings as the one whose get_state() was called."
-            )
-
-    def _read_actions(self, action_dict: Mapping[str, Any]) -> None:
-        require_agents("action_dict", action_dict, self.agents)
-        actions = [finite_action(agent, action_dict[agent], ACTION_SIZE) for agent in self.agents]
-        np.clip(actions, -1.0, 1.0, out=self._actions)
+    def _own_entries(self) -> dict[str, Any]:
+        return {"task": self.task.name, "settings": dataclasses.asdict(self.simulation.settings)}
 
     def _read_state(self) -> None:
         state = self._observer.state(self._actions)
@@ -251,6 +186,3 @@ class BiDexHands(MultiAgentEnv):
             agent: np.concatenate([hands[index * size : (index + 1) * size], hands[2 * size :]])
             for index, agent in enumerate(self.agents)
         }
-
-    def _infos(self) -> dict[str, dict]:
-        return {self.agents[0]: {"state": self._state.copy(), "success": self._has_succeeded}}

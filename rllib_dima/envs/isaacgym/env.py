@@ -17,14 +17,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium.spaces import Box
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.bidexhands.tasks import AGENT_IDS, TASKS
-from rllib_dima.envs.cooperative import ALL, SimulationError, require_agents, require_finite, require_running
+from rllib_dima.envs.cooperative import SimulationError, require_finite
 from rllib_dima.envs.isaacgym import worker
 from rllib_dima.envs.isaacgym.process import Setup, SimulatorProcess, find_checkout, find_python
-from rllib_dima.envs.spaces import finite_action
+from rllib_dima.envs.team import TeamEnv
 
 MAX_SEED = 2**32 - 1  # numpy's, which the benchmark seeds
 LIMIT = 5.0  # to which the benchmark clips observations and state
@@ -35,7 +34,7 @@ _NO_IMAGES = (
 )
 
 
-class IsaacGymBiDexHands(MultiAgentEnv):
+class IsaacGymBiDexHands(TeamEnv):
     """A task of the real Bi-DexHands, the same team as in the MuJoCo version.
 
     - Agents "agent_0" (right hand) and "agent_1" ("left" hand), with actions (26,) in [-1, 1]; entries outside are
@@ -96,84 +95,30 @@ class IsaacGymBiDexHands(MultiAgentEnv):
         _check_arguments(device, start_timeout_s, step_timeout_s, seed, render_mode)
         self.task = TASKS[task]
         self.max_steps = self.task.episode_steps - 1
-        self.possible_agents = list(AGENT_IDS)
-        self.agents = list(AGENT_IDS)
-        super().__init__()
-        self._build_spaces()
+        super().__init__(AGENT_IDS)
+        self._share_spaces(
+            Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32),
+            Box(-LIMIT, LIMIT, (self.task.observation_size,), np.float32),
+            Box(-1.0, 1.0, (self.task.action_size,), np.float32),
+        )
         self._step_timeout_s = step_timeout_s
-        self._num_steps = 0
-        self._is_running = False
         setup = Setup(find_python(python), find_checkout(bidexhands, self.task), self.task, device)
         self._simulator = SimulatorProcess(setup, secrets.randbelow(MAX_SEED) if seed is None else seed)
         self._simulator.start(start_timeout_s)
 
-    def _build_spaces(self) -> None:
-        self.state_space = Box(-LIMIT, LIMIT, (self.task.state_size,), np.float32)
-        observation_space = Box(-LIMIT, LIMIT, (self.task.observation_size,), np.float32)
-        self.observation_spaces = dict.fromkeys(self.agents, observation_space)
-        self.action_spaces = dict.fromkeys(self.agents, Box(-1.0, 1.0, (self.task.action_size,), np.float32))
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Starts an episode, also in the middle of one.
-
-        Args:
-            seed: seed of the random action in the benchmark's own reset; None goes on with the random numbers there
-                are.
-            options: ignored, there are none.
-
-        Returns:
-            Observations (O,) of both agents, and infos with the state (S,) and "success".
-
-        Raises:
-            ValueError: a seed that numpy would not take.
-            SimulationError: the observations are not finite.
-            RuntimeError: the simulator failed, or has ended.
-            TimeoutError: it did not answer in time, and was ended.
-        """
+    def _start(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
         _check_seed(seed)
-        self._is_running = False
-        self._num_steps = 0
         payload = worker.SEED.pack(worker.NO_SEED if seed is None else seed)
         _, _, success = self._receive(self._simulator.ask(worker.RESET, payload, self._step_timeout_s, "in reset()"))
-        self._is_running = True
-        return self._observations(), self._infos(success)
+        return self._observations(), self._team_info(success=success)
 
-    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Moves both hands for 1/60 s.
+    def _read_actions(self, action_dict: Mapping[str, Any]) -> bytes:
+        return np.stack(self._finite_actions(action_dict)).clip(-1.0, 1.0).astype(np.float32).tobytes()
 
-        Args:
-            action_dict: for both agents an action (26,) in [-1, 1].
-
-        Returns:
-            Observations (O,) and rewards of both agents, flags under "__all__", and infos with the state (S,) and
-            "success". At the end of an episode these are its last ones, not those of the next.
-
-        Raises:
-            ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
-            SimulationError: observations or reward are not finite.
-            RuntimeError: no episode is running, or the simulator failed, or has ended.
-            TimeoutError: it did not answer in time, and was ended.
-        """
-        require_running(self._is_running)
-        payload = self._both_actions(action_dict).tobytes()
-        self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        self._num_steps += 1
-        answer = self._simulator.ask(worker.STEP, payload, self._step_timeout_s, f"in step {self._num_steps}")
+    def _advance(self, actions: bytes) -> tuple[dict, float, bool, bool, dict]:
+        answer = self._simulator.ask(worker.STEP, actions, self._step_timeout_s, f"in step {self._num_steps}")
         reward, done, success = self._receive(answer)
-        terminated, truncated = self._flags(done)
-        self._is_running = not done
-        rewards = dict.fromkeys(self.agents, reward)
-        return self._observations(), rewards, {ALL: terminated}, {ALL: truncated}, self._infos(success)
-
-    def state(self) -> np.ndarray:
-        """(S,) float32: a copy of the present global state: right hand, left hand, object.
-
-        Raises:
-            RuntimeError: the environment was never reset.
-        """
-        if not hasattr(self, "_state"):
-            raise RuntimeError("There is no state before the first episode: call reset() first.")
-        return self._state.copy()
+        return self._observations(), reward, *self._flags(done), self._team_info(success=success)
 
     def render(self) -> NoReturn:
         """There are no images.
@@ -187,12 +132,6 @@ class IsaacGymBiDexHands(MultiAgentEnv):
         """Ends the simulator. Calling it again does no harm."""
         self._is_running = False
         self._simulator.end("close() was called")
-
-    def _both_actions(self, action_dict: Mapping[str, Any]) -> np.ndarray:
-        """(2, A) float32, of the right and the left hand."""
-        require_agents("action_dict", action_dict, self.agents)
-        actions = [finite_action(agent, action_dict[agent], self.task.action_size) for agent in self.agents]
-        return np.clip(np.stack(actions), -1.0, 1.0).astype(np.float32)
 
     def _receive(self, answer: bytes) -> tuple[float, bool, bool]:
         """Reads a result into the state and the observations; returns reward, done and success."""
@@ -218,9 +157,6 @@ class IsaacGymBiDexHands(MultiAgentEnv):
 
     def _observations(self) -> dict[str, np.ndarray]:
         return {agent: own.copy() for agent, own in zip(self.agents, self._own, strict=True)}
-
-    def _infos(self, success: bool) -> dict[str, dict]:
-        return {self.agents[0]: {"state": self._state.copy(), "success": success}}
 
 
 def _check_arguments(

@@ -6,7 +6,6 @@ The tasks of the paper run on Gymnasium's `-v4` environments, whose rewards and 
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -15,10 +14,9 @@ from typing import Any, Literal
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.cooperative import ALL, SimulationError, require_agents, require_finite, require_running
+from rllib_dima.envs.cooperative import SimulationError, require_finite
 from rllib_dima.envs.mamujoco.local_observations import LocalObservations
 from rllib_dima.envs.mamujoco.observations import FullObservations
 from rllib_dima.envs.mamujoco.scenarios import (
@@ -31,7 +29,7 @@ from rllib_dima.envs.mamujoco.scenarios import (
 )
 from rllib_dima.envs.mamujoco.settings import check_settings, whole_number
 from rllib_dima.envs.mamujoco.simulator import check_saved, load_simulator, make_simulator, save_simulator
-from rllib_dima.envs.spaces import finite_action
+from rllib_dima.envs.team import TeamEnv
 
 Observations = Literal["full", "local"]
 OBSERVATIONS = ("full", "local")
@@ -49,7 +47,7 @@ _INSTABILITY = (
 )
 
 
-class MAMuJoCo(MultiAgentEnv):
+class MAMuJoCo(TeamEnv):
     """One MuJoCo robot moved by a team.
 
     - Agents "agent_0", "agent_1", ... move the joints of their part, with actions in [-1, 1] that are rescaled to the
@@ -131,9 +129,7 @@ class MAMuJoCo(MultiAgentEnv):
         }
         self.metadata, self.render_mode = dict(self.env.metadata), render_mode
         self.actuators = divide_actuators(robot, agent_conf, partition, self.env.model)
-        self.possible_agents = [f"agent_{index}" for index in range(len(self.actuators))]
-        self.agents = list(self.possible_agents)
-        super().__init__()
+        super().__init__(f"agent_{index}" for index in range(len(self.actuators)))
         self.observations_identify_agent = observations == "full"
         if observations == "full":
             self._observe = FullObservations(self.agents, self.env.observation_space.shape[0])
@@ -143,9 +139,6 @@ class MAMuJoCo(MultiAgentEnv):
         self._build_action()
         self._warning_counts = self.env.data.warning.number  # MuJoCo counts in the same memory
         self._first_seed = seed
-        self._num_steps = 0
-        self._is_running = False
-        self._state: np.ndarray | None = None
 
     def _build_spaces(self) -> None:
         self.state_space = _unbounded(self.env.observation_space.shape[0])
@@ -157,7 +150,7 @@ class MAMuJoCo(MultiAgentEnv):
         }
 
     def _build_action(self) -> None:
-        """What `_joint_action` needs at every step."""
+        """What `_read_actions` needs at every step."""
         moved = np.concatenate(self.actuators)
         self._pick = operator.itemgetter(*self.agents)
         self._usual_forms = [((own.size,), np.dtype(np.float32)) for own in self.actuators]
@@ -167,63 +160,20 @@ class MAMuJoCo(MultiAgentEnv):
         self._center, self._half_range = (high + low) / 2, (high - low) / 2
         self._has_unit_range = bool((low == -1.0).all() and (high == 1.0).all())
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Starts an episode.
-
-        Args:
-            seed: seed of the simulator's random numbers; None goes on with those there are.
-            options: passed to Gymnasium.
-
-        Returns:
-            Observations (own size,) of all agents, and infos with the state (S,).
-
-        Raises:
-            SimulationError: the observation is not finite, or MuJoCo gave up.
-        """
+    def _start(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
         seed = self._first_seed if seed is None else seed
         self._first_seed = None
-        self._is_running = False
-        self._num_steps = 0
         observation, info = self._simulate(self.env.reset, seed=seed, options=options)
-        observations = self._read(observation)
-        self._is_running = True
-        return observations, self._infos(info)
+        return self._read(observation), self._infos(info)
 
-    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Moves all joints.
-
-        Args:
-            action_dict: for every agent its action, (joints,) in [-1, 1].
-
-        Returns:
-            Observations (own size,) and rewards of all agents, flags under "__all__", and infos with the state (S,).
-
-        Raises:
-            RuntimeError: no episode is running.
-            ValueError: missing or unknown agents; actions of a wrong shape, or not finite.
-            SimulationError: observation or reward are not finite, or MuJoCo gave up or reports an unstable simulation.
-        """
-        require_running(self._is_running)
-        action = self._joint_action(action_dict)
-        self._is_running = False  # until the step has succeeded: after an error only reset() helps
-        self._num_steps += 1
-        observation, reward, terminated, truncated, info = self._simulate(self.env.step, action)
+    def _advance(self, actions: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        observation, reward, terminated, truncated, info = self._simulate(self.env.step, actions)
         observations = self._read(observation)
         reward = float(reward)
         if not math.isfinite(reward):
             require_finite("the reward", reward, self._num_steps, SimulationError)
-        terminated, truncated = bool(terminated), bool(truncated) or self._num_steps >= self.max_episode_steps
-        self._is_running = not (terminated or truncated)
-        rewards = dict.fromkeys(self.agents, reward)
-        return observations, rewards, {ALL: terminated}, {ALL: truncated}, self._infos(info)
-
-    def state(self) -> np.ndarray:
-        """(S,) float32: a copy of the present global state, the environment's raw observation.
-
-        Raises:
-            RuntimeError: the environment was never reset.
-        """
-        return self._require_state().copy()
+        is_late = self._num_steps >= self.max_episode_steps
+        return observations, reward, bool(terminated), bool(truncated) or is_late, self._infos(info)
 
     def get_state(self) -> dict[str, Any]:
         """Everything the future depends on, as numpy arrays and plain values.
@@ -235,9 +185,7 @@ class MAMuJoCo(MultiAgentEnv):
             "settings": dict(self._settings),
             "simulator": save_simulator(self.env),
             "first_seed": self._first_seed,
-            "num_steps": self._num_steps,
-            "is_running": self._is_running,
-            "state": copy.copy(self._state),
+            **self._progress(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -249,11 +197,11 @@ class MAMuJoCo(MultiAgentEnv):
         Raises:
             ValueError: the state is that of another environment; nothing has changed then.
         """
-        self._require_own(state)
+        self._require_own(state, {"settings": self._settings}, "simulator", "first_seed")
+        check_saved(self.env, state["simulator"])
         load_simulator(self.env, state["simulator"])
         self._first_seed = state["first_seed"]
-        self._num_steps, self._is_running = int(state["num_steps"]), bool(state["is_running"])
-        self._state = copy.copy(state["state"])
+        self._resume(state)
 
     def render(self) -> Any:
         """What Gymnasium's `render()` returns: for "rgb_array" an image (height, width, 3), uint8.
@@ -293,7 +241,7 @@ class MAMuJoCo(MultiAgentEnv):
                 f"numbers): MuJoCo warns {', '.join(unstable)} and has put the robot back into its initial pose."
             )
 
-    def _joint_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
+    def _read_actions(self, action_dict: Mapping[str, Any]) -> np.ndarray:
         """The environment's action, one entry per actuator, from those of all agents."""
         joint = self._usual_action(action_dict)
         if joint is None:
@@ -320,12 +268,7 @@ class MAMuJoCo(MultiAgentEnv):
 
     def _checked_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
         """All agents' actions, one after the other, in any form that is correct."""
-        require_agents("action_dict", action_dict, self.agents)
-        checked = [
-            finite_action(agent, action_dict[agent], own.size)
-            for agent, own in zip(self.agents, self.actuators, strict=True)
-        ]
-        return np.concatenate(checked).clip(-1.0, 1.0).astype(np.float32)
+        return np.concatenate(self._finite_actions(action_dict)).clip(-1.0, 1.0).astype(np.float32)
 
     def _read(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         """Takes over the state, and returns what the agents observe."""
@@ -334,27 +277,7 @@ class MAMuJoCo(MultiAgentEnv):
         return observations
 
     def _infos(self, info: Mapping[str, Any]) -> dict[str, dict]:
-        info = {**info, "state": self._state.copy()}
-        for name in _SHARED_INFOS:
-            if name in info:
-                info[name] = info[name].copy()
-        return {self.agents[0]: info}
-
-    def _require_state(self) -> np.ndarray:
-        if self._state is None:
-            raise RuntimeError("There is no state before the first episode: call reset() first.")
-        return self._state
-
-    def _require_own(self, state: Mapping[str, Any]) -> None:
-        expected = {"settings", "simulator", "first_seed", "num_steps", "is_running", "state"}
-        if not isinstance(state, Mapping) or set(state) != expected:
-            given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"set_state() needs what get_state() returned, {sorted(expected)}, but was given {given}.")
-        if state["settings"] != self._settings:
-            raise ValueError(
-                f"The state is that of another environment, {state['settings']}, but this one is {self._settings}."
-            )
-        check_saved(self.env, state["simulator"])
+        return self._team_info(**{**info, **{name: info[name].copy() for name in _SHARED_INFOS if name in info}})
 
 
 def _find_agent_obsk(observations: str, agent_obsk: object) -> int | None:
