@@ -56,7 +56,7 @@ def test_the_core_works_where_ray_cannot_be_imported():
         "import rllib_dima.core.dima.trainer",
         "from rllib_dima import Policy",
         "from rllib_dima.envs import ENV_IDS, env_family, env_config_keys",
-        "import rllib_dima.cli.arguments",
+        "import rllib_dima.cli",
     ],
 )
 def test_ray_and_simulators_are_not_loaded_before_they_are_used(statement):
