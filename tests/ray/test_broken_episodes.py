@@ -35,7 +35,7 @@ def test_the_broken_step_is_in_no_trajectory_and_the_episode_is_truncated_before
     buffer = ReplayBuffer(layout, 100)
     for part in parts:
         buffer.add(part)
-    assert len(buffer) == 2 and not buffer.terminated.any() and not buffer._open_episodes
+    assert len(buffer) == 2 and not buffer.terminated[: len(buffer)].any() and not buffer._open_episodes
     np.testing.assert_array_equal(buffer.next_states[:2, 0], [1, 2])  # the last good state can be valued
     np.testing.assert_array_equal(buffer.rewards[:2], [1, 1])
 
