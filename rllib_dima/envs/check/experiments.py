@@ -27,7 +27,6 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.test import parallel_api_test
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 import rllib_dima
 from rllib_dima.envs.check.report import EnvReport, Finding
@@ -49,8 +48,10 @@ from rllib_dima.envs.spaces import agent_action, box_size
 SHORT_EPISODE = 50  # steps of an experiment that needs no whole episode
 PATIENCE = 10  # times `steps` before an episode is said not to end
 STEPS_BEFORE_SNAPSHOT, STEPS_AFTER_SNAPSHOT = 5, 20
-RESULTS = {"reset": ("observations", "infos")}
-RESULTS["step"] = ("observations", "rewards", "terminated flags", "truncated flags", "infos")
+RESULTS = {
+    "reset": ("observations", "infos"),
+    "step": ("observations", "rewards", "terminated flags", "truncated flags", "infos"),
+}
 
 
 def check_env(
@@ -103,9 +104,9 @@ class _Source:
         self._given, self._env_config = given, env_config
         self.is_instance = isinstance(given, (gymnasium.Env, ParallelEnv, AECEnv))
         self.name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
-        self.opened: list[MultiAgentEnv] = []
+        self.opened: list[Any] = []
 
-    def open(self) -> MultiAgentEnv:
+    def open(self) -> Any:
         """The environment, a new one if it can be made."""
         if isinstance(self._given, str):
             rllib_dima.register()  # Ray forgets the ids when it is shut down
@@ -123,7 +124,7 @@ class _Source:
 class _Player:
     """Resets and steps an environment; what goes wrong becomes a finding."""
 
-    def __init__(self, env: MultiAgentEnv, report: EnvReport, agents: list, has_state: bool) -> None:
+    def __init__(self, env: Any, report: EnvReport, agents: list, has_state: bool) -> None:
         self.env, self._report, self._agents, self._has_state = env, report, agents, has_state
 
     def play(self, label: str, actions: Iterable[dict], seed: int | None) -> Iterator[Moment]:
@@ -244,7 +245,7 @@ class _Inspection:
                     "state", f"{found}{self.env.state_space.shape}.", "Add a state_space, a gymnasium.spaces.Box."
                 )
 
-    def _actions(self, steps: int, draw: Callable[[gymnasium.Space, int], Any]) -> Iterator[dict]:
+    def _actions(self, steps: int, draw: Callable[[Any, int], Any]) -> Iterator[dict]:
         """Joint actions, `draw(space, step)` of every agent; none at all, where a space to draw from is missing."""
         can_act = None not in self.action_spaces.values()
         for step in range(steps if can_act else 0):
@@ -323,7 +324,7 @@ class _Inspection:
     def _look_for_half_a_snapshot(self) -> None:
         has = {name: callable(getattr(self.env, name, None)) for name in ("get_state", "set_state")}
         if sum(has.values()) == 1:
-            one, other = sorted(has, key=has.get, reverse=True)
+            one, other = sorted(has, key=lambda name: not has[name])
             found = f"it has {one}() but no {other}(), so that checkpoints cannot hold a running episode."
             self._warn("restoring", found, f"Add {other}(), or remove {one}().")
 

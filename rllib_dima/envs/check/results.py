@@ -48,7 +48,7 @@ class ResultChecks:
     `spaces` holds "observations" by agent, None where there is none, and "state", if the environment offers it.
     """
 
-    def __init__(self, report: EnvReport, agents: list, spaces: Mapping[str, Any], team_reward: str) -> None:
+    def __init__(self, report: EnvReport, agents: list, spaces: Mapping[str, Any], team_reward: Any) -> None:
         self._report, self._agents, self._team_reward = report, agents, team_reward
         self._spaces = {name: space for name, space in _arrays(spaces).items() if isinstance(space, Box)}
         self._ranges: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}  # smallest, largest, and of how many
@@ -85,13 +85,14 @@ class ResultChecks:
 
     def _see_agents(self, moment: Moment) -> None:
         """Missing and unknown agents, and infos."""
-        rewards, flags = moment.results["rewards"], moment.flags[0] | moment.flags[1]
-        for check, given, severity in (
+        rewards, (terminateds, truncateds) = moment.results["rewards"], moment.flags
+        kinds: list[tuple[str, Mapping, Severity]] = [
             ("observations", moment.results["observations"], "error"),
             ("rewards", dict.fromkeys(self._agents) if rewards is None else rewards, "error"),
-            ("flags", flags, "warning"),
+            ("flags", {**terminateds, **truncateds}, "warning"),
             ("infos", moment.infos, "warning"),
-        ):
+        ]
+        for check, given, severity in kinds:
             missing = [agent for agent in self._agents if agent not in given]
             unknown = [agent for agent in given if agent not in [*self._agents, ALL, "__common__"]]
             if missing and severity == "error":
