@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from rllib_dima.core.layout import ActionKind
+if TYPE_CHECKING:
+    from rllib_dima.core.layout import ActionKind  # imports torch
 
 LARGEST = 1e15
 """What an observation, a state or a reward may not exceed: the learner squares them and adds up to 1e8 squares, in

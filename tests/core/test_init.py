@@ -27,7 +27,7 @@ import sys
 import rllib_dima
 {then}
 from ray.tune.registry import ENV_CREATOR, _global_registry, get_trainable_cls
-loaded = {{"ray.rllib", "mujoco", "pettingzoo"}} & set(sys.modules)
+loaded = {{"ray.rllib", "mujoco", "pettingzoo", "torch"}} & set(sys.modules)
 assert all(_global_registry.contains(ENV_CREATOR, env_id) for env_id in rllib_dima.envs.ENV_IDS)
 print(len(loaded), get_trainable_cls("DIMA") is rllib_dima.DIMA)
 """
