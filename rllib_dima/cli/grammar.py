@@ -9,20 +9,11 @@ from typing import Any
 
 import click
 
+from rllib_dima.cli.console.spelling import REFUSED_BY_EVALUATE, REFUSED_FLAGS, RENAMED_COMMANDS
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.core.names import check_name
 
 FILE_ENDINGS = (".yaml", ".yml", ".json", ".py")
-_RENAMED_COMMANDS = {"rollout": "evaluate"}
-_LEAVE_OUT = "RLlib trains with torch only: leave it out."
-# Flags of the old command that mean nothing any more, and what to do instead.
-REMOVED_FLAGS = {
-    "--framework": _LEAVE_OUT,
-    "--torch": _LEAVE_OUT,
-    "--local-mode": "Ray has no local mode any more; build the algorithm in Python to debug it in one process.",
-    "--resources-per-trial": "Set num_env_runners, num_learners, num_cpus_per_... and num_gpus_per_... in --config.",
-}
-REMOVED_FROM_EVALUATE = {"--steps": "Evaluation runs whole episodes: use --episodes."}
 
 
 class Command(click.Command):
@@ -61,8 +52,8 @@ def check_word(word: str, known: Iterable[str], ctx: click.Context) -> None:
     """Refuses a word where a command is expected, with what was probably meant."""
     if word in known:
         return
-    if word in _RENAMED_COMMANDS:
-        raise UsageError(f"`rllib {word}` is now `rllib {_RENAMED_COMMANDS[word]}`.")
+    if word in RENAMED_COMMANDS:
+        raise UsageError(f"`rllib {word}` is now `rllib {RENAMED_COMMANDS[word]}`.")
     if word.endswith(FILE_ENDINGS):
         raise UsageError(f"Did you mean `rllib train file {word}`?")
     try:
@@ -73,7 +64,7 @@ def check_word(word: str, known: Iterable[str], ctx: click.Context) -> None:
 
 def _unknown_flag(flag: str, files: list[str], ctx: click.Context) -> UsageError:
     """What to say about a flag that a command does not know."""
-    removed = REMOVED_FLAGS | (REMOVED_FROM_EVALUATE if ctx.info_name == "evaluate" else {})
+    removed = REFUSED_FLAGS | (REFUSED_BY_EVALUATE if ctx.info_name == "evaluate" else {})
     if flag in removed:
         return UsageError(f"{flag} means nothing any more. {removed[flag]}")
     if not flag.startswith("--") and files:

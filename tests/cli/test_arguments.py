@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rllib_dima.cli import main, rllib
-from rllib_dima.cli.grammar import REMOVED_FLAGS, REMOVED_FROM_EVALUATE
+from rllib_dima.cli.console.spelling import REFUSED_BY_EVALUATE, REFUSED_FLAGS
 
 
 @pytest.fixture
@@ -137,8 +137,8 @@ def test_misuse_is_one_message_and_code_2(line, message, capsys):
 
 
 def test_every_removed_flag_says_what_to_do_instead(capsys):
-    lines = [[command, flag] for command in ("train", "evaluate") for flag in REMOVED_FLAGS]
-    for line in [*lines, *(["evaluate", flag] for flag in REMOVED_FROM_EVALUATE), ["example", "run", "--torch"]]:
+    lines = [[command, flag] for command in ("train", "evaluate") for flag in REFUSED_FLAGS]
+    for line in [*lines, *(["evaluate", flag] for flag in REFUSED_BY_EVALUATE), ["example", "run", "--torch"]]:
         assert main(line) == 2 and f"{line[-1]} means nothing any more" in capsys.readouterr().err
 
 

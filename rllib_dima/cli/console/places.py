@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rllib_dima.cli.console.spelling import KNOWN_METRICS, RENAMED_METRICS, RENAMED_SETTINGS
+from rllib_dima.cli.console.spelling import KNOWN_METRICS, RENAMED_KEYS, RENAMED_METRICS, RENAMED_SETTINGS
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.cli.experiment.algorithms import settings_of
-from rllib_dima.cli.experiment.spec import CHECKPOINT_KEYS, KEYS, RENAMED_KEYS
+from rllib_dima.cli.experiment.spec import CHECKPOINT_KEYS, KEYS
 from rllib_dima.core.names import near_names
 
 

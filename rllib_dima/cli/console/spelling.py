@@ -1,4 +1,4 @@
-"""Names of settings and metrics as older versions of RLlib spelled them, and what they are called now."""
+"""Words of older versions of RLlib that files and command lines still hold, and what to write now."""
 
 from __future__ import annotations
 
@@ -16,64 +16,42 @@ RENAMED_SETTINGS: dict[str, str] = {
     "num_envs_per_worker": "num_envs_per_env_runner",
     "num_cpus_per_worker": "num_cpus_per_env_runner",
     "num_gpus_per_worker": "num_gpus_per_env_runner",
-    "custom_resources_per_worker": "custom_resources_per_env_runner",
-    "num_cpus_for_driver": "num_cpus_for_main_process",
-    "num_cpus_for_local_worker": "num_cpus_for_main_process",
-    "num_learner_workers": "num_learners",
-    "num_cpus_per_learner_worker": "num_cpus_per_learner",
-    "num_gpus_per_learner_worker": "num_gpus_per_learner",
-    "validate_workers_after_construction": "validate_env_runners_after_construction",
-    "ignore_worker_failures": "ignore_env_runner_failures",
-    "recreate_failed_workers": "restart_failed_env_runners",
-    "recreate_failed_env_runners": "restart_failed_env_runners",
-    "max_num_worker_restarts": "max_num_env_runner_restarts",
-    "delay_between_worker_restarts_s": "delay_between_env_runner_restarts_s",
-    "num_consecutive_worker_failures_tolerance": "num_consecutive_env_runner_failures_tolerance",
-    "worker_health_probe_timeout_s": "env_runner_health_probe_timeout_s",
-    "worker_restore_timeout_s": "env_runner_restore_timeout_s",
     "evaluation_num_workers": "evaluation_num_env_runners",
     "evaluation_num_episodes": "evaluation_duration",
-    "custom_eval_function": "custom_evaluation_function",
-    "collect_metrics_timeout": "metrics_episode_collection_timeout_s",
-    "metrics_smoothing_episodes": "metrics_num_episodes_for_smoothing",
-    "min_iter_time_s": "min_time_s_per_iteration",
-    "min_time_s_per_reporting": "min_time_s_per_iteration",
-    "timesteps_per_iteration": "min_sample_timesteps_per_iteration",
-    "min_sample_timesteps_per_reporting": "min_sample_timesteps_per_iteration",
-    "min_train_timesteps_per_reporting": "min_train_timesteps_per_iteration",
     "num_sgd_iter": "num_epochs",
     "sgd_minibatch_size": "minibatch_size",
     "lr_schedule": "lr",
     "entropy_coeff_schedule": "entropy_coeff",
     "model": "model_config",
-    "learning_starts": "num_steps_sampled_before_learning_starts",
 }
 
-_TF = "TensorFlow is gone from RLlib: leave it out."
-_BUFFER = "Set replay_buffer_config, such as {type: PrioritizedEpisodeReplayBuffer, capacity: 100000}."
-_EPISODE_END = "Environments decide when their episodes end: wrap yours in gymnasium's TimeLimit."
+_LEAVE_OUT = "RLlib trains with torch only: leave it out."
+_TENSORFLOW = ("tf_session_args", "local_tf_session_args", "eager_tracing", "eager_max_retraces")
 _CONNECTORS = "Observations are filtered by connectors, which only a .py file can set: env_to_module_connector."
 
-# Settings of the old API stack that the new one ignores or refuses, and what to do instead.
+# What RLlib still accepts and silently ignores, and what a file for DIMA may mean by a word it has for something else.
 REFUSED_SETTINGS: dict[str, str] = {
-    **dict.fromkeys(("tf_session_args", "local_tf_session_args", "eager_tracing", "eager_max_retraces"), _TF),
-    **dict.fromkeys(("buffer_size", "prioritized_replay", "replay_batch_size", "replay_mode"), _BUFFER),
-    **dict.fromkeys(("prioritized_replay_alpha", "prioritized_replay_beta", "prioritized_replay_eps"), _BUFFER),
-    **dict.fromkeys(("horizon", "soft_horizon", "no_done_at_end"), _EPISODE_END),
-    **dict.fromkeys(("observation_filter", "preprocessor_pref", "synchronize_filters"), _CONNECTORS),
+    **dict.fromkeys(_TENSORFLOW, _LEAVE_OUT),
+    **dict.fromkeys(("observation_filter", "preprocessor_pref"), _CONNECTORS),
     "exploration_config": "Exploration belongs to the module's forward_exploration(); DQN has `epsilon`.",
     "optimizer": "Optimisers belong to the learner class, which only a .py file can set.",
-    "monitor": "Record videos with `rllib evaluate CHECKPOINT --out video.mp4`.",
-    "record_env": "Record videos with `rllib evaluate CHECKPOINT --out video.mp4`.",
     "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
     "remote_worker_envs": "Set gym_env_vectorize_mode: async.",
-    "simple_optimizer": "There is one way to optimise now: leave it out.",
-    "worker_cls": "Set env_runner_cls in a .py file.",
     "sample_collector": "Env runners collect episodes now: leave it out.",
-    "create_env_on_driver": "Set create_env_on_local_worker.",
-    "multiagent": "Set policies and policy_mapping_fn in a .py file.",
-    "no_eager_on_workers": _TF,
+    "horizon": "Environments decide when their episodes end: wrap yours in gymnasium's TimeLimit.",
 }
+
+RENAMED_KEYS = {"local_dir": "storage_path", "upload_dir": "storage_path", "repeat": "num_samples"}
+_RESOURCES = "Set num_env_runners, num_learners, num_cpus_per_... and num_gpus_per_... in config."
+REFUSED_KEYS = {"resources_per_trial": _RESOURCES}
+RENAMED_COMMANDS = {"rollout": "evaluate"}
+REFUSED_FLAGS = {
+    "--framework": _LEAVE_OUT,
+    "--torch": _LEAVE_OUT,
+    "--local-mode": "Ray has no local mode any more; build the algorithm in Python to debug it in one process.",
+    "--resources-per-trial": _RESOURCES,
+}
+REFUSED_BY_EVALUATE = {"--steps": "Evaluation runs whole episodes: use --episodes."}
 
 # Names that a file may use although the configuration has them under another attribute.
 SPOKEN_SETTINGS = ("framework", "callbacks", "lambda", "input", "model_config", "train_batch_size_per_learner")
@@ -83,11 +61,8 @@ RENAMED_METRICS: dict[str, str] = {
     "episode_reward_min": "env_runners/episode_return_min",
     "episode_reward_max": "env_runners/episode_return_max",
     "episode_return_mean": "env_runners/episode_return_mean",
-    "episode_return_min": "env_runners/episode_return_min",
-    "episode_return_max": "env_runners/episode_return_max",
     "episode_len_mean": "env_runners/episode_len_mean",
     "episodes_total": "env_runners/num_episodes_lifetime",
-    "episodes_this_iter": "env_runners/num_episodes",
     "timesteps_total": "num_env_steps_sampled_lifetime",
     "num_env_steps_sampled": "num_env_steps_sampled_lifetime",
     "num_env_steps_trained": "learners/__all_modules__/num_env_steps_trained_lifetime",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rllib_dima.cli.checkpoints import find_checkpoint
-from rllib_dima.cli.console.spelling import Notify, present_metric
+from rllib_dima.cli.console.spelling import REFUSED_KEYS, RENAMED_KEYS, Notify, present_metric
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.core.names import check_name
 
@@ -17,22 +17,11 @@ KEYS += ("time_budget_s", "max_concurrent_trials", "scheduler", "scheduler_confi
 PYTHON_KEYS = ("search_alg", "metric", "mode", "callbacks", "reuse_actors", "trial_name_creator")
 PYTHON_KEYS += ("trial_dirname_creator",)  # of ray.tune's TuneConfig and RunConfig, which only a .py file can hold
 
-RENAMED_KEYS = {"local_dir": "storage_path", "upload_dir": "storage_path", "repeat": "num_samples"}
 CHECKPOINT_KEYS = {  # old files and the command line have these beside checkpoint_config
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
     "keep_checkpoints_num": "num_to_keep",
     "checkpoint_score_attr": "checkpoint_score_attribute",
-}
-REFUSED_KEYS = {
-    **dict.fromkeys(
-        ("resources_per_trial", "trial_resources"),
-        "Set num_env_runners, num_learners, num_cpus_per_... and num_gpus_per_... in config.",
-    ),
-    "sync_config": "Tune writes to storage_path directly: leave it out.",
-    "export_formats": "Checkpoints hold the modules: leave it out.",
-    "pass_criteria": "It is for RLlib's own tests: put what should end a trial into stop.",
-    "frameworks": "RLlib trains with torch only: leave it out.",
 }
 DEFAULT_STORAGE_PATH = "~/ray_results"
 NUMBERS = ("num_samples", "max_failures", "time_budget_s", "max_concurrent_trials")
