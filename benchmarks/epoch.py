@@ -36,11 +36,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES, Trainer
-from rllib_dima.core.dima.world_model import WorldModel
-from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES, DIMATrainer
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.core.replay.data import Trajectory
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import matrix_product_precision
@@ -98,28 +96,30 @@ def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajecto
     )
 
 
-def build(layout: AgentLayout, hp: Hyperparameters, device: str, stored: int, twin: Trainer | None = None) -> Trainer:
+def build(
+    layout: AgentLayout, hp: DIMAHyperparameters, device: str, stored: int, twin: DIMATrainer | None = None
+) -> DIMATrainer:
     """A trainer with `stored` transitions. The world model's parts take turns, so that each can be timed.
 
     Given a `twin`, which shares its networks, the new one updates them side by side where it can.
     """
     torch.manual_seed(0)
     if twin is None:
-        networks = [network(layout, hp).to(device) for network in (Actor, Critic, WorldModel)]
+        networks = {name: network(layout, hp).to(device) for name, network in DIMATrainer.NETWORKS.items()}
     else:
-        networks = [twin.actor, twin.critic, twin.world_model]
-    trainer = Trainer(layout, hp, *networks, device=device, seed=0, side_by_side=twin is not None)
+        networks = {name: getattr(twin, name) for name in DIMATrainer.NETWORKS}
+    trainer = DIMATrainer(layout, hp, networks, device=device, seed=0, side_by_side=twin is not None)
     trainer.add([random_trajectory(layout, min(EPISODE, stored), number) for number in range(-(-stored // EPISODE))])
     return trainer
 
 
-def count_flops(layout: AgentLayout, full: Hyperparameters, device: str) -> dict[str, float]:
+def count_flops(layout: AgentLayout, full: DIMAHyperparameters, device: str) -> dict[str, float]:
     """Floating-point operations of every phase of an iteration; all updates of a kind have equally many."""
     hp, factors = shortened(dataclasses.replace(full, acceleration="eager", replay_capacity=2 * EPISODE), 1)
     trainer = build(layout, hp, device, EPISODE)
-    trainer._clock = CountingClock(trainer.device)
+    trainer.clock = CountingClock(trainer.device)
     run_once(trainer, 0)
-    return {phase: count * factors.get(phase, 1.0) for phase, count in trainer._clock.flops.items()}
+    return {phase: count * factors.get(phase, 1.0) for phase, count in trainer.clock.flops.items()}
 
 
 def matmul_rate(device: str, size: int, precision: str) -> float:
@@ -137,7 +137,7 @@ def matmul_rate(device: str, size: int, precision: str) -> float:
     return 2 * size**3 / min(once() for _ in range(5))
 
 
-def run_once(trainer: Trainer, number: int) -> dict[str, float]:
+def run_once(trainer: DIMATrainer, number: int) -> dict[str, float]:
     """Seconds of every phase, and what the whole iteration took besides them."""
     start = time.perf_counter()
     trainer.add([random_trajectory(trainer.replay.layout, NEW_STEPS, 10**6 + number)])
@@ -146,7 +146,7 @@ def run_once(trainer: Trainer, number: int) -> dict[str, float]:
     return seconds
 
 
-def shortened(full: Hyperparameters, updates: int) -> tuple[Hyperparameters, dict[str, float]]:
+def shortened(full: DIMAHyperparameters, updates: int) -> tuple[DIMAHyperparameters, dict[str, float]]:
     """An iteration with `updates` of the most frequent updates and its share of the others; factors back to all."""
     share = min(1.0, updates / max(getattr(full, f"{part}_updates_per_iteration") for part in (*UPDATED, "policy")))
     names = {f"{part}_updates_per_iteration": phases for part, phases in (UPDATED | POLICY_PHASES).items()}
@@ -160,14 +160,14 @@ class Variant:
 
     Args:
         args: the command line's.
-        acceleration: see `Hyperparameters`.
+        acceleration: see `DIMAHyperparameters`.
         precision: likewise.
     """
 
     def __init__(self, args: argparse.Namespace, acceleration: str, precision: str) -> None:
         settings = {**json.loads(args.set), "acceleration": acceleration, "precision": precision}
         self.args, self.precision, self.acceleration = args, precision, acceleration
-        self.full = resolve(settings, "mamujoco", args.model_size)
+        self.full = DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size)
         self.hp, self.factors = shortened(self.full, args.updates)
         self.trainer = build(TASKS[args.task], self.hp, args.device, args.stored)
         self.together = None
@@ -278,7 +278,9 @@ def comparison(results: list[dict[str, Any]]) -> str:
 def profile_steps(args: argparse.Namespace) -> str:
     """Of each step on a GPU: kernels, their time, and the time from one call to the next, in milliseconds."""
     settings = {**json.loads(args.set), "acceleration": args.acceleration[0], "precision": args.precision[0]}
-    trainer = build(TASKS[args.task], resolve(settings, "mamujoco", args.model_size), args.device, args.stored)
+    trainer = build(
+        TASKS[args.task], DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size), args.device, args.stored
+    )
     trainer.train_iteration()
     rollout = trainer._steps["imagine"]()
     inputs = {"evaluate": rollout, "ppo_epoch": trainer._steps["evaluate"](*rollout)}
@@ -352,7 +354,7 @@ def main() -> None:
     """Prints the tables, and a JSON line each for the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, default="ant_4x2")
-    parser.add_argument("--model-size", choices=MODEL_SIZES, default="paper")
+    parser.add_argument("--model-size", choices=DIMAHyperparameters.MODEL_SIZES, default="paper")
     parser.add_argument("--set", default="{}", help="further hyperparameters, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--acceleration", nargs="+", default=["auto"], help="one or more, to be compared")

@@ -5,8 +5,8 @@ python benchmarks/model_sizes.py                              # prints the table
 
 from __future__ import annotations
 
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
-from rllib_dima.core.hyperparameters import MODEL_SIZES, resolve
 from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.envs import CooperativeEnv, make
 
@@ -17,8 +17,8 @@ def main() -> None:
     """One row per preset, numbers of trainable parameters."""
     layout = CooperativeEnv(make(ENV)).layout
     print(f"{ENV:<26} {'decoder':>10} {'dynamics':>10} {'transformer':>12} {'actor':>8} {'critic':>8}")
-    for name in MODEL_SIZES:
-        hp = resolve({}, "mamujoco", name)
+    for name in DIMAHyperparameters.MODEL_SIZES:
+        hp = DIMAHyperparameters.resolve({}, "mamujoco", name)
         model = WorldModel(layout, hp)
         networks = (
             model.state_decoder,

@@ -44,8 +44,8 @@ import numpy as np
 import torch
 from epoch import PHASES, build, layout_of, run_once, shortened
 
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES
-from rllib_dima.core.hyperparameters import MODEL_SIZES, Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
 
 VALUES = {
@@ -78,7 +78,7 @@ def repeats_of_core(args: argparse.Namespace, axis: str, value: int) -> Iterator
     """Seconds of every phase of an iteration, and memory so far, at one point of an axis; once more at each call."""
     before = _peak_memory(args.device)
     layout, settings, stored = problem(axis, value)
-    hp, factors = shortened(resolve(settings, "mamujoco", args.model_size), args.updates)
+    hp, factors = shortened(DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size), args.updates)
     trainer = build(layout, hp, args.device, stored)
     for number in itertools.count():
         run = run_once(trainer, number)
@@ -113,7 +113,7 @@ def phases_of_learner(times: dict[str, float], factors: dict[str, float]) -> dic
     return {"add": seconds.pop("add"), "world_model": sum(parts), **seconds}
 
 
-def num_updates(hp: Hyperparameters) -> dict[str, int]:
+def num_updates(hp: DIMAHyperparameters) -> dict[str, int]:
     """Optimiser steps of every network in an iteration."""
     counts = {part: getattr(hp, f"{part}_updates_per_iteration") for part in ("decoder", "dynamics", "reward")}
     return counts | dict.fromkeys(
@@ -239,7 +239,7 @@ def main() -> None:
     """Prints a table per axis, and a JSON line for the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axis", choices=VALUES, nargs="+", default=list(VALUES), help="default: all")
-    parser.add_argument("--model-size", choices=MODEL_SIZES, default="nano")
+    parser.add_argument("--model-size", choices=DIMAHyperparameters.MODEL_SIZES, default="nano")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads on the CPU")
     parser.add_argument("--updates", type=int, help="updates per repeat (default: 10 on a CPU, all on a GPU)")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
-from rllib_dima.core.hyperparameters import Hyperparameters, resolve
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Trajectory, Window
@@ -75,7 +75,7 @@ def fill(layout: AgentLayout, episodes: list[Trajectory]) -> ReplayBuffer:
 class PlainMLP(nn.Module):
     """Predicts z_{t+1} - z_t from L states and joint actions. (B, L, S), (B, L, N, A) -> (B, S)."""
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters, hidden: int) -> None:
+    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters, hidden: int) -> None:
         super().__init__()
         size_in = hp.context_length * (layout.state_size + layout.num_agents * layout.action_size)
         self.network = nn.Sequential(
@@ -90,7 +90,7 @@ class PlainMLP(nn.Module):
 class MLPModel:
     """The plain MLP behind the interface of `DiffusionModel`, sized to about as many parameters."""
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters, world_model: WorldModel) -> None:
+    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters, world_model: WorldModel) -> None:
         self.hp, self.normalizer = hp, world_model.normalizer
         wanted = sum(p.numel() for p in world_model.dynamics.parameters())
         self.module = PlainMLP(layout, hp, int(wanted**0.5))
@@ -113,7 +113,7 @@ class MLPModel:
 class DiffusionModel:
     """The dynamics model as it is trained and sampled in DIMA."""
 
-    def __init__(self, hp: Hyperparameters, world_model: WorldModel) -> None:
+    def __init__(self, hp: DIMAHyperparameters, world_model: WorldModel) -> None:
         self.hp, self.world_model, self.module = hp, world_model, world_model.dynamics
 
     def loss(self, window: Window) -> torch.Tensor:
@@ -132,7 +132,7 @@ class StaysAsItIs:
         return context[:, -1]
 
 
-def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: Hyperparameters, updates: int) -> None:
+def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: DIMAHyperparameters, updates: int) -> None:
     """`updates` steps of AdamW on windows from `replay`."""
     settings = (hp.dynamics_lr, hp.dynamics_grad_clip, hp.dynamics_weight_decay, 1e-8, hp.dynamics_lr_warmup_updates)
     optimizer = ModelOptimizer("dynamics", model.module, torch.optim.AdamW, *settings)
@@ -143,7 +143,7 @@ def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: Hyperparam
 
 
 @torch.no_grad()
-def open_loop_errors(model, normalizer: nn.Module, held_out: ReplayBuffer, hp: Hyperparameters) -> list[float]:
+def open_loop_errors(model, normalizer: nn.Module, held_out: ReplayBuffer, hp: DIMAHyperparameters) -> list[float]:
     """Mean absolute error in normalised units after each of `STEPS_SHOWN` steps."""
     past, horizon = hp.context_length - 1, max(STEPS_SHOWN)
     torch.manual_seed(1)
@@ -180,7 +180,7 @@ def main() -> None:
     )
     rows = []
 
-    def show(name: str, unroll: int, model, normalizer: nn.Module, hp: Hyperparameters, seconds: float) -> None:
+    def show(name: str, unroll: int, model, normalizer: nn.Module, hp: DIMAHyperparameters, seconds: float) -> None:
         errors = open_loop_errors(model, normalizer, held_out, hp)
         size = sum(p.numel() for p in model.module.parameters()) if hasattr(model, "module") else 0
         print(f"{name:<12} {unroll:>6} {size:>10} {seconds:>8.0f}", *(f"{e:>9.3f}" for e in errors), flush=True)
@@ -193,7 +193,7 @@ def main() -> None:
             conditioning = name if name in args.conditioning else "joint"
             settings = {"dynamics_lr": args.lr, "sigma_offset_noise": args.offset_noise, "dynamics_batch_size": 64}
             settings |= {"num_autoregressive_steps": unroll, "conditioning": conditioning, **json.loads(args.set)}
-            hp = resolve(settings, "mamujoco", args.model_size)
+            hp = DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size)
             torch.manual_seed(args.seed)
             world_model = WorldModel(env.layout, hp)
             world_model.normalizer.update(torch.as_tensor(np.concatenate([e.states for e in episodes[:20]])))

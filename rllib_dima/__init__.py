@@ -19,15 +19,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rllib_dima.algorithms.dima import DIMA
-    from rllib_dima.algorithms.dima_config import DIMAConfig
+    from rllib_dima.algorithms.dima import DIMA, DIMAConfig
     from rllib_dima.policy import Policy
 
 __all__ = ["DIMA", "DIMAConfig", "Policy", "register"]
 
 _MODULE_OF = {
     "DIMA": "rllib_dima.algorithms.dima",
-    "DIMAConfig": "rllib_dima.algorithms.dima_config",
+    "DIMAConfig": "rllib_dima.algorithms.dima",
     "Policy": "rllib_dima.policy",
 }
 _REGISTRY = "ray.tune.registry"

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.networks import Actor
 
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
@@ -152,7 +152,8 @@ def save_weights(folder: Place, actor: Actor, weights_by_name: Mapping[str, np.n
         actor: the network.
         weights_by_name: its parameters and buffers, which may be older than those it has.
     """
-    description = {"layout": dataclasses.asdict(actor.layout), "hyperparameters": dataclasses.asdict(actor.hp)}
+    hyperparameters = {name: getattr(actor.hp, name) for name in PolicyHyperparameters.names()}
+    description = {"layout": dataclasses.asdict(actor.layout), "hyperparameters": hyperparameters}
     weights = io.BytesIO()
     np.savez(weights, **weights_by_name)  # pyright: ignore[reportArgumentType]: no array is called allow_pickle
     files = {
@@ -186,14 +187,14 @@ def _load_actor(folder: pathlib.Path, path: Any) -> Actor:
     return actor
 
 
-def _load_description(folder: pathlib.Path) -> tuple[AgentLayout, Hyperparameters]:
+def _load_description(folder: pathlib.Path) -> tuple[AgentLayout, PolicyHyperparameters]:
     try:
         description = json.loads((folder / DESCRIPTION_FILE_NAME).read_bytes())
         layout, hyperparameters = (
             {name: _as_tuple(value) for name, value in description[part].items()}
             for part in ("layout", "hyperparameters")
         )
-        return AgentLayout(**layout), Hyperparameters(**hyperparameters)
+        return AgentLayout(**layout), PolicyHyperparameters(**hyperparameters)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{folder / DESCRIPTION_FILE_NAME} describes no policy: {error!r}") from error
 

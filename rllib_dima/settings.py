@@ -10,29 +10,27 @@ import gymnasium as gym
 
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
 
-# Settings of RLlib that DIMA does not read, and what to set instead. Setting one of them is an error; setting it to its
-# default, too, where that can be told (`training()`, `update_from_dict()`).
+# Settings of RLlib that no algorithm here reads, and what to set instead. Setting one of them is an error; setting it
+# to its default, too, where that can be told (`training()`, `update_from_dict()`).
 UNUSED_SETTINGS: dict[str, str] = {
-    "lr": "Set actor_lr, critic_lr, decoder_lr, dynamics_lr or reward_lr.",
-    "grad_clip": "Set actor_grad_clip, critic_grad_clip, decoder_grad_clip, dynamics_grad_clip or reward_grad_clip.",
-    "grad_clip_by": "DIMA clips by the global norm of each network.",
-    "train_batch_size": "Set env_steps_per_iteration, or the batch sizes of the networks, such as dynamics_batch_size.",
-    "_train_batch_size_per_learner": (
-        "Set env_steps_per_iteration, or the batch sizes of the networks, such as dynamics_batch_size."
-    ),
+    "lr": "Set the learning rates of the networks, such as actor_lr.",
+    "grad_clip": "Set those of the networks, such as actor_grad_clip.",
+    "grad_clip_by": "Gradients are clipped by the global norm of each network.",
+    "train_batch_size": "Set env_steps_per_iteration, or the algorithm's own batch sizes.",
+    "_train_batch_size_per_learner": "Set env_steps_per_iteration, or the algorithm's own batch sizes.",
     "num_epochs": "Set ppo_epochs.",
     "minibatch_size": "Set ppo_minibatches, the number of minibatches per PPO epoch.",
-    "shuffle_batch_per_epoch": "DIMA always shuffles.",
+    "shuffle_batch_per_epoch": "Batches are always shuffled.",
     "model": "Set model_size, or the sizes of the networks, such as actor_hidden_size.",
     "_model_config": "Set model_size, or the sizes of the networks, such as actor_hidden_size.",
-    "_rl_module_spec": "DIMA's networks are fixed; set their sizes, such as actor_hidden_size.",
-    "optimizer": "DIMA's optimisers are fixed; set their learning rates, such as actor_lr.",
+    "_rl_module_spec": "The networks are fixed; set their sizes, such as actor_hidden_size.",
+    "optimizer": "The optimisers are fixed; set their learning rates, such as actor_lr.",
     "observation_space": "The environment tells its spaces: set its observation_spaces.",
     "action_space": "The environment tells its spaces: set its action_spaces.",
     "observation_filter": "Scale observations in the environment.",
-    "update_worker_filter_stats": "DIMA has no observation filters; scale observations in the environment.",
-    "use_worker_filter_stats": "DIMA has no observation filters; scale observations in the environment.",
-    "preprocessor_pref": "DIMA has no preprocessors; change observations in the environment.",
+    "update_worker_filter_stats": "There are no observation filters; scale observations in the environment.",
+    "use_worker_filter_stats": "There are no observation filters; scale observations in the environment.",
+    "preprocessor_pref": "There are no preprocessors; change observations in the environment.",
     "observation_fn": "Change observations in the environment.",
     "compress_observations": "To save memory, set replay_capacity or replay_device.",
     "remote_worker_envs": "Set num_env_runners for environments in other processes.",
@@ -51,26 +49,26 @@ UNUSED_SETTINGS: dict[str, str] = {
     ),
     "add_default_connectors_to_env_to_module_pipeline": "The policy needs RLlib's connectors.",
     "add_default_connectors_to_module_to_env_pipeline": "The policy needs RLlib's connectors.",
-    "exploration_config": "DIMA explores by sampling from its policy; evaluation_config has explore=False.",
+    "exploration_config": "Exploration is sampling from the policy; evaluation_config has explore=False.",
     "_learner_connector": "Learners receive episodes directly.",
     "add_default_connectors_to_learner_pipeline": "Learners receive episodes directly.",
-    "clip_rewards": "DIMA learns the environment's rewards as they are; clip them in the environment.",
+    "clip_rewards": "Rewards are learnt as they are; clip them in the environment.",
     "rollout_fragment_length": "Set env_steps_per_iteration; runners share it evenly.",
-    "batch_mode": "DIMA collects exactly env_steps_per_iteration steps and cuts episodes where needed.",
-    "count_steps_by": "DIMA counts environment steps, in which all agents act at once.",
-    "normalize_actions": "DIMA's policy acts in [-1, 1], which the environment's wrapper scales to its bounds.",
+    "batch_mode": "An iteration collects exactly env_steps_per_iteration steps and cuts episodes where needed.",
+    "count_steps_by": "Environment steps are counted, in which all agents act at once.",
+    "normalize_actions": "The policy acts in [-1, 1], which the environment's wrapper scales to its bounds.",
     "policies": "All agents share one policy.",
     "policy_mapping_fn": "All agents share one policy.",
     "policies_to_train": "All agents share one policy.",
     "algorithm_config_overrides_per_module": "All agents share one policy.",
-    "create_local_env_runner": "DIMA needs the local runner to restart remote ones with the policy alone.",
+    "create_local_env_runner": "The local runner is needed to restart remote ones with the policy alone.",
     "num_aggregator_actors_per_learner": "Learners receive episodes directly.",
-    "_torch_lr_scheduler_classes": "DIMA's learning rates are constant after dynamics_lr_warmup_updates.",
-    "_torch_grad_scaler_class": "DIMA trains without loss scaling.",
+    "_torch_lr_scheduler_classes": "Learning rates are constant.",
+    "_torch_grad_scaler_class": "Training goes without loss scaling.",
     "torch_compile_learner": "RLlib's switch does nothing for modules of several agents.",
     "torch_compile_worker": "RLlib's switch does nothing on the new API stack.",
-    "torch_skip_nan_gradients": "DIMA stops with an error that names what became NaN.",
-    "log_gradients": "DIMA logs each network's gradient norm.",
+    "torch_skip_nan_gradients": "A run stops with an error that names what became NaN.",
+    "log_gradients": "Each network's gradient norm is logged.",
 }
 
 
@@ -86,11 +84,11 @@ _COUNT = _Rule("a whole number of at least 0", (numbers.Integral,), lambda value
 _SECONDS = _Rule("a number of seconds above 0", (numbers.Real,), lambda value: value > 0)
 _POSITIVE = _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1)
 _SWITCH = _Rule("True or False", (bool,))
-_NEW_STACK = _Rule("True, because DIMA runs on RLlib's new API stack only", (bool,), bool)
+_NEW_STACK = _Rule("True, because the algorithms here run on RLlib's new API stack only", (bool,), bool)
 _MAX_SEED = 4_000_000_000  # NumPy's is 2**32 - 1, and runners add their numbers, those of evaluation a million
 
 # Settings of which wrong values would be ignored or misread, or fail somewhere in RLlib without a word about them.
-_RULES: dict[str, _Rule] = {
+RULES: dict[str, _Rule] = {
     **dict.fromkeys(("checkpoint_replay", "progress", "sample_async"), _SWITCH),
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
     **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
@@ -109,7 +107,7 @@ _RULES: dict[str, _Rule] = {
     ),
     "evaluation_duration_unit": _Rule("'episodes' or 'timesteps'", (str,), ("episodes", "timesteps").__contains__),
     "gym_env_vectorize_mode": _Rule(
-        "'sync', because a runner of DIMA steps its environments one after the other (more runners do so in parallel: "
+        "'sync', because a runner here steps its environments one after the other (more runners do so in parallel: "
         "num_env_runners)",
         (str, gym.VectorizeMode),
         ("sync", gym.VectorizeMode.SYNC).__contains__,
@@ -119,20 +117,18 @@ _RULES: dict[str, _Rule] = {
         (dict,),
         lambda value: STATS_CLASSES.items() <= value.items(),
     ),
-    "input_": _Rule("'sampler', because DIMA learns from steps that it collects itself", (str,), "sampler".__eq__),
+    "input_": _Rule(
+        "'sampler', because algorithms here learn from steps that they collect themselves", (str,), "sampler".__eq__
+    ),
 }
 
 # What RLlib itself changes in the configuration of evaluation runners.
-_CHANGED_FOR_EVALUATION = ("rollout_fragment_length", "batch_mode")
+CHANGED_FOR_EVALUATION = ("rollout_fragment_length", "batch_mode")
 
 
-def _not_used(name: str) -> str:
-    return f"DIMA does not use {name.lstrip('_')!r}, which was set. {UNUSED_SETTINGS[name]}"
-
-
-def _check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any) -> None:
     """Raises TypeError or ValueError if a setting breaks its rule."""
-    rule = _RULES[name]
+    rule = RULES[name]
     is_of_type = isinstance(value, rule.types) and (bool in rule.types or not isinstance(value, bool))
     if not is_of_type:
         raise TypeError(f"{name} must be {rule.expected}, but is {value!r} ({type(value).__name__}).")

@@ -37,24 +37,29 @@ __all__ = [
 
 
 @contextmanager
-def opened(checkpoint: Any, filesystem: pyarrow.fs.FileSystem | None = None, only: str = "") -> Iterator[pathlib.Path]:
-    """The folder of a whole checkpoint of DIMA on the local disk, or a copy of one that is elsewhere.
+def opened(
+    checkpoint: Any, filesystem: pyarrow.fs.FileSystem | None = None, only: str = "", algorithm: str | None = None
+) -> Iterator[pathlib.Path]:
+    """The folder of a whole checkpoint on the local disk, or a copy of one that is elsewhere.
 
     Args:
         checkpoint: where it is, as `locate` reads it.
         filesystem: on which file system, if `checkpoint` does not tell.
         only: checks, and copies, this file or folder of it alone, as in "learner_group/learner/rl_module".
+        algorithm: whose it must be; that of any algorithm here by default.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged, of another algorithm or of another format.
     """
     place = locate(checkpoint, filesystem)
     with on_local_disk(place, (MANIFEST_FILE_NAME, only) if only else ()) as folder:
-        check(folder, place.path, only)
+        check(folder, place.path, only, algorithm)
         yield folder
 
 
-def verify(checkpoint: Any, filesystem: pyarrow.fs.FileSystem | None = None, only: str = "") -> None:
-    """Checks that a folder is a whole checkpoint of DIMA; arguments and errors as of `opened`."""
-    with opened(checkpoint, filesystem, only):
+def verify(
+    checkpoint: Any, filesystem: pyarrow.fs.FileSystem | None = None, only: str = "", algorithm: str | None = None
+) -> None:
+    """Checks that a folder is a whole checkpoint; arguments and errors as of `opened`."""
+    with opened(checkpoint, filesystem, only, algorithm):
         pass

@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, Val
 from rllib_dima.checkpoint.errors import CheckpointError
 from rllib_dima.checkpoint.places import beside
 
-ALGORITHM = "DIMA"  # also of classes derived from it, whose checkpoints hold the same
 FORMAT_VERSION = 2
 MANIFEST_FILE_NAME = "dima_checkpoint.json"
 CLASS_FILE_NAME = "class_and_ctor_args.pkl"  # RLlib's, in every checkpoint of every algorithm
@@ -61,10 +60,10 @@ class Manifest(Header, extra="forbid"):
     files: dict[Annotated[str, AfterValidator(_within)], Fingerprint]
 
 
-def write_manifest(folder: pathlib.Path) -> None:
-    """Completes a checkpoint on the local disk with the list of its files."""
+def write_manifest(folder: pathlib.Path, algorithm: str) -> None:
+    """Completes an algorithm's checkpoint on the local disk with the list of its files."""
     manifest = Manifest(
-        algorithm=ALGORITHM,
+        algorithm=algorithm,
         format_version=FORMAT_VERSION,
         versions={name: version(name) for name in ("rllib_dima", "ray", "torch")},
         files={name: _fingerprint(folder / name) for name in _files(folder)},  # pyright: ignore[reportArgumentType]: they exist
@@ -72,8 +71,8 @@ def write_manifest(folder: pathlib.Path) -> None:
     (folder / MANIFEST_FILE_NAME).write_text(manifest.model_dump_json(indent=1))
 
 
-def check(folder: pathlib.Path, name: str, only: str = "") -> None:
-    """Raises CheckpointError unless a local folder is a whole checkpoint of DIMA in the format of this version.
+def check(folder: pathlib.Path, name: str, only: str = "", algorithm: str | None = None) -> None:
+    """Raises CheckpointError unless a local folder is a whole checkpoint of ours in the format of this version.
 
     Every file that RLlib would read must be listed and as it was written.
 
@@ -81,10 +80,11 @@ def check(folder: pathlib.Path, name: str, only: str = "") -> None:
         folder: the checkpoint, or a copy of it.
         name: what it is called in errors.
         only: the file or folder of it to check; all by default.
+        algorithm: whose it must be; that of any algorithm here by default.
     """
     if not folder.is_dir():
         raise CheckpointError(f"There is no checkpoint folder {name}.{_hint_at_previous(folder)}")
-    listed = read_manifest(folder, name).files
+    listed = read_manifest(folder, name, algorithm).files
     present = {file for file in _files(folder) if pathlib.PurePosixPath(file).parts[0] in READ_BY_RLLIB}
     for file in sorted(present | set(listed)):
         if pathlib.PurePosixPath(file).is_relative_to(only):
@@ -97,14 +97,14 @@ def check(folder: pathlib.Path, name: str, only: str = "") -> None:
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:
-    """Whether a local folder has the manifest of a complete checkpoint of DIMA."""
+    """Whether a local folder has the manifest of a complete checkpoint of ours."""
     return (path / MANIFEST_FILE_NAME).is_file()
 
 
-def read_manifest(folder: pathlib.Path, name: str) -> Manifest:
+def read_manifest(folder: pathlib.Path, name: str, algorithm: str | None = None) -> Manifest:
     """The manifest of a local folder; raises CheckpointError if it is not one that this version reads."""
     if not is_checkpoint(folder):
-        raise CheckpointError(_why_no_manifest(folder, name))
+        raise CheckpointError(_why_no_manifest(folder, name, algorithm))
     text = (folder / MANIFEST_FILE_NAME).read_bytes()
     try:
         header = Header.model_validate_json(text)
@@ -116,8 +116,8 @@ def read_manifest(folder: pathlib.Path, name: str) -> Manifest:
         raise CheckpointError(
             f"{name}/{MANIFEST_FILE_NAME} is damaged ({causes}). Restore another checkpoint."
         ) from None
-    if manifest.algorithm != ALGORITHM:
-        raise CheckpointError(_foreign(name, manifest.algorithm))
+    if algorithm not in (None, manifest.algorithm):
+        raise CheckpointError(_foreign(name, manifest.algorithm, algorithm))
     return manifest
 
 
@@ -129,8 +129,9 @@ def _other_format(name: str, header: Header) -> str:
     )
 
 
-def _foreign(name: str, writer: str) -> str:
-    return f"{name} is a checkpoint of {writer}, not of {ALGORITHM}: load it with {writer}.from_checkpoint()."
+def _foreign(name: str, writer: str, algorithm: str | None) -> str:
+    whose = algorithm or "rllib_dima"
+    return f"{name} is a checkpoint of {writer}, not of {whose}: load it with {writer}.from_checkpoint()."
 
 
 def _what_is_wrong(found: Fingerprint | None, expected: Fingerprint | None) -> str:
@@ -139,16 +140,16 @@ def _what_is_wrong(found: Fingerprint | None, expected: Fingerprint | None) -> s
     return f"is not in {MANIFEST_FILE_NAME}" if expected is None else f"is damaged ({found}; expected {expected})"
 
 
-def _why_no_manifest(folder: pathlib.Path, name: str) -> str:
-    file = folder / CLASS_FILE_NAME
+def _why_no_manifest(folder: pathlib.Path, name: str, algorithm: str | None) -> str:
+    file, whose = folder / CLASS_FILE_NAME, algorithm or "rllib_dima"
     if not file.is_file():
         return (
-            f"{name} is no checkpoint of {ALGORITHM}: it has neither {MANIFEST_FILE_NAME} nor {CLASS_FILE_NAME}. Give "
+            f"{name} is no checkpoint of {whose}: it has neither {MANIFEST_FILE_NAME} nor {CLASS_FILE_NAME}. Give "
             "the folder that save_to_path() returned, or one of Tune's: <trial>/checkpoint_000000 and so on."
         )
     writer = class_name(file)
     if writer is not None:
-        return _foreign(name, writer)
+        return _foreign(name, writer, algorithm)
     return (
         f"The checkpoint {name} is incomplete: it has no {MANIFEST_FILE_NAME}, which is written last. Saving it was "
         f"interrupted. Restore an earlier checkpoint.{_hint_at_previous(folder)}"

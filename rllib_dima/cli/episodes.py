@@ -135,9 +135,9 @@ def run_episodes(
 
 def team_return(episode: Any, config: Any) -> float:
     """The return of an episode: the team's for DIMA, where every agent holds it, and else as RLlib counts it."""
-    from rllib_dima.algorithms.dima_config import DIMAConfig
+    from rllib_dima.algorithms.base_config import TeamConfig
 
-    if isinstance(config, DIMAConfig):
+    if isinstance(config, TeamConfig):
         return float(next(iter(episode.agent_episodes.values())).get_return())
     return float(episode.get_return())
 

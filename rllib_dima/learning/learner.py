@@ -1,6 +1,6 @@
-"""`DIMALearner`: has `rllib_dima.core.dima.trainer.Trainer` learn from RLlib's episodes.
+"""`TeamLearner`: has an algorithm's trainer learn from RLlib's episodes.
 
-The learner owns the replay buffer, so an iteration moves one batch of new episodes in and nothing but metrics and the
+The trainer owns the replay buffer, so an iteration moves one batch of new episodes in and nothing but metrics and the
 policy's weights out. With several learners every one receives the same episodes and draws different samples; their
 gradients are averaged at every optimiser step.
 """
@@ -33,17 +33,15 @@ from ray.rllib.utils.metrics import (
 from torch import nn
 
 from rllib_dima.checkpoint import Place, locate, on_local_disk
-from rllib_dima.core.dima.trainer import Trainer
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.learning.rl_modules import CRITIC_ID, POLICY_ID, WORLD_MODEL_ID
+from rllib_dima.core.trainer import Trainer
+from rllib_dima.learning.rl_modules import POLICY_ID, module_id
 from rllib_dima.learning.trajectories import to_trajectory
 from rllib_dima.policy import load_layout
 
 REPLAY_FILE_NAME = "replay_buffer.pt"
 
 logger = logging.getLogger("ray.rllib")
-
-_MODULE_OF = {"actor": POLICY_ID, "critic": CRITIC_ID, "world_model": WORLD_MODEL_ID}
 
 
 class BroadcastTrainingData(TrainingData):
@@ -57,8 +55,8 @@ class BroadcastTrainingData(TrainingData):
         return [(self, {})] * num_shards
 
 
-class DIMALearner(TorchLearner):
-    """Owns the replay buffer and the optimisers (both inside `trainer`) and runs one iteration of learning a call."""
+class TeamLearner(TorchLearner):
+    """Holds the networks and the trainer that the configuration names; an `update` is one iteration of learning."""
 
     def build(self) -> None:
         """Builds the modules on the learner's device, makes all learners start equal, and builds the trainer."""
@@ -66,12 +64,10 @@ class DIMALearner(TorchLearner):
             return
         super().build()
         self._layout: AgentLayout = self.module[POLICY_ID].layout
-        self.trainer = Trainer(
+        self.trainer: Trainer = self.config.trainer_class(
             self._layout,
             self.config.hyperparameters(),
-            actor=self._net(POLICY_ID),
-            critic=self._net(CRITIC_ID),
-            world_model=self._net(WORLD_MODEL_ID),
+            {name: self._net(module_id(name)) for name in self.config.trainer_class.NETWORKS},
             device=self._device,
             seed=self.config.seed,
             rank=self._rank,
@@ -87,7 +83,7 @@ class DIMALearner(TorchLearner):
         _no_metrics_reduce: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any] | None:
-        """Adds episodes to the replay buffer and learns for one iteration of Algorithm 1.
+        """Gives the trainer new episodes, and has it learn for one iteration.
 
         Args:
             episodes: new episodes or chunks of them; given either here or in `training_data`.
@@ -99,7 +95,7 @@ class DIMALearner(TorchLearner):
 
         Raises:
             ValueError: if an episode lacks the global state.
-            rllib_dima.core.dima.trainer.NonFiniteLossError: if a loss is NaN or infinite.
+            rllib_dima.core.trainer.NonFiniteLossError: if a loss is NaN or infinite.
         """
         self._check_is_built()
         self.before_gradient_based_update(timesteps=timesteps or {})
@@ -125,7 +121,8 @@ class DIMALearner(TorchLearner):
         if state.get(WEIGHTS_SEQ_NO, 0) > 0:
             self._weights_seq_no = 0
         super().set_state(state)
-        self.trainer.replay.close_episodes()
+        if self.trainer.replay is not None:
+            self.trainer.replay.close_episodes()
         self.trainer.set_learning_rates(self.config.hyperparameters())
 
     def save_to_path(
@@ -138,7 +135,7 @@ class DIMALearner(TorchLearner):
     ) -> str:
         """Saves the learner; the replay buffer goes to a file of its own, if `config.checkpoint_replay`."""
         saved = super().save_to_path(path, state=state, filesystem=filesystem, use_msgpack=use_msgpack)
-        if self.config.checkpoint_replay:
+        if self.has_replay_to_save:
             with _file_to_write(saved, filesystem) as file:
                 self.trainer.replay.save(file)
         return saved
@@ -162,24 +159,25 @@ class DIMALearner(TorchLearner):
         if component is None:
             self._check_layout(place)
         super().restore_from_path(place.path, component=component, filesystem=place.filesystem, **kwargs)
-        if component is not None:
+        if component is not None or self.trainer.replay is None:
             return
         with on_local_disk(place, (REPLAY_FILE_NAME,)) as folder:
             if (folder / REPLAY_FILE_NAME).is_file():
                 self.trainer.replay.load(folder / REPLAY_FILE_NAME)
             else:
                 self.trainer.replay.clear()
-                logger.warning(f"The checkpoint {path} holds no replay buffer: DIMA collects anew.")
+                logger.warning(f"The checkpoint {path} holds no replay buffer: experience is collected anew.")
 
     def keep_state(self) -> None:
         """Holds a copy of networks, optimisers and replay in host memory, until `drop_kept_state`."""
-        self._kept_state = self.get_state(), self.trainer.replay.state_dict()
+        self._kept_state = self.get_state(), self.trainer.replay and self.trainer.replay.state_dict()
 
     def return_to_kept_state(self) -> None:
         """Goes back to where `keep_state` was called; also the episodes in the replay buffer go on from there."""
         state, replay = self._kept_state
         self.set_state(state)
-        self.trainer.replay.load_state_dict(replay)
+        if replay is not None:
+            self.trainer.replay.load_state_dict(replay)
 
     def drop_kept_state(self) -> None:
         """Frees what `keep_state` holds."""
@@ -192,11 +190,11 @@ class DIMALearner(TorchLearner):
         """Not used.
 
         Raises:
-            RuntimeError: always; DIMA's losses belong to different batches and are computed within `update()`.
+            RuntimeError: always; the losses belong to different batches and are computed within `update()`.
         """
         raise RuntimeError(
-            "DIMA has no loss on a train batch: it trains on samples of its replay buffer and on imagined rollouts. "
-            "Call DIMALearner.update(); the losses are in rllib_dima.core.dima.trainer.Trainer."
+            "Here is no loss on a train batch: trainers draw their own batches. Call TeamLearner.update(); the losses "
+            "are in the algorithm's trainer."
         )
 
     def compute_losses(self, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -214,19 +212,24 @@ class DIMALearner(TorchLearner):
             )
 
     @property
+    def has_replay_to_save(self) -> bool:
+        """Whether a checkpoint holds a replay buffer."""
+        return self.config.checkpoint_replay and self.trainer.replay is not None
+
+    @property
     def _rank(self) -> int:
         return dist.get_rank() if self.distributed else 0
 
-    def _net(self, module_id: str) -> nn.Module:
-        return self.module[module_id].unwrapped().net
+    def _net(self, module: str) -> nn.Module:
+        return self.module[module].unwrapped().net
 
     def _buffers(self) -> list[torch.Tensor]:
-        return [buffer for module_id in self.module.keys() for buffer in self._net(module_id).buffers()]  # noqa: SIM118
+        return [buffer for module in self.module.keys() for buffer in self._net(module).buffers()]  # noqa: SIM118
 
     def _make_modules_ddp_if_necessary(self) -> None:
         """Makes all learners start from the same networks. No DDP: the trainer averages gradients explicitly."""
         if self.distributed:
-            modules = [self._net(module_id) for module_id in self.module.keys()]  # noqa: SIM118
+            modules = [self._net(module) for module in self.module.keys()]  # noqa: SIM118
             _broadcast(tensor for net in modules for tensor in (*net.parameters(), *net.buffers()))
 
     def _get_optimizer_state(self) -> dict[str, Any]:
@@ -238,11 +241,11 @@ class DIMALearner(TorchLearner):
     def _log(self, metrics: dict[str, dict[str, float]], num_steps: int) -> None:
         """Logs this iteration's values; counts of steps once, by the first learner, as all learners see all steps."""
         for part, values in metrics.items():
-            module_id, pattern = (_MODULE_OF[part], "{}") if part in _MODULE_OF else (ALL_MODULES, f"{part}_{{}}_s")
+            module, pattern = (ALL_MODULES, "time_{}_s") if part == "time" else (module_id(part), "{}")
             for name, value in values.items():
-                self.metrics.log_value((module_id, pattern.format(name)), value, window=1)
-        for module_id in _MODULE_OF.values():
-            self.metrics.log_value((module_id, WEIGHTS_SEQ_NO), self._weights_seq_no, window=1)
+                self.metrics.log_value((module, pattern.format(name)), value, window=1)
+        for module in self.module.keys():  # noqa: SIM118
+            self.metrics.log_value((module, WEIGHTS_SEQ_NO), self._weights_seq_no, window=1)
         self._log_trainable_parameters()
         if self._rank == 0:
             self._log_steps(num_steps)
@@ -251,8 +254,8 @@ class DIMALearner(TorchLearner):
         for key, reduce in ((NUM_ENV_STEPS_TRAINED, "sum"), (NUM_ENV_STEPS_TRAINED_LIFETIME, "lifetime_sum")):
             self.metrics.log_value((ALL_MODULES, key), num_steps, reduce=reduce)
         for key, reduce in ((NUM_MODULE_STEPS_TRAINED, "sum"), (NUM_MODULE_STEPS_TRAINED_LIFETIME, "lifetime_sum")):
-            for module_id in _MODULE_OF.values():
-                self.metrics.log_value((module_id, key), num_steps, reduce=reduce)
+            for module in self.module.keys():  # noqa: SIM118
+                self.metrics.log_value((module, key), num_steps, reduce=reduce)
 
 
 def _host_copy(value: Any) -> Any:

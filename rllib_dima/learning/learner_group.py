@@ -1,4 +1,4 @@
-"""`DIMALearnerGroup`: RLlib's group of learners, in which no failure is swallowed and none makes the others wait."""
+"""`TeamLearnerGroup`: RLlib's group of learners, in which no failure is swallowed and none makes the others wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LearnerError(RuntimeError):
     """A remote learner raised an error or died."""
 
 
-class DIMALearnerGroup(LearnerGroup):
+class TeamLearnerGroup(LearnerGroup):
     """RLlib's group, but errors of remote learners are raised by name, also while saving and restoring.
 
     Learners wait for each other at every optimiser step, so when one fails in an update, all are stopped.
@@ -37,7 +37,7 @@ class DIMALearnerGroup(LearnerGroup):
 
         Args:
             training_data: the new episodes.
-            **kwargs: as `DIMALearner.update()` takes them.
+            **kwargs: as `TeamLearner.update()` takes them.
 
         Returns:
             The metrics of every learner.

@@ -1,4 +1,4 @@
-"""DIMA's networks as RLlib modules: the policy, which environment runners hold, and two that only learners hold.
+"""Networks as RLlib modules: the policy, which environment runners hold, and those that only learners hold.
 
 The networks themselves live in `rllib_dima.core`; these classes give each of them a module id, a place in checkpoints
 and, for the policy, the two ways of acting. Only the policy is ever sent to an environment runner.
@@ -22,41 +22,42 @@ from ray.util import log_once
 from torch import nn
 
 from rllib_dima.checkpoint import locate
-from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.policy import save_weights
 
 POLICY_ID = "shared_policy"
-CRITIC_ID = "critic"
-WORLD_MODEL_ID = "world_model"
+
+
+def module_id(network: str) -> str:
+    """The id of the module that holds a trainer's network: the actor is the shared policy."""
+    return POLICY_ID if network == "actor" else network
+
 
 # RLlib builds every MultiRLModule through a class it calls deprecated, and would say so once in every process.
 log_once("RLModule(config=[RLModuleConfig object])")
 
 
-class DIMAModule(TorchRLModule):
+class TeamNetwork(TorchRLModule):
     """A network of `rllib_dima.core` under an RLlib module id; `net` is the network itself.
 
-    `model_config` must hold "layout" (`AgentLayout`) and "hyperparameters" (`Hyperparameters`); `DIMAConfig` puts them
-    there.
+    `model_config` must hold "network" (its class), "layout" (`AgentLayout`) and "hyperparameters" (`Hyperparameters`);
+    `TeamConfig` puts them there.
 
     Raises:
         RuntimeError: if the network cannot be built. (RLlib would report an AttributeError raised here as the use of
             a deprecated constructor, so the original error is chained under a message that names the module.)
     """
 
-    net_class: type[nn.Module]
-
     def setup(self) -> None:
         """Builds `net` from the layout and the hyperparameters in `model_config`."""
         self.layout: AgentLayout = self.model_config["layout"]
         hyperparameters: Hyperparameters = self.model_config["hyperparameters"]
         try:
-            self.net = self.net_class(self.layout, hyperparameters)
+            self.net: nn.Module = self.model_config["network"](self.layout, hyperparameters)
         except AttributeError as error:
-            raise RuntimeError(f"{type(self).__name__} could not build its network: {error}") from error
+            name = self.model_config["network"].__name__
+            raise RuntimeError(f"The network {name} could not be built: {error}") from error
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, copied: RLlib's arrays share memory with a CPU network that trains on."""
@@ -72,21 +73,19 @@ class DIMAModule(TorchRLModule):
             self.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
         except RuntimeError as error:
             raise ValueError(
-                f"The saved state does not fit this {type(self).__name__}: it was saved with another environment, "
+                f"The saved state does not fit this {type(self.net).__name__}: it was saved with another environment, "
                 f"model_size or network sizes. Build the algorithm with the same ones. {error}"
             ) from error
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         raise RuntimeError(
-            f"{type(self).__name__} is not trained through forward_train(): DIMALearner.update() trains `module.net` "
-            "with rllib_dima.core.dima.trainer.Trainer."
+            f"{type(self.net).__name__} is not trained through forward_train(): TeamLearner.update() has the "
+            "algorithm's trainer train `module.net`."
         )
 
 
-class DIMAPolicy(DIMAModule):
+class TeamPolicy(TeamNetwork):
     """The decentralised policy: local observations (B, O) to actions, one set of parameters for all agents."""
-
-    net_class = Actor
 
     def save_to_path(
         self,
@@ -122,20 +121,8 @@ class DIMAPolicy(DIMAModule):
         return {Columns.ACTIONS: actions[order.argsort()]}
 
 
-class DIMACritic(DIMAModule):
-    """The centralised value of the global state; learners only."""
-
-    net_class = Critic
-
-
-class DIMAWorldModel(DIMAModule):
-    """State decoder, diffusion dynamics, reward and termination, and the state statistics; learners only."""
-
-    net_class = WorldModel
-
-
-class DIMAMultiRLModule(MultiRLModule):
-    """The modules of DIMA, of which an inference-only state holds just those that environment runners have."""
+class TeamMultiRLModule(MultiRLModule):
+    """The modules of an algorithm, of which an inference-only state holds just those that environment runners have."""
 
     def get_state(
         self,

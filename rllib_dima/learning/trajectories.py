@@ -51,7 +51,7 @@ def _states(infos: Any) -> np.ndarray:
     if not all("state" in info for info in infos):
         raise ValueError(
             "An episode reached the learner without the global state in the infos of the first agent. "
-            "DIMAEnvRunner puts it there: use it (or a subclass) as env_runner_cls, and keep infos in your connectors."
+            "TeamEnvRunner puts it there: use it (or a subclass) as env_runner_cls, and keep infos in your connectors."
         )
     return np.stack([np.asarray(info["state"], dtype=np.float32) for info in infos])
 

@@ -1,4 +1,4 @@
-"""`DIMAEnvRunner`: RLlib's multi-agent runner plus what DIMA needs from an environment.
+"""`TeamEnvRunner`: RLlib's multi-agent runner plus what DIMA needs from an environment.
 
 Every environment is wrapped in `CooperativeEnv`, so that episodes carry the global state, the team reward and an
 unambiguous end. The runner holds the policy only and never reads the state.
@@ -82,7 +82,7 @@ class EndlessEpisodeError(RuntimeError):
     """No episode of an evaluation ended in time."""
 
 
-class DIMAEnvRunner(MultiAgentEnvRunner):
+class TeamEnvRunner(MultiAgentEnvRunner):
     """Collects episodes of joint transitions with the current policy.
 
     Differences from RLlib's runner: environments are wrapped in `CooperativeEnv`, and `env.envs[i].unwrapped` is the

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.core import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
 
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.training import compile as compile_module
 from rllib_dima.core.training.compile import Accelerator, FasterStep, RecordedStep, has_bfloat16
@@ -32,7 +32,7 @@ def nano(**changes):
              "dynamics_num_levels": 2, "reward_num_layers": 2, "num_imagined_rollouts": 50, "imagination_horizon": 5,
              "policy_updates_per_iteration": 2, "ppo_epochs": 2, "replay_capacity": 1000, "reward_dropout": 0.0,
              **UPDATES}  # fmt: skip
-    return Hyperparameters(**{**sizes, **changes})
+    return DIMAHyperparameters(**{**sizes, **changes})
 
 
 def metrics(trainer, iterations):

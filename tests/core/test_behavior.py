@@ -9,7 +9,7 @@ from support.core import DISCRETE, UNEQUAL, random_observations, randomize, tiny
 from torch.distributions import Beta, Categorical, Normal
 from torch.nn.functional import softplus
 
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch, Rollout
 from rllib_dima.core.policy.distributions import MaskedBeta, MaskedCategorical, MaskedGaussian
@@ -152,7 +152,7 @@ def test_networks_have_the_papers_shape():
 def test_hidden_layers_are_as_many_as_configured_and_three_make_the_released_codes_actor():
     halfcheetah = AgentLayout(("a", "b"), 17, (17, 17), (3, 3), appends_agent_id=True)
     for layers, parameters in ((1, 3_244), (2, 20_012), (3, 36_780)):
-        network = Actor(halfcheetah, Hyperparameters(actor_num_layers=layers))
+        network = Actor(halfcheetah, DIMAHyperparameters(actor_num_layers=layers))
         assert sum(p.numel() for p in network.parameters()) == parameters
     relus = [layer for layer in Critic(UNEQUAL, tiny(critic_num_layers=4)).network if isinstance(layer, torch.nn.ReLU)]
     assert len(relus) == 4

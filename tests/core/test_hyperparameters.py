@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rllib_dima.core.hyperparameters import FAMILIES, FIELD_NAMES, MODEL_SIZES, Hyperparameters, resolve
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.names import check_name, near_names
 
-FIELDS = dataclasses.fields(Hyperparameters)
+FIELDS = dataclasses.fields(DIMAHyperparameters)
 
 
 def test_defaults_are_the_papers():
-    hp = Hyperparameters()
+    hp = DIMAHyperparameters()
     paper = {
         "context_length": 3, "imagination_horizon": 15, "num_imagined_rollouts": 600, "lambda_": 0.95, "gamma": 0.99,
         "entropy_coeff": 0.001, "clip_param": 0.1, "ppo_epochs": 5, "policy_updates_per_iteration": 4,
@@ -43,14 +43,14 @@ def test_every_hyperparameter_is_documented():
 )
 def test_unknown_names_are_refused_with_the_nearest(name, hint):
     with pytest.raises(ValueError, match=f"Unknown hyperparameter '{name}'. .*{hint}"):
-        resolve({name: 1})
+        DIMAHyperparameters.resolve({name: 1})
 
 
 def test_unknown_presets_and_words_are_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"Unknown model_size 'nanno'\. Did you mean 'nano'"):
-        resolve({}, model_size="nanno")
+        DIMAHyperparameters.resolve({}, model_size="nanno")
     with pytest.raises(ValueError, match=r"Unknown conditioning 'sequentiel'\. Did you mean 'sequential'"):
-        resolve({"conditioning": "sequentiel"})
+        DIMAHyperparameters.resolve({"conditioning": "sequentiel"})
     check_name("a", ["a", "b"], "letter")
 
 
@@ -88,7 +88,7 @@ def test_names_that_hold_every_word_count_more_than_those_that_look_alike(given,
 )  # fmt: skip
 def test_values_of_other_types_are_refused(name, value):
     with pytest.raises(TypeError, match=f"{name} must be"):
-        resolve({name: value})
+        DIMAHyperparameters.resolve({name: value})
 
 
 @pytest.mark.parametrize(
@@ -108,95 +108,107 @@ def test_values_of_other_types_are_refused(name, value):
 )
 def test_values_out_of_range_are_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
-        resolve({name: value})
+        DIMAHyperparameters.resolve({name: value})
 
 
 @pytest.mark.parametrize("field", [f for f in FIELDS if f.metadata["low"] is not None], ids=lambda field: field.name)
 def test_every_lower_limit_is_enforced(field):
     below = field.metadata["low"] - 1
     with pytest.raises(ValueError, match=f"{field.name} must be at least"):
-        resolve({field.name: (below,) if isinstance(field.default, tuple) else below})
+        DIMAHyperparameters.resolve({field.name: (below,) if isinstance(field.default, tuple) else below})
 
 
 def test_whole_numbers_and_numpys_scalars_are_accepted():
-    hp = resolve({"ppo_epochs": np.int64(3), "gamma": np.float32(0.5), "actor_lr": 1, "decoder_fsq_levels": [5, 5]})
+    hp = DIMAHyperparameters.resolve(
+        {"ppo_epochs": np.int64(3), "gamma": np.float32(0.5), "actor_lr": 1, "decoder_fsq_levels": [5, 5]}
+    )
     assert (hp.ppo_epochs, hp.gamma, hp.actor_lr, list(hp.decoder_fsq_levels)) == (3, 0.5, 1, [5, 5])
 
 
 def test_user_wins_over_preset_over_family_over_default(monkeypatch):
-    monkeypatch.setitem(MODEL_SIZES, "odd", {"entropy_coeff": 0.5, "actor_hidden_size": 7})
-    hp = resolve({"actor_hidden_size": 9, "gamma": None}, "bidexhands", "odd")
+    monkeypatch.setitem(DIMAHyperparameters.MODEL_SIZES, "odd", {"entropy_coeff": 0.5, "actor_hidden_size": 7})
+    hp = DIMAHyperparameters.resolve({"actor_hidden_size": 9, "gamma": None}, "bidexhands", "odd")
     assert (hp.actor_hidden_size, hp.entropy_coeff, hp.gamma, hp.ppo_epochs) == (9, 0.5, 0.95, 5)
-    assert resolve({"gamma": 0.7}, "bidexhands").gamma == 0.7
-    assert resolve({}).gamma == 0.99
+    assert DIMAHyperparameters.resolve({"gamma": 0.7}, "bidexhands").gamma == 0.7
+    assert DIMAHyperparameters.resolve({}).gamma == 0.99
 
 
 def test_families_are_the_papers():
     values = lambda hp: (hp.gamma, hp.entropy_coeff, hp.env_steps_per_iteration)  # noqa: E731
-    assert values(resolve({}, "mamujoco")) == (0.99, 0.001, 200)
-    assert values(resolve({}, "bidexhands")) == (0.95, 0.01, 500)
+    assert values(DIMAHyperparameters.resolve({}, "mamujoco")) == (0.99, 0.001, 200)
+    assert values(DIMAHyperparameters.resolve({}, "bidexhands")) == (0.95, 0.01, 500)
 
 
-@pytest.mark.parametrize("family", [None, *FAMILIES])
-@pytest.mark.parametrize("size", MODEL_SIZES)
+@pytest.mark.parametrize("family", [None, *DIMAHyperparameters.FAMILIES])
+@pytest.mark.parametrize("size", DIMAHyperparameters.MODEL_SIZES)
 def test_every_preset_is_valid_and_names_known_fields(size, family):
-    hp = resolve({}, family, size)
-    assert set(MODEL_SIZES[size]) <= set(FIELD_NAMES)
-    assert all(getattr(hp, name) == value for name, value in MODEL_SIZES[size].items())
+    hp = DIMAHyperparameters.resolve({}, family, size)
+    assert set(DIMAHyperparameters.MODEL_SIZES[size]) <= set(DIMAHyperparameters.names())
+    assert all(getattr(hp, name) == value for name, value in DIMAHyperparameters.MODEL_SIZES[size].items())
 
 
 def test_the_paper_preset_changes_nothing():
-    assert resolve({}) == resolve({}, model_size="paper") == Hyperparameters()
+    assert (
+        DIMAHyperparameters.resolve({}) == DIMAHyperparameters.resolve({}, model_size="paper") == DIMAHyperparameters()
+    )
 
 
 def test_a_buffer_smaller_than_a_window_is_refused():
     with pytest.raises(ValueError, match=r"replay_capacity \(14\) is smaller than the longest window .*\(15 trans"):
-        resolve({"replay_capacity": 14, "env_steps_per_iteration": 14})
+        DIMAHyperparameters.resolve({"replay_capacity": 14, "env_steps_per_iteration": 14})
     windows = {"context_length": 20, "num_autoregressive_steps": 4}
-    assert resolve(windows).longest_window == 23
+    assert DIMAHyperparameters.resolve(windows).longest_window == 23
     with pytest.raises(ValueError, match=r"\(22\) is smaller"):
-        resolve({"replay_capacity": 22, "env_steps_per_iteration": 22, **windows})
-    assert resolve({"replay_capacity": 15, "env_steps_per_iteration": 15}).replay_capacity == 15
+        DIMAHyperparameters.resolve({"replay_capacity": 22, "env_steps_per_iteration": 22, **windows})
+    assert DIMAHyperparameters.resolve({"replay_capacity": 15, "env_steps_per_iteration": 15}).replay_capacity == 15
 
 
 def test_more_minibatches_than_imagined_steps_are_refused():
     with pytest.raises(ValueError, match=r"ppo_minibatches \(13\) exceeds the 12 steps of an imagined batch"):
-        resolve({"ppo_minibatches": 13, "num_imagined_rollouts": 4, "imagination_horizon": 3})
-    assert resolve({"ppo_minibatches": 12, "num_imagined_rollouts": 4, "imagination_horizon": 3}).ppo_minibatches == 12
+        DIMAHyperparameters.resolve({"ppo_minibatches": 13, "num_imagined_rollouts": 4, "imagination_horizon": 3})
+    assert (
+        DIMAHyperparameters.resolve(
+            {"ppo_minibatches": 12, "num_imagined_rollouts": 4, "imagination_horizon": 3}
+        ).ppo_minibatches
+        == 12
+    )
 
 
 def test_a_buffer_smaller_than_an_iteration_is_refused():
     with pytest.raises(ValueError, match=r"replay_capacity \(199\) cannot hold the 200 steps of one iteration"):
-        resolve({"replay_capacity": 199})
+        DIMAHyperparameters.resolve({"replay_capacity": 199})
 
 
 @pytest.mark.parametrize(("context_length", "most"), [(1, 3), (3, 4), (4, 4), (7, 5)])
 def test_levels_that_do_nothing_but_pad_the_time_axis_are_refused(context_length, most):
-    assert resolve({"context_length": context_length, "dynamics_num_levels": most})
+    assert DIMAHyperparameters.resolve({"context_length": context_length, "dynamics_num_levels": most})
     with pytest.raises(ValueError, match=rf"dynamics_num_levels \({most + 1}\) .* Use at most {most} levels"):
-        resolve({"context_length": context_length, "dynamics_num_levels": most + 1})
+        DIMAHyperparameters.resolve({"context_length": context_length, "dynamics_num_levels": most + 1})
 
 
 @pytest.mark.parametrize("part", ["decoder", "dynamics", "reward", "actor", "critic"])
 def test_clipping_to_nothing_and_an_epsilon_of_nothing_are_refused(part):
     for name in (f"{part}_grad_clip", "adam_epsilon"):
         with pytest.raises(ValueError, match=f"{name} must be at least"):
-            resolve({name: 0.0})
+            DIMAHyperparameters.resolve({name: 0.0})
 
 
 def test_denoising_steps_follow_the_number_of_agents():
-    hp = resolve({})
+    hp = DIMAHyperparameters.resolve({})
     assert [hp.denoising_steps(agents) for agents in (1, 2, 3, 6)] == [2, 4, 3, 6]
-    assert resolve({"num_denoising_steps": 7}).denoising_steps(3) == 7
+    assert DIMAHyperparameters.resolve({"num_denoising_steps": 7}).denoising_steps(3) == 7
 
 
 def test_sequential_conditioning_needs_a_step_per_agent():
     with pytest.raises(ValueError, match=r"num_denoising_steps \(2\) is smaller than the number of agents \(3\)"):
-        resolve({"num_denoising_steps": 2}).denoising_steps(3)
+        DIMAHyperparameters.resolve({"num_denoising_steps": 2}).denoising_steps(3)
     for conditioning in ("joint", "cumulative"):
-        assert resolve({"num_denoising_steps": 2, "conditioning": conditioning}).denoising_steps(3) == 2
+        assert (
+            DIMAHyperparameters.resolve({"num_denoising_steps": 2, "conditioning": conditioning}).denoising_steps(3)
+            == 2
+        )
 
 
 def test_channels_that_do_not_split_into_groups_are_refused():
     with pytest.raises(ValueError, match="dynamics_channels"):
-        resolve({"dynamics_channels": 50})  # the way up has 100 channels in 3 groups
+        DIMAHyperparameters.resolve({"dynamics_channels": 50})  # the way up has 100 channels in 3 groups

@@ -13,11 +13,11 @@ FILES = sorted(pathlib.Path(rllib_dima.core.__file__).parent.rglob("*.py"))
 WITHOUT_RAY = """
 import sys
 sys.modules["ray"] = None  # as if it were not installed
-from rllib_dima.core.hyperparameters import resolve
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.dima import trainer
 assert not [name for name in sys.modules if name.startswith("ray.")]
-print(resolve({}, "mamujoco").denoising_steps(AgentLayout(("a", "b"), 1, (1, 1), (1, 1)).num_agents))
+print(DIMAHyperparameters.resolve({}, "mamujoco").denoising_steps(num_agents=2))
 """
 
 HEAVY = ("ray", "mujoco", "pettingzoo", "gymnasium_robotics")

@@ -18,7 +18,7 @@ from support.team import Team, team_config
 
 import rllib_dima
 from rllib_dima import DIMA, DIMAConfig
-from rllib_dima.core.hyperparameters import FIELD_NAMES
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 
 UNIT = Box(-1, 1, (1,), np.float32)
 
@@ -44,10 +44,10 @@ def test_values_follow_user_then_preset_then_paper():
 
 
 def test_help_shows_every_hyperparameter_with_text_and_symbol():
-    assert {"model_size", *FIELD_NAMES} == set(inspect.signature(DIMAConfig().training).parameters)
+    assert {"model_size", *DIMAHyperparameters.names()} == set(inspect.signature(DIMAConfig().training).parameters)
     text = inspect.getdoc(DIMAConfig.training)
     assert "imagination_horizon [H] = 15: Steps of an imagined rollout" in text
-    assert all(f"{name} " in text for name in FIELD_NAMES)
+    assert all(f"{name} " in text for name in DIMAHyperparameters.names())
 
 
 def test_every_hyperparameter_is_read_in_the_core():
@@ -55,7 +55,7 @@ def test_every_hyperparameter_is_read_in_the_core():
     files = [file for file in core.rglob("*.py") if file.name != "hyperparameters.py"]
     code = "\n".join(file.read_text() for file in files)
     read_elsewhere = {"num_denoising_steps": "denoising_steps", "env_steps_per_iteration": None}
-    for name in FIELD_NAMES:
+    for name in DIMAHyperparameters.names():
         name = read_elsewhere.get(name, name)
         by_part = f'hp, f"{{part}}_{name.partition("_")[2]}"' if name else ""  # getattr(hp, f"{part}_...")
         assert name is None or re.search(rf"\.{name}\b", code) or by_part in code, f"no code in core reads {name}"

@@ -16,7 +16,7 @@ from support.team import Team, make_runner, team_config, trajectories
 
 from rllib_dima.envs import CooperativeEnv
 from rllib_dima.learning.trajectories import to_trajectory
-from rllib_dima.sampling.env_runner import LAYOUT_KEY, DIMAEnvRunner
+from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -101,7 +101,7 @@ def test_steps_and_episodes_are_counted_as_rllib_counts_them_at_every_step(num_e
         return collected
 
     ours = counts()
-    monkeypatch.setattr(DIMAEnvRunner, "_increase_sampled_metrics", MultiAgentEnvRunner._increase_sampled_metrics)
+    monkeypatch.setattr(TeamEnvRunner, "_increase_sampled_metrics", MultiAgentEnvRunner._increase_sampled_metrics)
     assert ours == counts()
     assert ours[0]["num_module_steps_sampled/shared_policy"] == 20
 

@@ -20,9 +20,9 @@ from support.team import TINY, Team, team_config
 
 from rllib_dima import DIMA, Policy
 from rllib_dima.checkpoint import CheckpointError
-from rllib_dima.core.dima.trainer import NonFiniteLossError
-from rllib_dima.learning.learner import DIMALearner
-from rllib_dima.learning.rl_modules import DIMACritic
+from rllib_dima.core.dima.trainer import DIMATrainer, NonFiniteLossError
+from rllib_dima.core.policy.networks import Critic
+from rllib_dima.learning.learner import TeamLearner
 from rllib_dima.reporting.progress_line import progress_line
 
 MODULES = ("shared_policy", "critic", "world_model")
@@ -42,7 +42,7 @@ def algo():
     algo.stop()
 
 
-def learner(algo) -> DIMALearner:
+def learner(algo) -> TeamLearner:
     return algo.learner_group._learner
 
 
@@ -374,7 +374,7 @@ def test_state_in_memory_does_not_change_while_training_goes_on(algo):
 
 
 def test_incomplete_checkpoint_is_an_error(algo, tmp_path, monkeypatch):
-    monkeypatch.setattr(DIMALearner, "save_to_path", lambda self, path, **kwargs: str(path))
+    monkeypatch.setattr(TeamLearner, "save_to_path", lambda self, path, **kwargs: str(path))
     with pytest.raises(RuntimeError, match=r"could not be saved to .*: the learner did not write"):
         algo.save_to_path(tmp_path)
 
@@ -452,16 +452,17 @@ def test_runners_that_never_deliver_stop_the_run(monkeypatch):
 
 
 def test_network_that_cannot_be_built_is_reported_as_such(monkeypatch):
-    def net_class(layout, hyperparameters):
-        raise AttributeError("no such layer")
+    class Faulty(Critic):
+        def __init__(self, layout, hyperparameters):
+            raise AttributeError("no such layer")
 
-    monkeypatch.setattr(DIMACritic, "net_class", staticmethod(net_class))
-    with pytest.raises(RuntimeError, match="DIMACritic could not build its network: no such layer"):
+    monkeypatch.setitem(DIMATrainer.NETWORKS, "critic", Faulty)
+    with pytest.raises(RuntimeError, match="The network Faulty could not be built: no such layer"):
         team_config().build()
 
 
 def test_losses_per_batch_are_not_offered(algo):
-    with pytest.raises(RuntimeError, match=r"Call DIMALearner\.update"):
+    with pytest.raises(RuntimeError, match=r"Call TeamLearner\.update"):
         learner(algo).compute_losses(fwd_out={}, batch={})
     with pytest.raises(RuntimeError, match=r"not trained through forward_train"):
         learner(algo).module["critic"].forward_train({})

@@ -3,11 +3,9 @@
 import numpy as np
 import torch
 
-from rllib_dima.core.dima.trainer import Trainer
-from rllib_dima.core.dima.world_model import WorldModel
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.dima.trainer import DIMATrainer
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.core.replay.data import Trajectory
 
 # Agents of different sizes, and agents that choose among different numbers of actions.
@@ -43,8 +41,8 @@ TINY = {
 
 
 def tiny(**changes):
-    """Hyperparameters of networks that train in milliseconds."""
-    return Hyperparameters(**{**TINY, **changes})
+    """DIMAHyperparameters of networks that train in milliseconds."""
+    return DIMAHyperparameters(**{**TINY, **changes})
 
 
 def randomize(module, seed=0, scale=0.3):
@@ -90,5 +88,6 @@ def random_trajectory(layout, length, seed=0, **flags):
 def new_trainer(layout, hp, seed=0, network_seed=0, **arguments):
     """A trainer of freshly initialised networks."""
     torch.manual_seed(network_seed)
-    networks = [network(layout, hp).to(arguments.get("device", "cpu")) for network in (Actor, Critic, WorldModel)]
-    return Trainer(layout, hp, *networks, seed=seed, **arguments)
+    device = arguments.get("device", "cpu")
+    networks = {name: network(layout, hp).to(device) for name, network in DIMATrainer.NETWORKS.items()}
+    return DIMATrainer(layout, hp, networks, seed=seed, **arguments)

@@ -7,7 +7,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima import DIMAConfig
 from rllib_dima.learning.trajectories import to_trajectory
-from rllib_dima.sampling.env_runner import LAYOUT_KEY, DIMAEnvRunner
+from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 
 TINY = {
     "env_steps_per_iteration": 20,
@@ -85,7 +85,7 @@ def team_config(env_config=None, **hyperparameters):
 
 
 def make_runner(config, worker_index=0):
-    return DIMAEnvRunner(config=config, worker_index=worker_index)
+    return TeamEnvRunner(config=config, worker_index=worker_index)
 
 
 def trajectories(runner, num_timesteps):

@@ -99,7 +99,7 @@ def check_configs(algorithm: type, config: dict[str, Any]) -> None:
                 layouts.append((env, _check_env(candidate)))
             layout = next(layout for checked, layout in layouts if checked == env)
             if layout is not None:
-                candidate.hyperparameters().denoising_steps(layout.num_agents)
+                candidate.hyperparameters().check_team(layout)
         except Exception as error:  # RLlib raises all kinds
             raise UsageError(str(error)) from error
 
@@ -171,15 +171,15 @@ def _check_setting(name: str, value: Any, known: set[str]) -> None:
 
 def _refuse_unused(config: dict[str, Any], algorithm: type) -> None:
     """Refuses what DIMA ignores also where it is set to RLlib's default, which DIMA itself cannot tell from not set."""
-    from rllib_dima.algorithms.dima_config import DIMAConfig
-    from rllib_dima.settings import UNUSED_SETTINGS
+    from rllib_dima.algorithms.base_config import TeamConfig
 
-    if not isinstance(algorithm.get_default_config(), DIMAConfig):
+    default = algorithm.get_default_config()
+    if not isinstance(default, TeamConfig):
         return
-    advice = {name.removeprefix("_"): text for name, text in UNUSED_SETTINGS.items()}
+    advice = {name.removeprefix("_"): text for name, text in default.unused_settings.items()}
     for name, value in config.items():
         if name in advice and value is not None:
-            raise UsageError(f"DIMA does not use {name!r}. {advice[name]}")
+            raise UsageError(f"{algorithm.__name__} does not use {name!r}. {advice[name]}")
 
 
 def _check_model_config(model_config: Any, algorithm: type) -> None:
@@ -200,13 +200,13 @@ def _check_env(config: Any) -> AgentLayout | None:
     """
     import gymnasium
 
-    from rllib_dima.algorithms.dima_config import DIMAConfig
+    from rllib_dima.algorithms.base_config import TeamConfig
     from rllib_dima.envs import is_registered
 
     env = config.env
     if isinstance(env, str) and not is_registered(env):
         check_name(env, gymnasium.registry, "environment")
-    return _layout_of(config) if isinstance(config, DIMAConfig) else None
+    return _layout_of(config) if isinstance(config, TeamConfig) else None
 
 
 def _layout_of(config: Any) -> AgentLayout:

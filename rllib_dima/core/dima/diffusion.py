@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from rllib_dima.core.dima.action_encoder import ActionSetEncoder, SumActionEncoder
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.sampler import karras_schedule, visible_in_sampling
 from rllib_dima.core.dima.unet1d import FourierFeatures, UNet1d
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 
 
@@ -71,7 +71,7 @@ class Diffusion(nn.Module):
         ValueError: if the number of denoising steps is too small for the conditioning mode.
     """
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
         super().__init__()
         self.hp, self.num_agents = hp, layout.num_agents
         self.num_steps = hp.denoising_steps(layout.num_agents)

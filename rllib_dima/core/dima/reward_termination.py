@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from rllib_dima.core.dima.action_encoder import SumActionEncoder
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
 
 
@@ -58,7 +58,7 @@ class KeyValueCache:
 class Block(nn.Module):
     """Pre-norm transformer block: causal self-attention and an MLP of four times the width."""
 
-    def __init__(self, layer: int, hp: Hyperparameters) -> None:
+    def __init__(self, layer: int, hp: DIMAHyperparameters) -> None:
         super().__init__()
         size, self.layer = hp.reward_embedding_size, layer
         self.num_heads, self.dropout = hp.reward_num_heads, hp.reward_dropout
@@ -113,7 +113,7 @@ class RewardTermination(nn.Module):
         hp: hyperparameters.
     """
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
         super().__init__()
         size = hp.reward_embedding_size
         self.num_layers, self.num_heads, self.dropout = hp.reward_num_layers, hp.reward_num_heads, hp.reward_dropout

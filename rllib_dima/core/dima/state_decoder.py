@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from vector_quantize_pytorch import FSQ
 
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
 
 
@@ -32,7 +32,7 @@ class StateDecoder(nn.Module):
     the bounding function f, which eq. 22 skips as well.
     """
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
         super().__init__()
         levels, hidden = list(hp.decoder_fsq_levels), [hp.decoder_hidden_size] * (hp.decoder_num_layers - 1)
         code_size = hp.decoder_num_tokens * len(levels)

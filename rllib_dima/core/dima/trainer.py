@@ -15,20 +15,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.imagination import imagine
 from rllib_dima.core.dima.world_model import WorldModel
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch, Rollout
 from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.core.policy.ppo import ppo_batch
 from rllib_dima.core.replay.buffer import ReplayBuffer, free_memory
 from rllib_dima.core.replay.data import Trajectory, Window, states_to_count
+from rllib_dima.core.trainer import Metrics, NonFiniteLossError, Trainer
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import Accelerator, Step, has_bfloat16, matrix_product_precision
 from rllib_dima.core.training.metrics import RunningMeans
@@ -39,16 +41,11 @@ logger = logging.getLogger(__name__)
 
 Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 Draw = Callable[[], Window]
-Metrics = dict[str, dict[str, float]]
 
 WORLD_MODEL_PHASES = {"decoder": "state_decoder", "dynamics": "dynamics", "reward": "reward_termination"}
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss, a gradient norm or an imagined quantity became NaN or infinite."""
-
-
-class Trainer:
+class DIMATrainer(Trainer):
     """The replay buffer, the five optimisers and the updates of one iteration.
 
     Every iteration draws its random numbers from a generator seeded by (seed, rank, iteration), so that a run that
@@ -57,9 +54,7 @@ class Trainer:
     Args:
         layout: sizes.
         hp: hyperparameters.
-        actor: policy network, on `device`.
-        critic: value network, on `device`.
-        world_model: the world model, on `device`.
+        networks: "actor", "critic" and "world_model", on `device`.
         device: where training happens.
         seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
         rank: of this learner among several.
@@ -71,13 +66,13 @@ class Trainer:
         ValueError: if `hp.acceleration` needs a GPU and `device` is none.
     """
 
+    NETWORKS: ClassVar[dict[str, type[nn.Module]]] = {"actor": Actor, "critic": Critic, "world_model": WorldModel}
+
     def __init__(
         self,
         layout: AgentLayout,
-        hp: Hyperparameters,
-        actor: Actor,
-        critic: Critic,
-        world_model: WorldModel,
+        hp: DIMAHyperparameters,
+        networks: dict[str, nn.Module],
         device: torch.device | str = "cpu",
         seed: int | None = 0,
         rank: int = 0,
@@ -85,18 +80,20 @@ class Trainer:
         side_by_side: bool = True,
     ) -> None:
         self.hp, self.device, self.rank = hp, torch.device(device), rank
-        self.actor, self.critic, self.world_model = actor, critic, world_model
+        self.actor: Actor = networks["actor"]
+        self.critic: Critic = networks["critic"]
+        self.world_model: WorldModel = networks["world_model"]
         self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         self.replay = ReplayBuffer(
             layout, hp.replay_capacity, _replay_device(layout, hp, self.device), self.device, hp.replay_recency
         )
         self.num_env_steps = 0
         self.num_iterations = 0  # iterations that trained
-        self._clock = PhaseClock(self.device)
-        self.optimizers = _build_optimizers(hp, actor, critic, world_model, average_gradients)
+        self.clock = PhaseClock(self.device)
+        self.optimizers = _build_optimizers(hp, self.actor, self.critic, self.world_model, average_gradients)
         measured = (*WORLD_MODEL_PHASES, "statistics", "rollout", "actor", "critic")
         self._means = {part: RunningMeans(self.device) for part in measured}
-        self.accelerator = Accelerator(hp.acceleration, self.device, world_model.fusible_modules())
+        self.accelerator = Accelerator(hp.acceleration, self.device, self.world_model.fusible_modules())
         if hp.precision == "bfloat16" and not has_bfloat16(self.device):
             logger.warning(
                 f"precision='bfloat16': this {self.device.type} device has no instructions for it, so training is many "
@@ -118,7 +115,7 @@ class Trainer:
         Raises:
             ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
         """
-        with self._on_device(), self._clock.timed("add"):
+        with self._on_device(), self.clock.timed("add"):
             for trajectory in trajectories:
                 self.replay.check(trajectory)
             for trajectory in trajectories:
@@ -177,7 +174,7 @@ class Trainer:
                 f"{self.seed}, which is configured now. Without a seed, or with that one, it would go on as it was."
             )
 
-    def set_learning_rates(self, hp: Hyperparameters) -> None:
+    def set_learning_rates(self, hp: DIMAHyperparameters) -> None:
         """Makes the optimisers use the learning rates of `hp` from the next update on."""
         for name, (lr, *_) in _optimizer_settings(hp).items():
             self.optimizers[name].lr = lr
@@ -201,11 +198,11 @@ class Trainer:
             for part in parts:
                 self.optimizers[part].begin_update()
             if self._side_by_side and self._is_recordable and self.accelerator.records:
-                with self._clock.timed("world_model"):
+                with self.clock.timed("world_model"):
                     self._update_step(parts)()
                 continue
             for part in parts:
-                with self._clock.timed(WORLD_MODEL_PHASES[part]):
+                with self.clock.timed(WORLD_MODEL_PHASES[part]):
                     self._update_step((part,))()
         self.world_model.eval()
         self._means["statistics"].add(self.world_model.statistics())
@@ -237,9 +234,9 @@ class Trainer:
     def _train_policy(self) -> None:
         hp = self.hp
         for _ in range(hp.policy_updates_per_iteration):
-            with self._clock.timed("imagination"):
+            with self.clock.timed("imagination"):
                 rollout = self._steps["imagine"]()
-            with self._clock.timed("ppo"):
+            with self.clock.timed("ppo"):
                 batch = self._steps["evaluate"](*rollout)
                 for _ in range(hp.ppo_epochs):
                     self.optimizers["actor"].begin_update(hp.ppo_minibatches)
@@ -288,7 +285,7 @@ class Trainer:
         means = {part: self._means[part].read() for names in parts.values() for part in names}
         norms = self._parameter_norms() if means else {}
         stacked = torch.cat([mean for _, mean in means.values()] + list(norms.values())).tolist() if means else []
-        numbers, seconds = iter(stacked), self._clock.pop()
+        numbers, seconds = iter(stacked), self.clock.pop()
         report: Metrics = {part: {} for part in parts}
         for part, names in parts.items():
             for name in (metric for source in names for metric in means[source][0]):
@@ -331,7 +328,7 @@ class Trainer:
         return own_random_numbers(int(entropy.generate_state(1, np.uint64)[0] >> 1), self.device)
 
 
-def _optimizer_settings(hp: Hyperparameters) -> dict[str, tuple]:
+def _optimizer_settings(hp: DIMAHyperparameters) -> dict[str, tuple]:
     """Name -> learning rate, gradient clip, weight decay, warm-up."""
     return {
         "decoder": (hp.decoder_lr, hp.decoder_grad_clip, hp.decoder_weight_decay, 0),
@@ -343,7 +340,7 @@ def _optimizer_settings(hp: Hyperparameters) -> dict[str, tuple]:
 
 
 def _build_optimizers(
-    hp: Hyperparameters,
+    hp: DIMAHyperparameters,
     actor: Actor,
     critic: Critic,
     world_model: WorldModel,
@@ -360,7 +357,7 @@ def _build_optimizers(
     return optimizers
 
 
-def _replay_device(layout: AgentLayout, hp: Hyperparameters, device: torch.device) -> torch.device:
+def _replay_device(layout: AgentLayout, hp: DIMAHyperparameters, device: torch.device) -> torch.device:
     """Where the buffer lives; on a GPU by default if it takes at most half of the free memory."""
     if hp.replay_device == "cpu" or device.type != "cuda":
         return torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 
 
 class Conv3(nn.Module):
@@ -124,7 +124,7 @@ class UNet1d(nn.Module):
         hp: network sizes.
     """
 
-    def __init__(self, size: int, hp: Hyperparameters) -> None:
+    def __init__(self, size: int, hp: DIMAHyperparameters) -> None:
         super().__init__()
         channels, levels, blocks = hp.dynamics_channels, hp.dynamics_num_levels, hp.dynamics_blocks_per_level
         group = hp.dynamics_group_size

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from rllib_dima.core.dima.diffusion import Diffusion
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.normalization import RewardNormalizer, StateNormalizer
 from rllib_dima.core.dima.reward_termination import RewardTermination
 from rllib_dima.core.dima.state_decoder import StateDecoder
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Window
 
@@ -38,7 +38,7 @@ class WorldModel(nn.Module):
         hp: hyperparameters.
     """
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
         super().__init__()
         self.hp = hp
         self.normalizer = StateNormalizer(layout.state_size)

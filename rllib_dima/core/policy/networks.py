@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import MaskedBeta, MaskedCategorical, MaskedGaussian, PolicyDistribution
+from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
 
 
@@ -40,7 +40,7 @@ class Actor(nn.Module):
 
     OUTPUT_GAIN = 0.01  # near-zero mean actions at the start
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__()
         self.layout, self.hp = layout, hp
         self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
@@ -117,7 +117,7 @@ class Critic(nn.Module):
         hp: hyperparameters.
     """
 
-    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__()
         self.hp = hp
         self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0).float()

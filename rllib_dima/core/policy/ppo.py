@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.policy.data import PPOBatch, Rollout
+from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.networks import Critic
 from rllib_dima.core.policy.returns import lambda_returns
 
 
 @torch.no_grad()
 def ppo_batch(
-    rollout: Rollout, critic: Critic, hp: Hyperparameters, reward_scale: torch.Tensor | float = 1.0
+    rollout: Rollout, critic: Critic, hp: PolicyHyperparameters, reward_scale: torch.Tensor | float = 1.0
 ) -> tuple[PPOBatch, dict[str, torch.Tensor]]:
     """Evaluates a rollout with the critic: returns, advantages, and the flattened batch of M = H * B steps.
 

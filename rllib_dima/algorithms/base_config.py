@@ -1,8 +1,8 @@
-"""`DIMAConfig`: the settings of a run. Hyperparameters come from `rllib_dima.core.hyperparameters`, each once.
+"""`TeamConfig`: what the configurations of all algorithms here have in common.
 
 A hyperparameter left at None follows the preset of `model_size`, then the benchmark family of the environment, then
-the paper; `hyperparameters()` returns the resolved values. Names that do not exist, and settings of RLlib that DIMA
-would ignore, are refused rather than silently accepted.
+the algorithm's default; `hyperparameters()` returns the resolved values. Names that do not exist, and settings of RLlib
+that are not read here, are refused rather than silently accepted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
@@ -28,25 +28,18 @@ from ray.tune.result import TRIAL_INFO
 from ray.util import log_once
 from typing_extensions import Self
 
-from rllib_dima.core.hyperparameters import FIELD_NAMES, MODEL_SIZES, Hyperparameters, resolve
+from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
+from rllib_dima.core.trainer import Trainer
 from rllib_dima.envs import env_family, require_registered
 from rllib_dima.envs.creation import require_creator
-from rllib_dima.learning.rl_modules import (
-    CRITIC_ID,
-    POLICY_ID,
-    WORLD_MODEL_ID,
-    DIMACritic,
-    DIMAMultiRLModule,
-    DIMAPolicy,
-    DIMAWorldModel,
-)
+from rllib_dima.learning.rl_modules import POLICY_ID, TeamMultiRLModule, TeamNetwork, TeamPolicy, module_id
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
-from rllib_dima.sampling.env_runner import LAYOUT_KEY, DIMAEnvRunner
-from rllib_dima.settings import _CHANGED_FOR_EVALUATION, _RULES, UNUSED_SETTINGS, _check_value, _not_used
+from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
+from rllib_dima.settings import CHANGED_FOR_EVALUATION, RULES, UNUSED_SETTINGS, check_value
 
-OWN_SETTINGS: tuple[str, ...] = (*FIELD_NAMES, "model_size", "checkpoint_replay", "progress", "sample_async")
+COMMON_SETTINGS = ("model_size", "checkpoint_replay", "progress", "sample_async")
 
 
 def map_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
@@ -54,20 +47,27 @@ def map_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
     return POLICY_ID
 
 
-class DIMAConfig(AlgorithmConfig):
-    """Configuration of DIMA.
+class TeamConfig(AlgorithmConfig):
+    """Configuration of an algorithm that trains teams.
 
-        DIMAConfig().environment("mamujoco_ant_4x2").training(model_size="nano", gamma=0.98).build()
+    A subclass names the algorithm's hyperparameters and trainer. One that adds other settings must declare them as
+    class attributes, because assigning to unknown names is refused.
 
-    `help(DIMAConfig.training)` lists the hyperparameters. A subclass that adds settings must declare them as class
-    attributes, because assigning to unknown names is refused.
+    Attributes:
+        hyperparameter_class: its fields are what `training()` takes.
+        trainer_class: what learners train with; its NETWORKS become RLlib's modules.
+        unused_settings: settings of RLlib that the algorithm does not read, and what to set instead.
+        shown_losses: what stands on top of every result beside the return: the loss's name, and its module's.
     """
 
-    def __init__(self, algo_class: type | None = None) -> None:
-        if algo_class is None:
-            from rllib_dima.algorithms.dima import DIMA as algo_class
+    hyperparameter_class: ClassVar[type[Hyperparameters]]
+    trainer_class: ClassVar[type[Trainer]]
+    unused_settings: ClassVar[dict[str, str]] = UNUSED_SETTINGS
+    shown_losses: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, algo_class: type) -> None:
         super().__init__(algo_class=algo_class)
-        for name in FIELD_NAMES:
+        for name in self.hyperparameter_class.names():
             setattr(self, name, None)
         self.model_size = "paper"
         self.checkpoint_replay = True
@@ -76,7 +76,7 @@ class DIMAConfig(AlgorithmConfig):
 
         self.policies = {POLICY_ID}
         self.policy_mapping_fn = map_agent
-        self.env_runner_cls = DIMAEnvRunner
+        self.env_runner_cls = TeamEnvRunner
         self.evaluation_config = {"explore": False}
         self.rollout_fragment_length = "auto"
         self.normalize_actions = False  # they are in [-1, 1] already
@@ -89,7 +89,7 @@ class DIMAConfig(AlgorithmConfig):
         self.num_gpus_per_learner = 1 if torch.cuda.is_available() else 0
 
     def training(self, *, model_size: str | None = NotProvided, **hyperparameters: Any) -> Self:
-        """Sets hyperparameters of DIMA; those not given stay as they are, and None undoes a setting.
+        """Sets hyperparameters; those not given stay as they are, and None undoes a setting.
 
         Args:
             model_size: preset that scales all networks at once, "nano", "small" or "paper"; None is "paper".
@@ -102,9 +102,9 @@ class DIMAConfig(AlgorithmConfig):
             ValueError: on an unknown name, with the nearest known ones. Values are checked by `validate()`.
         """
         for name in hyperparameters:
-            if name in UNUSED_SETTINGS:
-                raise ValueError(_not_used(name))
-            check_name(name, FIELD_NAMES, "hyperparameter")
+            if name in self.unused_settings:
+                raise ValueError(self.not_used(name))
+            check_name(name, self.hyperparameter_class.names(), "hyperparameter")
         if model_size is not NotProvided:
             self.model_size = model_size
         for name, value in hyperparameters.items():
@@ -133,7 +133,7 @@ class DIMAConfig(AlgorithmConfig):
             TypeError: if `env_config` is no dict.
         """
         if env_config is not NotProvided:
-            _check_value("env_config", env_config)
+            check_value("env_config", env_config)
         return super().environment(env, env_config=env_config, **kwargs)
 
     def checkpointing(self, *, checkpoint_replay: bool = NotProvided, **kwargs: Any) -> Self:
@@ -191,21 +191,21 @@ class DIMAConfig(AlgorithmConfig):
             ValueError: on a value out of its range, or an unknown preset.
             TypeError: on a value of the wrong type, such as an unresolved search space.
         """
-        user = {name: getattr(self, name) for name in FIELD_NAMES}
-        return resolve(user, family=env_family(self.env), model_size=self.model_size)
+        user = {name: getattr(self, name) for name in self.hyperparameter_class.names()}
+        return self.hyperparameter_class.resolve(user, family=env_family(self.env), model_size=self.model_size)
 
     def validate(self) -> None:
         """Checks all settings, without side effects.
 
         Raises:
-            ValueError: on an unknown environment, a value out of its range, or a setting that DIMA would ignore.
+            ValueError: on an unknown environment, a value out of its range, or a setting that would be ignored.
             TypeError: on a value of the wrong type.
         """
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's notice concerns older algorithms only
         self._check_environment()
         self._check_unused_settings()
-        for name in _RULES:
-            _check_value(name, getattr(self, name))
+        for name in RULES:
+            check_value(name, getattr(self, name))
         super().validate()
         if self.sample_async and not self.num_env_runners and not self.in_evaluation:
             raise ValueError(
@@ -222,7 +222,7 @@ class DIMAConfig(AlgorithmConfig):
             use_copy: whether the algorithm gets a copy of this config.
 
         Raises:
-            ValueError: see `validate()`; also if DIMA cannot train on the environment.
+            ValueError: see `validate()`; also if the algorithm cannot train on the environment.
         """
         if env is not None:
             self.environment(env)
@@ -238,16 +238,16 @@ class DIMAConfig(AlgorithmConfig):
         """Sets what a dict names, as Ray Tune and the command line do.
 
         Raises:
-            ValueError: on an unknown key, with the nearest known ones, or one that DIMA does not use.
+            ValueError: on an unknown key, with the nearest known ones, or one that is not used.
         """
         settings = dict(config_dict)
         for key in settings:
             if key not in ("multiagent", TRIAL_INFO):
-                _check_setting(self._translate_special_keys(key, warn_deprecated=False))
-        unused = settings.keys() & UNUSED_SETTINGS.keys()
-        if len(unused) < len(UNUSED_SETTINGS):  # a whole configuration, such as to_dict() returns, holds all of them
+                self._check_setting(self._translate_special_keys(key, warn_deprecated=False))
+        unused = settings.keys() & self.unused_settings.keys()
+        if len(unused) < len(self.unused_settings):  # a whole configuration, as of to_dict(), holds all of them
             for name in unused:
-                raise ValueError(_not_used(name))
+                raise ValueError(self.not_used(name))
         for key in ("model", "optimizer"):  # RLlib would pass these to training(), which is for hyperparameters
             if key in settings:
                 setattr(self, key, settings.pop(key))
@@ -255,26 +255,26 @@ class DIMAConfig(AlgorithmConfig):
 
     def get_state(self) -> dict[str, Any]:
         """All settings. RLlib leaves out those equal to -1, which is a legal value of some hyperparameters."""
-        return {**super().get_state(), **{name: getattr(self, name) for name in OWN_SETTINGS}}
+        return {**super().get_state(), **{name: getattr(self, name) for name in self._own_settings()}}
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """The policy's module."""
-        return RLModuleSpec(module_class=DIMAPolicy)
+        return RLModuleSpec(module_class=TeamPolicy)
 
     def get_default_learner_class(self) -> type[Learner]:
-        """`DIMALearner`."""
-        from rllib_dima.learning.learner import DIMALearner
+        """`TeamLearner`."""
+        from rllib_dima.learning.learner import TeamLearner
 
-        return DIMALearner
+        return TeamLearner
 
     def get_multi_rl_module_spec(
         self, *, env: Any = None, spaces: dict[str, Any] | None = None, inference_only: bool = False, **kwargs: Any
     ) -> MultiRLModuleSpec:
-        """The policy for runners; the policy, the critic and the world model for learners.
+        """The policy for runners; all networks of the trainer for learners.
 
         Args:
             env: a runner's vectorised environments.
-            spaces: what `DIMAEnvRunner.get_spaces()` returned.
+            spaces: what `TeamEnvRunner.get_spaces()` returned.
             inference_only: whether a runner asks.
             **kwargs: as in RLlib.
 
@@ -282,25 +282,24 @@ class DIMAConfig(AlgorithmConfig):
             ValueError: if neither `env` nor `spaces` tells the layout of the agents.
         """
         spec = super().get_multi_rl_module_spec(env=env, spaces=spaces, inference_only=inference_only, **kwargs)
-        networks = {"layout": _layout(env, spaces), "hyperparameters": self.hyperparameters()}
-        policy = spec.rl_module_specs[POLICY_ID]
-        policy.model_config = {**policy.model_config, **networks}
-        spec.multi_rl_module_class = DIMAMultiRLModule
-        if not inference_only:
-            learner_only = {CRITIC_ID: DIMACritic, WORLD_MODEL_ID: DIMAWorldModel}
-            for module_id, module_class in learner_only.items():
-                module_spec = dataclasses.replace(policy, module_class=module_class, learner_only=True)
-                spec.add_modules({module_id: module_spec})
+        common = {"layout": _layout(env, spaces), "hyperparameters": self.hyperparameters()}
+        policy, networks = spec.rl_module_specs[POLICY_ID], dict(self.trainer_class.NETWORKS)
+        policy.model_config = {**policy.model_config, **common, "network": networks.pop("actor")}
+        spec.multi_rl_module_class = TeamMultiRLModule
+        for name, network in () if inference_only else networks.items():
+            model_config = {**policy.model_config, "network": network}
+            module = dataclasses.replace(policy, module_class=TeamNetwork, model_config=model_config, learner_only=True)
+            spec.add_modules({module_id(name): module})
         return spec
 
     def build_learner_group(
         self, *, env: Any = None, spaces: dict[str, Any] | None = None, rl_module_spec: Any = None, **kwargs: Any
     ) -> LearnerGroup:
-        """A `DIMALearnerGroup`; arguments as in RLlib."""
-        from rllib_dima.learning.learner_group import DIMALearnerGroup
+        """A `TeamLearnerGroup`; arguments as in RLlib."""
+        from rllib_dima.learning.learner_group import TeamLearnerGroup
 
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
-        return DIMALearnerGroup(config=self.copy(), module_spec=spec, **kwargs)
+        return TeamLearnerGroup(config=self.copy(), module_spec=spec, **kwargs)
 
     @property
     def total_train_batch_size(self) -> int:
@@ -308,8 +307,13 @@ class DIMAConfig(AlgorithmConfig):
         return self.hyperparameters().env_steps_per_iteration
 
     def __setattr__(self, key: str, value: Any) -> None:
-        _check_setting(key, type(self))
-        super().__setattr__(key, _plain(key, value) if key in OWN_SETTINGS else value)
+        self._check_setting(key)
+        super().__setattr__(key, _plain(key, value) if key in self._own_settings() else value)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "hyperparameter_class" in vars(cls):
+            _document_training(cls)
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "multiagent":
@@ -319,19 +323,41 @@ class DIMAConfig(AlgorithmConfig):
     def _check_environment(self) -> None:
         env = self.env
         if env is None:
-            raise ValueError('DIMA needs an environment: DIMAConfig().environment("mamujoco_ant_4x2").')
+            config, algorithm = type(self).__name__, self.algo_class.__name__
+            raise ValueError(f'{algorithm} needs an environment: {config}().environment("mamujoco_ant_4x2").')
         if isinstance(env, str):
             require_registered(env)
         else:
             require_creator(env)
 
     def _check_unused_settings(self) -> None:
-        defaults = _defaults()
-        for name in UNUSED_SETTINGS:
-            if self.in_evaluation and name in _CHANGED_FOR_EVALUATION:
+        defaults = _defaults(type(self))
+        for name in self.unused_settings:
+            if self.in_evaluation and name in CHANGED_FOR_EVALUATION:
                 continue
             if getattr(self, name) != defaults[name]:
-                raise ValueError(_not_used(name))
+                raise ValueError(self.not_used(name))
+
+    def not_used(self, name: str) -> str:
+        """What to say of a setting that the algorithm does not use."""
+        algorithm = self.algo_class.__name__
+        return f"{algorithm} does not use {name.lstrip('_')!r}, which was set. {self.unused_settings[name]}"
+
+    @classmethod
+    def _own_settings(cls) -> tuple[str, ...]:
+        return *cls.hyperparameter_class.names(), *COMMON_SETTINGS
+
+    def _check_setting(self, name: str) -> None:
+        """Raises ValueError if `name` is no setting: neither RLlib's, nor one of this class."""
+        known = _known_settings(type(self))
+        if name.startswith("_") or name in known:
+            return
+        config, declared = type(self).__name__, getattr(type(self), name, None)
+        if inspect.isfunction(declared):
+            raise ValueError(f"{name!r} is a method of {config}: call config.{name}(...) instead of assigning to it.")
+        if not hasattr(type(self), name):
+            near = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
+            check_name(name, known if near else self._own_settings(), f"setting of {config}")
 
     def _check_step_split(self, steps: int) -> None:
         """Vectorised environments step together, so a number that does not divide evenly cannot be met exactly."""
@@ -357,21 +383,9 @@ def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
     if env is not None and hasattr(env, "envs"):
         return env.envs[0].layout
     raise ValueError(
-        "The networks need the layout of the agents, which DIMAEnvRunner.get_spaces() tells: use it (or a subclass) "
+        "The networks need the layout of the agents, which TeamEnvRunner.get_spaces() tells: use it (or a subclass) "
         "as env_runner_cls, or pass `spaces` that hold it."
     )
-
-
-def _check_setting(name: str, config_class: type = DIMAConfig) -> None:
-    """Raises ValueError if `name` is no setting: neither RLlib's, nor DIMA's, nor one declared by `config_class`."""
-    if name.startswith("_") or name in _known_settings():
-        return
-    declared = getattr(config_class, name, None)
-    if inspect.isfunction(declared):
-        raise ValueError(f"{name!r} is a method of DIMAConfig: call config.{name}(...) instead of assigning to it.")
-    if not hasattr(config_class, name):
-        near = difflib.get_close_matches(name.lower(), _known_settings(), cutoff=0.5)
-        check_name(name, _known_settings() if near else OWN_SETTINGS, "setting of DIMAConfig")
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -384,31 +398,35 @@ def _plain(name: str, value: Any) -> Any:
 
 
 @lru_cache
-def _known_settings() -> frozenset[str]:
-    """Public settings of RLlib and of DIMA. (`worker_index` is what RLlib sets on runners' configs.)"""
-    return frozenset(name for name in vars(AlgorithmConfig()) if name[0] != "_") | {*OWN_SETTINGS, "worker_index"}
+def _known_settings(config_class: type[TeamConfig]) -> frozenset[str]:
+    """Public settings of RLlib and of an algorithm. (`worker_index` is what RLlib sets on runners' configs.)"""
+    of_rllib = {name for name in vars(AlgorithmConfig()) if name[0] != "_"}
+    return frozenset({*of_rllib, *config_class._own_settings(), "worker_index"})
 
 
 @lru_cache
-def _defaults() -> dict[str, Any]:
-    return vars(DIMAConfig())
+def _defaults(config_class: type[TeamConfig]) -> dict[str, Any]:
+    return vars(config_class())
 
 
-def _document_training() -> None:
-    """Gives `DIMAConfig.training` the signature and the text of every hyperparameter."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
+def _document_training(cls: type[TeamConfig]) -> None:
+    """Gives a class a `training` with the signature and the text of every hyperparameter."""
+
+    def training(self: TeamConfig, **settings: Any) -> TeamConfig:
+        return super(cls, self).training(**settings)
+
+    keyword, hyperparameters = inspect.Parameter.KEYWORD_ONLY, cls.hyperparameter_class
     parameters = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
         inspect.Parameter("model_size", keyword, default=None, annotation="str | None"),
     ]
-    lines = [DIMAConfig.training.__doc__.rstrip(), "", f"        Presets of model_size: {', '.join(MODEL_SIZES)}.", ""]
-    lines.append("        Hyperparameters, with the paper's defaults:")
-    for field in dataclasses.fields(Hyperparameters):
+    presets = ", ".join(hyperparameters.MODEL_SIZES)
+    lines = [TeamConfig.training.__doc__.rstrip(), "", f"        Presets of model_size: {presets}.", ""]
+    lines.append("        Hyperparameters, with their defaults:")
+    for field in dataclasses.fields(hyperparameters):
         parameters.append(inspect.Parameter(field.name, keyword, default=None, annotation=f"{field.type} | None"))
         symbol = f" [{field.metadata['symbol']}]" if field.metadata["symbol"] else ""
         lines.append(f"            {field.name}{symbol} = {field.default!r}: {field.metadata['doc']}")
-    DIMAConfig.training.__signature__ = inspect.Signature(parameters)
-    DIMAConfig.training.__doc__ = "\n".join(lines)
-
-
-_document_training()
+    training.__signature__ = inspect.Signature(parameters)
+    training.__doc__, training.__qualname__ = "\n".join(lines), f"{cls.__qualname__}.training"
+    cls.training = training
