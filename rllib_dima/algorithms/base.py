@@ -460,8 +460,8 @@ class TeamAlgorithm(Algorithm):
             RuntimeError: if the learner's files are missing.
         """
         folder = saved / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER
-        has_replay = any(self.learner_group.foreach_learner(lambda learner: learner.has_replay_to_save))
-        last_written = REPLAY_FILE_NAME if has_replay else "class_and_ctor_args.pkl"
+        answers = self.learner_group.foreach_learner(lambda learner: learner.has_replay_to_save)
+        last_written = REPLAY_FILE_NAME if any(answer.get() for answer in answers) else "class_and_ctor_args.pkl"
         if not (folder / last_written).is_file():
             raise RuntimeError(
                 f"the learner did not write {folder.name}/{last_written}; check the disk space, and the error of the "

@@ -1,4 +1,4 @@
-"""The shell knows nothing of DIMA: an algorithm that only counts trains, checkpoints, resumes, exports, runs under Tune."""
+"""The shell knows nothing of DIMA: an algorithm that only counts trains, resumes, is exported and runs under Tune."""
 
 import logging
 import sys
@@ -122,7 +122,7 @@ def test_it_runs_under_tune(tmp_path):
 
 
 def test_settings_and_words_are_its_own():
-    with pytest.raises(ValueError, match="Unknown hyperparameter 'strid'. Did you mean 'stride'"):
+    with pytest.raises(ValueError, match=r"Unknown hyperparameter 'strid'\. Did you mean 'stride'"):
         counting_config().training(strid=2)
     with pytest.raises(ValueError, match="Counting does not use 'lr', which was set"):
         counting_config().update_from_dict({"lr": 1e-3})
