@@ -88,18 +88,18 @@ def verify_part(checkpoint: Path, part: str) -> None:
 
 
 def require_restorable(checkpoint: Path, algorithm: type) -> None:
-    """Refuses to restore an algorithm from a checkpoint of another, or from a damaged one of DIMA.
+    """Refuses to restore an algorithm from a checkpoint of another, or from a damaged one of ours.
 
     Raises:
         UsageError: with what is wrong.
         RunError: the checkpoint is so damaged that it does not tell whose it is.
     """
-    from rllib_dima import DIMA
+    from rllib_dima.algorithms.base import TeamAlgorithm
     from rllib_dima.checkpoint import CheckpointError, verify
 
-    if issubclass(algorithm, DIMA):
+    if issubclass(algorithm, TeamAlgorithm):
         try:
-            return verify(checkpoint)
+            return verify(checkpoint, algorithm=algorithm.name())
         except CheckpointError as error:
             raise UsageError(f"restore: {error}") from error
     writer, _ = load_config(checkpoint)

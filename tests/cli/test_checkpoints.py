@@ -70,7 +70,7 @@ def test_folders_without_a_checkpoint_are_refused(tmp_path):
 def test_nothing_is_unpickled_of_a_checkpoint_that_was_tampered_with(tmp_path):
     file = tmp_path / "class_and_ctor_args.pkl"
     file.write_bytes(pickle.dumps("as it was saved"))
-    write_manifest(tmp_path)
+    write_manifest(tmp_path, "DIMA")
     file.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(RunError, match=r"class_and_ctor_args\.pkl is damaged"):
         load_config(tmp_path)

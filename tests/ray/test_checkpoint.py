@@ -35,7 +35,7 @@ def save(path, content, extra=None, filesystem=None):
         (folder / "learner_group" / "weights").write_text(content * 1000)
         if extra:
             extra(folder)
-        write_manifest(folder)
+        write_manifest(folder, "DIMA")
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ IS_DAMAGED = f"{MANIFEST_FILE_NAME} is damaged"
 def test_damage_is_found_and_named(saved, damage, message):
     damage(saved)
     with pytest.raises(CheckpointError, match=message):
-        verify(saved)
+        verify(saved, algorithm="DIMA")
 
 
 def test_part_can_be_checked_alone(saved):
@@ -261,7 +261,7 @@ def test_checking_runs_nothing_also_of_foreign_and_interrupted_checkpoints(saved
         record = {"class": writer, "ctor_args_and_kwargs": Trap()}
         (saved / "class_and_ctor_args.pkl").write_bytes(pickle.dumps(record))
         with pytest.raises(CheckpointError, match=message):
-            verify(saved)
+            verify(saved, algorithm="DIMA")
     (saved / "class_and_ctor_args.pkl").write_bytes(b"not a pickle")
     with pytest.raises(CheckpointError, match="incomplete"):
         verify(saved)
@@ -319,7 +319,7 @@ def test_failure_to_upload_leaves_no_checkpoint_that_seems_whole(elsewhere, monk
         save("run", "second", filesystem=elsewhere)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="no checkpoint of DIMA"):
-        verify("run", elsewhere)
+        verify("run", elsewhere, algorithm="DIMA")
 
 
 def test_all_ways_to_say_where_a_checkpoint_is(saved, tmp_path, monkeypatch):

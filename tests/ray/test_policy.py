@@ -146,7 +146,7 @@ def save_policy(folder, actor):
     module = folder / POLICY_FOLDER
     module.mkdir(parents=True)
     save_weights(locate(module), actor, {name: tensor.numpy() for name, tensor in actor.state_dict().items()})
-    write_manifest(folder)
+    write_manifest(folder, "DIMA")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_policy_survives_a_checkpoint_without_anything_being_unpickled(layout, t
     saved = policy_for(layout)
     save_policy(tmp_path / "run", saved.actor)
     (tmp_path / "run" / POLICY_FOLDER / "module_state.pkl").write_bytes(b"")  # RLlib's, of which nothing is needed
-    write_manifest(tmp_path / "run")
+    write_manifest(tmp_path / "run", "DIMA")
 
     def refuse(*args, **kwargs):
         raise AssertionError("something was unpickled")
@@ -213,7 +213,7 @@ def _with_an_object(folder):
 def test_crafted_policy_is_refused(tmp_path, damage, message):
     save_policy(tmp_path, policy_for(UNEQUAL).actor)
     damage(tmp_path / POLICY_FOLDER)
-    write_manifest(tmp_path)
+    write_manifest(tmp_path, "DIMA")
     with pytest.raises(CheckpointError, match=message):
         Policy.from_checkpoint(tmp_path)
 
@@ -224,6 +224,6 @@ def test_missing_policy_is_explained(tmp_path):
     (tmp_path / "class_and_ctor_args.pkl").write_bytes(pickle.dumps({"class": dict}))
     with pytest.raises(CheckpointError, match="is incomplete"):
         Policy.from_checkpoint(tmp_path)
-    write_manifest(tmp_path)
+    write_manifest(tmp_path, "DIMA")
     with pytest.raises(CheckpointError, match=r"holds no policy: .*shared_policy is missing"):
         Policy.from_checkpoint(tmp_path)

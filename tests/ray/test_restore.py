@@ -101,7 +101,7 @@ def _rewrite(name, content):
     def rewrite(path):
         (path / name).write_bytes(content)
         (path / MANIFEST_FILE_NAME).unlink()
-        write_manifest(path)
+        write_manifest(path, "DIMA")
 
     return rewrite
 
