@@ -268,6 +268,7 @@ def test_checking_runs_nothing_also_of_foreign_and_interrupted_checkpoints(saved
     assert not Trap.sprung
     pickle.loads(pickle.dumps(Trap()))
     assert Trap.sprung
+    Trap.sprung = False
 
 
 def test_replaced_checkpoint_of_an_older_format_leaves_nothing_behind(saved):

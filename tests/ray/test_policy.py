@@ -15,6 +15,7 @@ from support.core import DISCRETE, UNEQUAL, randomize, tiny
 
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.networks import Actor
 from rllib_dima.policy import POLICY_FOLDER, Policy, save_weights
 
@@ -166,7 +167,9 @@ def test_policy_survives_a_checkpoint_without_anything_being_unpickled(layout, t
     elsewhere = pyarrow.fs.SubTreeFileSystem(str(tmp_path), LOCAL)
     ways = [tmp_path / "run", f"file://{tmp_path}/run/", tune.Checkpoint("run", elsewhere)]
     for policy in (*map(Policy.from_checkpoint, ways), Policy.from_checkpoint("run", elsewhere)):
-        assert policy.layout == layout and policy.actor.hp == saved.actor.hp
+        assert policy.layout == layout
+        for name in PolicyHyperparameters.names():
+            assert getattr(policy.actor.hp, name) == getattr(saved.actor.hp, name)
         assert all(map(np.array_equal, policy.actor.state_dict().values(), saved.actor.state_dict().values()))
         actions, expected = (p.act(own_observations(layout)) for p in (policy, saved))
         assert list(actions) == list(layout.agent_ids)
