@@ -170,7 +170,8 @@ class TeamLearner(TorchLearner):
 
     def keep_state(self) -> None:
         """Holds a copy of networks, optimisers and replay in host memory, until `drop_kept_state`."""
-        self._kept_state = self.get_state(), self.trainer.replay and self.trainer.replay.state_dict()
+        replay = self.trainer.replay
+        self._kept_state = self.get_state(), None if replay is None else replay.state_dict()  # an empty one is falsy
 
     def return_to_kept_state(self) -> None:
         """Goes back to where `keep_state` was called; also the episodes in the replay buffer go on from there."""
