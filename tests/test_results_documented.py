@@ -18,5 +18,7 @@ def figure(folder, mode):
 def test_learning_results_are_those_of_the_files():
     for page in ("README.md", "benchmarks/RESULTS.md", "tuned_examples/dima_halfcheetah_2x3_nano.yaml"):
         assert figure(RESULTS, "sequential") in (ROOT / page).read_text(), page
+    for page in ("README.md", "benchmarks/RESULTS.md"):
+        assert figure(RESULTS / "five_episodes", "sequential") in (ROOT / page).read_text(), page
     for mode in ("sequential", "cumulative"):
         assert figure(RESULTS / "first_version", mode) in (ROOT / "benchmarks/RESULTS.md").read_text()
