@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from rllib_dima.envs.spaces import ContractError, finite_action
 ALL = "__all__"
 
 
-class TeamEnv(MultiAgentEnv):
+class TeamEnv(MultiAgentEnv, ABC):
     """A team with one reward and one end; after an end or an error only `reset()` helps.
 
     A subclass sets its spaces and has `_start`, `_read_actions` and `_advance`; both `_start` and `_advance` must set
@@ -89,17 +90,17 @@ class TeamEnv(MultiAgentEnv):
         """
         return self._require_state().copy()
 
+    @abstractmethod
     def _start(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
         """Begins an episode; returns observations and infos."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_actions(self, action_dict: Mapping[Any, Any]) -> Any:
         """The agents' actions, checked, in the form that `_advance` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _advance(self, actions: Any) -> tuple[dict, float, bool, bool, dict]:
         """Makes a step; returns observations, the team's reward, terminated, truncated and infos."""
-        raise NotImplementedError
 
     def _finite_actions(self, action_dict: Mapping[Any, Any]) -> list[np.ndarray]:
         """Every agent's continuous action (A,), in order, not clipped."""

@@ -115,7 +115,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
             EndlessEpisodeError: this is evaluation, and no episode ended within `evaluation_sample_timeout_s`.
         """
         if kwargs.get("random_actions"):
-            raise ValueError("DIMA's runner draws no random actions: step an environment with env.single_action_space.")
+            raise ValueError("Runners draw no random actions: step an environment with env.single_action_space.")
         self._no_end_since = time.monotonic() if num_episodes else math.inf
         if seeds is not None:
             self._drop_episodes()
