@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,10 @@ def test_free_memory_is_the_machines_and_the_containers():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages in /proc")
-def test_rows_take_up_memory_only_once_they_are_written():
+@pytest.mark.parametrize("deterministic", [False, True])  # RLlib turns it on for seeded runs on a CPU
+def test_rows_take_up_memory_only_once_they_are_written(deterministic, request):
+    request.addfinalizer(partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
+    torch.use_deterministic_algorithms(deterministic)
     images = AgentLayout(("a", "b"), 20_000, (5_000, 5_000), (1, 1))
 
     def resident():
@@ -274,6 +278,7 @@ def test_rows_take_up_memory_only_once_they_are_written():
     buffer.add(random_trajectory(images, 100))
     assert ReplayBuffer.bytes_needed(images, 1000) > 200e6 > 50e6 > resident() - before
     assert buffer.sample(5, past=2, future=2).states.isfinite().all()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize("way", ["clear", "load"])

@@ -22,6 +22,8 @@ following these links, so it can never cross the boundary of an episode:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,8 @@ class ReplayBuffer:
         pin = self.device.type == "cpu" and self.output_device.type == "cuda"
 
         def rows(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            # Not zeros: the system backs pages of host memory when they are first touched.
-            return torch.empty((capacity, *shape), dtype=dtype, device=self.device, pin_memory=pin)
+            with _untouched():
+                return torch.empty((capacity, *shape), dtype=dtype, device=self.device, pin_memory=pin)
 
         _check_memory(layout, capacity, self.device)
         self.states = rows(layout.state_size)
@@ -279,6 +281,20 @@ class ReplayBuffer:
         """Ends the episode's links if the trajectory ended it."""
         if trajectory.terminated or trajectory.truncated:
             self._open_episodes.pop(trajectory.episode_id, None)
+
+
+@contextmanager
+def _untouched() -> Iterator[None]:
+    """Inside, `torch.empty` writes nothing: the system backs pages of host memory when they are first touched.
+
+    Under deterministic algorithms, which RLlib turns on for a seeded run on a CPU, it would fill everything with NaN.
+    """
+    settings = torch.utils.deterministic
+    filling, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        settings.fill_uninitialized_memory = filling
 
 
 def free_memory(device: torch.device) -> float:
