@@ -37,14 +37,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
-from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES, DIMATrainer
+from rllib_dima.core.dima.steps import PREFIXES
+from rllib_dima.core.dima.trainer import DIMATrainer
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Trajectory
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import matrix_product_precision
 
 PHASES = ("add", "state_decoder", "dynamics", "reward_termination", "imagination", "ppo")
-UPDATED = {"decoder": ("state_decoder",), "dynamics": ("dynamics",), "reward": ("reward_termination",)}
+UPDATED = {prefix: (model,) for model, prefix in PREFIXES.items()}
 POLICY_PHASES = {"policy": ("imagination", "ppo")}
 NEW_STEPS, EPISODE = 200, 1000
 
@@ -117,9 +118,9 @@ def count_flops(layout: AgentLayout, full: DIMAHyperparameters, device: str) -> 
     """Floating-point operations of every phase of an iteration; all updates of a kind have equally many."""
     hp, factors = shortened(dataclasses.replace(full, acceleration="eager", replay_capacity=2 * EPISODE), 1)
     trainer = build(layout, hp, device, EPISODE)
-    trainer.clock = CountingClock(trainer.device)
+    trainer.steps.clock = CountingClock(trainer.device)
     run_once(trainer, 0)
-    return {phase: count * factors.get(phase, 1.0) for phase, count in trainer.clock.flops.items()}
+    return {phase: count * factors.get(phase, 1.0) for phase, count in trainer.steps.clock.flops.items()}
 
 
 def matmul_rate(device: str, size: int, precision: str) -> float:
@@ -171,7 +172,7 @@ class Variant:
         self.hp, self.factors = shortened(self.full, args.updates)
         self.trainer = build(TASKS[args.task], self.hp, args.device, args.stored)
         self.together = None
-        if self.trainer.accelerator.records:
+        if self.trainer.steps.accelerator.records:
             self.together = build(TASKS[args.task], self.hp, args.device, args.stored, twin=self.trainer)
         self.runs: list[dict[str, float]] = []
         self.runs_together: list[float] = []
@@ -282,12 +283,12 @@ def profile_steps(args: argparse.Namespace) -> str:
         TASKS[args.task], DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size), args.device, args.stored
     )
     trainer.train_iteration()
-    rollout = trainer._steps["imagine"]()
-    inputs = {"evaluate": rollout, "ppo_epoch": trainer._steps["evaluate"](*rollout)}
-    steps = {part: trainer._update_step((part,)) for part in WORLD_MODEL_PHASES} | trainer._steps
+    rollout = trainer.steps.policy["imagine"]()
+    inputs = {"evaluate": rollout, "ppo_epoch": trainer.steps.policy["evaluate"](*rollout)}
+    steps = {model: trainer.steps.prepared_update((model,)) for model in PREFIXES} | trainer.steps.policy
     lines = [f"{'step':<12} {'kernels':>8} {'their time':>12} {'each call':>12}"]
     for name, step in steps.items():
-        trainer.world_model.train(name in WORLD_MODEL_PHASES)
+        trainer.world_model.train(name in PREFIXES)
         call = functools.partial(step, *inputs.get(name, ()))
         with matrix_product_precision(settings["precision"], trainer.device):
             kernels, kernel_seconds, seconds = _profile(call)

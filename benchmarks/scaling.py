@@ -45,7 +45,7 @@ import torch
 from epoch import PHASES, build, layout_of, run_once, shortened
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
-from rllib_dima.core.dima.trainer import WORLD_MODEL_PHASES
+from rllib_dima.core.dima.steps import PREFIXES
 from rllib_dima.core.layout import AgentLayout
 
 VALUES = {
@@ -109,13 +109,13 @@ def phases_of_learner(times: dict[str, float], factors: dict[str, float]) -> dic
     factors = {"world_model": factors["dynamics"], **factors}
     phases = {name.removeprefix("time_").removesuffix("_s"): s for name, s in times.items() if name.startswith("time_")}
     seconds = {phase: s * factors.get(phase, 1.0) for phase, s in phases.items()}
-    parts = [seconds.pop(phase) for phase in (*WORLD_MODEL_PHASES.values(), "world_model") if phase in seconds]
+    parts = [seconds.pop(phase) for phase in (*PREFIXES, "world_model") if phase in seconds]
     return {"add": seconds.pop("add"), "world_model": sum(parts), **seconds}
 
 
 def num_updates(hp: DIMAHyperparameters) -> dict[str, int]:
     """Optimiser steps of every network in an iteration."""
-    counts = {part: getattr(hp, f"{part}_updates_per_iteration") for part in ("decoder", "dynamics", "reward")}
+    counts = {model: getattr(hp, f"{prefix}_updates_per_iteration") for model, prefix in PREFIXES.items()}
     return counts | dict.fromkeys(
         ("actor", "critic"), hp.policy_updates_per_iteration * hp.ppo_epochs * hp.ppo_minibatches
     )

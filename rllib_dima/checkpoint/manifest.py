@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, Val
 from rllib_dima.checkpoint.errors import CheckpointError
 from rllib_dima.checkpoint.places import beside
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_FILE_NAME = "dima_checkpoint.json"
 CLASS_FILE_NAME = "class_and_ctor_args.pkl"  # RLlib's, in every checkpoint of every algorithm
 READ_BY_RLLIB = frozenset(  # top-level names; anything else beside them is the user's or Tune's

@@ -150,7 +150,7 @@ def test_bfloat16_and_float32_updates_agree_on_a_cpu():
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 def test_results_are_float32_whatever_the_matrix_products_are(precision):
     trainer = filled(ANT, nano(precision=precision))
-    rollout = trainer._steps["imagine"]()
+    rollout = trainer.steps.policy["imagine"]()
     assert {column.dtype for column in rollout} == {torch.float32}
     assert (rollout.states.bfloat16().float() != rollout.states).any()  # not rounded to bfloat16 at the end
 
@@ -196,7 +196,7 @@ def test_auto_decides_on_every_step_and_agrees_with_eager(monkeypatch):
     monkeypatch.setattr(FasterStep, "NUM_TIMED_CALLS", 4)
     auto, eager = (filled(ANT, nano(acceleration=m, precision="float32"), GPU) for m in ("auto", "eager"))
     assert_close(metrics(auto, 8), metrics(eager, 8), 1e-2)
-    steps = [*auto._steps.values(), *auto._update_steps.values()]
+    steps = [*auto.steps.policy.values(), *auto.steps._updates.values()]
     assert all(isinstance(step, FasterStep) and step.chosen in ("cuda_graphs", "compile") for step in steps)
 
 
@@ -205,14 +205,16 @@ def test_two_replays_of_imagination_differ_and_the_same_seed_repeats_them():
     trainer = filled(ANT, nano(acceleration="cuda_graphs"), GPU)
     trainer.world_model.eval()
     for _ in range(3):
-        trainer._steps["imagine"]()
-    assert trainer._steps["imagine"].is_recorded
-    first = [column.clone() for column in trainer._steps["imagine"]()]
-    assert all(not torch.equal(ours, theirs) for ours, theirs in zip(first, trainer._steps["imagine"](), strict=True))
+        trainer.steps.policy["imagine"]()
+    assert trainer.steps.policy["imagine"].is_recorded
+    first = [column.clone() for column in trainer.steps.policy["imagine"]()]
+    assert all(
+        not torch.equal(ours, theirs) for ours, theirs in zip(first, trainer.steps.policy["imagine"](), strict=True)
+    )
     repeated = []
     for _ in range(2):
         torch.manual_seed(7)
-        repeated.append([column.clone() for column in trainer._steps["imagine"]()])
+        repeated.append([column.clone() for column in trainer.steps.policy["imagine"]()])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*repeated, strict=True))
 
 

@@ -359,13 +359,19 @@ def test_updates_are_as_many_as_configured():
     trainer = filled(hp=hp)
     trainer.train_iteration()
     counts = {name: optimizer.num_updates for name, optimizer in trainer.optimizers.items()}
-    assert counts == {"decoder": 3, "dynamics": 4, "reward": 5, "actor": 2 * 3 * 2, "critic": 2 * 3 * 2}
+    assert counts == {
+        "state_decoder": 3,
+        "dynamics": 4,
+        "reward_termination": 5,
+        "actor": 2 * 3 * 2,
+        "critic": 2 * 3 * 2,
+    }
 
 
 def test_minibatches_cover_the_batch_once_per_epoch():
     trainer = filled(hp=tiny(ppo_minibatches=4))
     batch = PPOBatch(*(torch.arange(24.0) for _ in PPOBatch._fields))
-    parts = [part for _ in range(2) for part in trainer._minibatches(batch)]
+    parts = [part for _ in range(2) for part in trainer.steps._minibatches(batch)]
     assert [len(part.returns) for part in parts] == [6] * 8
     for epoch in (parts[:4], parts[4:]):
         assert torch.equal(torch.cat([part.states for part in epoch]).sort().values, torch.arange(24.0))
@@ -376,7 +382,7 @@ def test_minibatches_cover_the_batch_once_per_epoch():
 @pytest.mark.parametrize("parts", [2, 4, 5, 7, 9])
 def test_minibatches_are_as_many_as_asked_and_nearly_equal(parts):
     trainer = filled(hp=tiny(ppo_minibatches=parts))
-    sizes = [len(part.returns) for part in trainer._minibatches(PPOBatch(*(torch.arange(9.0) for _ in range(7))))]
+    sizes = [len(part.returns) for part in trainer.steps._minibatches(PPOBatch(*(torch.arange(9.0) for _ in range(7))))]
     assert len(sizes) == parts and sum(sizes) == 9 and max(sizes) - min(sizes) <= 1
 
 
@@ -395,7 +401,7 @@ def test_optimizers_have_their_own_settings():
     trainer = filled(hp=hp)
     settings = {name: (o.lr, o.grad_clip, o.warmup_updates) for name, o in trainer.optimizers.items()}
     assert settings == {
-        "decoder": (1e-5, 1.0, 0), "dynamics": (2e-5, 2.0, 11), "reward": (3e-5, 3.0, 0),
+        "state_decoder": (1e-5, 1.0, 0), "dynamics": (2e-5, 2.0, 11), "reward_termination": (3e-5, 3.0, 0),
         "actor": (4e-5, 4.0, 0), "critic": (5e-5, 5.0, 0),
     }  # fmt: skip
     inner = {name: o._optimizer for name, o in trainer.optimizers.items()}
@@ -405,7 +411,7 @@ def test_optimizers_have_their_own_settings():
 
 def test_embeddings_norms_and_biases_of_the_world_model_do_not_decay():
     trainer = filled()
-    for name in ("decoder", "dynamics", "reward"):
+    for name in ("state_decoder", "dynamics", "reward_termination"):
         inner = trainer.optimizers[name]._optimizer
         decayed = {id(p) for group in inner.param_groups if group["weight_decay"] for p in group["params"]}
         for path, parameter in trainer.world_model.named_parameters():
@@ -432,6 +438,6 @@ def test_averaging_sees_the_gradients_of_every_optimizer():
     trainer = filled(average_gradients=lambda parameters: seen.append(len(parameters)))
     trainer.train_iteration()
     sizes = {name: len(o.parameters) for name, o in trainer.optimizers.items()}
-    assert seen[:6] == [sizes["decoder"], sizes["dynamics"], sizes["reward"]] * 2
+    assert seen[:6] == [sizes["state_decoder"], sizes["dynamics"], sizes["reward_termination"]] * 2
     assert sorted(seen[6:]) == sorted([sizes["actor"]] * 4 + [sizes["critic"]] * 4)
     assert sum(sizes.values()) == len(parameters(trainer))

@@ -219,7 +219,7 @@ IS_DAMAGED = f"{MANIFEST_FILE_NAME} is damaged"
         *((_edit_manifest(format_version=version), IS_DAMAGED) for version in (0, -1, "2", None, 2.5, True, [2])),
         (
             _edit_manifest(format_version=1),
-            "has checkpoint format 1, written by rllib_dima .*reads format 2.*train anew",
+            "has checkpoint format 1, written by rllib_dima .*reads format 3.*train anew",
         ),
         (_edit_manifest(format_version=99, new="x"), "has checkpoint format 99, written by rllib_dima"),
         (_edit_manifest(algorithm="MAPPO"), r"a checkpoint of MAPPO, not of DIMA: load it with MAPPO\.from_checkpoint"),

@@ -240,15 +240,17 @@ def compare_gradients(algo, episode_lengths, **changes):
 def test_two_learners_step_along_the_gradient_of_one_learner_with_all_their_samples(two_learners):
     plain_means = {"endless": True, "normalize_advantages": False, "normalize_values": False}
     differences = compare_gradients(two_learners, [50], **plain_means)
-    assert set(differences) == {"decoder", "dynamics", "reward", "actor", "critic"}
+    assert set(differences) == {"state_decoder", "dynamics", "reward_termination", "actor", "critic"}
     assert max(differences.values()) < 2e-6, differences
 
 
 def test_masked_means_and_standardisation_are_each_learners_own(two_learners):
     """Learners divide by their own number of valid steps, and use statistics of their own imagined batch."""
     differences = compare_gradients(two_learners, [1, 2, 3, 9, 20])
-    assert differences["decoder"] < 2e-6, differences
-    assert all(1e-5 < differences[name] < 0.5 for name in ("dynamics", "reward", "actor", "critic")), differences
+    assert differences["state_decoder"] < 2e-6, differences
+    assert all(1e-5 < differences[name] < 0.5 for name in ("dynamics", "reward_termination", "actor", "critic")), (
+        differences
+    )
 
 
 def everything(learner):
@@ -280,7 +282,7 @@ def test_two_learners_stay_equal_bit_for_bit_while_they_draw_different_samples(t
 
 
 def _next_draw(learner):
-    with learner.trainer._random_numbers():
+    with learner.trainer.random_numbers():
         return learner.trainer.replay.sample(16).states.numpy()
 
 

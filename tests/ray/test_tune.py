@@ -18,6 +18,7 @@ from support.metrics import undocumented
 from support.team import TINY, Team, team_config
 
 from rllib_dima import DIMA
+from rllib_dima.core.dima.steps import PREFIXES
 from rllib_dima.core.policy.data import PPOBatch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
@@ -39,7 +40,7 @@ class ReportSettingsInUse(RLlibCallback):
 
     def on_train_result(self, *, algorithm, result, **kwargs):
         trainer = algorithm.learner_group._learner.trainer
-        groups = {f"{name}_lr": o._optimizer.param_groups for name, o in trainer.optimizers.items()}
+        groups = {f"{PREFIXES.get(n, n)}_lr": o._optimizer.param_groups for n, o in trainer.optimizers.items()}
         result["in_use"] = {name: [group["lr"] for group in groups] for name, groups in groups.items()}
         result["in_use"]["entropy_coeff"] = entropy_weight(trainer.actor)
         result["in_use"]["seed"] = [trainer.seed]

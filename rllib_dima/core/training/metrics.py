@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -35,3 +37,15 @@ class RunningMeans:
     def read(self) -> tuple[tuple[str, ...], torch.Tensor]:
         """The names and their means (M,) since the last `clear`; NaN if nothing was added."""
         return self._names, self._sums[:-1] / self._sums[-1:]
+
+
+def read_together(
+    means: Mapping[str, RunningMeans], numbers: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """All means, and numbers of shape (), in one transfer to the host."""
+    read = {name: running.read() for name, running in means.items()}
+    columns = [values for _, values in read.values()] + [number.double().view(1) for number in numbers.values()]
+    flat = iter(torch.cat(columns).tolist())
+    return {name: {metric: next(flat) for metric in metrics} for name, (metrics, _) in read.items()}, {
+        name: next(flat) for name in numbers
+    }

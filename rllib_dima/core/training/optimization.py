@@ -75,6 +75,11 @@ class ModelOptimizer:
         self._optimizer.step()
         return norm
 
+    @torch.no_grad()
+    def parameter_norm(self) -> torch.Tensor:
+        """The norm of all parameters together, ()."""
+        return nn.utils.get_total_norm(self.parameters)
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of the moments, and the number of updates; the same on every device."""
         state = copy.deepcopy(self._optimizer.state_dict())

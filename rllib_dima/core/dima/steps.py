@@ -1,0 +1,207 @@
+"""What an iteration of Algorithm 1 consists of: updates of the three models, imagination, and updates of the policy.
+
+Each is a step as `core/training/compile.py` understands it, prepared once: on a GPU it is recorded or compiled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.dima.imagination import imagine
+from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.policy.data import PPOBatch, Rollout
+from rllib_dima.core.policy.networks import Actor, Critic
+from rllib_dima.core.policy.ppo import ppo_batch
+from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.core.replay.data import Window
+from rllib_dima.core.training.clock import PhaseClock
+from rllib_dima.core.training.compile import Accelerator, Step
+from rllib_dima.core.training.metrics import RunningMeans
+from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+
+logger = logging.getLogger(__name__)
+
+Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Draw = Callable[[], Window]
+
+PREFIXES = {"state_decoder": "decoder", "dynamics": "dynamics", "reward_termination": "reward"}
+"""The world model's parts, and what their hyperparameters and metrics begin with."""
+
+
+class Steps:
+    """Everything that one iteration does, with the optimisers and the means of the metrics that it fills.
+
+    Args:
+        hp: hyperparameters.
+        actor: the policy.
+        critic: the value function.
+        world_model: the three models.
+        replay: where real experience is drawn from.
+        average_gradients: averages gradients over the learners, in place; None for a single one.
+        side_by_side: see `DIMATrainer`.
+        clock: times every step.
+
+    Attributes:
+        optimizers: by network: the parts of the world model, "actor" and "critic".
+        means: of the metrics since they were last cleared: by network, of "rollout" and of "statistics".
+        accelerator: how the steps are executed.
+        policy: the steps that train the policy, by name.
+        clock: as given; may be replaced by another one.
+    """
+
+    def __init__(
+        self,
+        hp: DIMAHyperparameters,
+        actor: Actor,
+        critic: Critic,
+        world_model: WorldModel,
+        replay: ReplayBuffer,
+        average_gradients: AverageGradients | None,
+        side_by_side: bool,
+        clock: PhaseClock,
+    ) -> None:
+        device = replay.output_device
+        self.hp, self.actor, self.critic, self.world_model = hp, actor, critic, world_model
+        self.replay, self.clock, self._side_by_side = replay, clock, side_by_side
+        self._is_alone = average_gradients is None
+        networks = {name: getattr(world_model, name) for name in PREFIXES} | {"actor": actor, "critic": critic}
+        self.optimizers = _build_optimizers(hp, networks, average_gradients)
+        self.means = {name: RunningMeans(device) for name in (*networks, "statistics", "rollout")}
+        self.accelerator = Accelerator(hp.acceleration, device, world_model.fusible_modules())
+        self._warn_if_slow()
+        self._updates: dict[tuple[str, ...], Step] = {}
+        accelerate = self.accelerator.accelerate
+        self.policy = {
+            "imagine": accelerate("imagination", self._imagine, self._has_replay_on_device),
+            "evaluate": accelerate("the evaluation of rollouts", self._evaluate),
+            "ppo_epoch": accelerate("PPO epochs", self._ppo_epoch, self._is_alone),
+        }
+
+    def update(self, models: tuple[str, ...]) -> None:
+        """Updates each of the given parts of the world model once."""
+        for model in models:
+            self.optimizers[model].begin_update()
+        if self._side_by_side and self._is_recordable and self.accelerator.records:
+            with self.clock.timed("world_model"):
+                self.prepared_update(models)()
+            return
+        for model in models:
+            with self.clock.timed(model):
+                self.prepared_update((model,))()
+
+    def imagine(self) -> Rollout:
+        """Imagines one batch of rollouts from real starts."""
+        with self.clock.timed("imagination"):
+            return self.policy["imagine"]()
+
+    def evaluate(self, rollout: Rollout) -> PPOBatch:
+        """Returns and advantages of a rollout."""
+        with self.clock.timed("ppo"):
+            return self.policy["evaluate"](*rollout)
+
+    def update_policy(self, batch: PPOBatch) -> None:
+        """One PPO epoch of actor and critic."""
+        with self.clock.timed("ppo"):
+            for name in ("actor", "critic"):
+                self.optimizers[name].begin_update(self.hp.ppo_minibatches)
+            self.policy["ppo_epoch"](*batch)
+
+    def prepared_update(self, models: tuple[str, ...]) -> Step:
+        """The step that updates the given parts of the world model once, side by side."""
+        if models not in self._updates:
+            updates = [partial(self._update, model, *self._loss_and_draw(model)) for model in models]
+            step = partial(self.accelerator.side_by_side, updates) if len(models) > 1 else updates[0]
+            name = f"the update of {', '.join(models)}"
+            self._updates[models] = self.accelerator.accelerate(name, step, self._is_recordable)
+        return self._updates[models]
+
+    def _loss_and_draw(self, model: str) -> tuple[Loss, Draw]:
+        """What a part of the world model is trained on."""
+        hp, world_model, sample = self.hp, self.world_model, self.replay.sample
+        if model == "state_decoder":
+            return world_model.state_decoder_loss, partial(sample, hp.decoder_batch_size)
+        if model == "dynamics":
+            past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
+            return world_model.dynamics_loss, partial(sample, hp.dynamics_batch_size, past, future)
+        horizon = hp.imagination_horizon
+        return world_model.reward_termination_loss, partial(sample, hp.reward_batch_size, future=horizon - 1)
+
+    def _update(self, model: str, loss: Loss, draw: Draw) -> None:
+        value, metrics = loss(draw())
+        self.means[model].add(metrics | {f"{PREFIXES[model]}_grad_norm": self.optimizers[model].step(value)})
+
+    def _imagine(self) -> Rollout:
+        start = self.replay.sample(self.hp.num_imagined_rollouts, past=self.hp.context_length - 1)
+        return imagine(self.world_model, self.actor, start, self.hp.imagination_horizon)
+
+    def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
+        scale = self.world_model.reward_normalizer.scale
+        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp, scale)
+        self.means["rollout"].add(metrics)
+        return batch
+
+    def _ppo_epoch(self, *columns: torch.Tensor) -> None:
+        """One pass of actor and critic over an imagined batch."""
+        for minibatch in self._minibatches(PPOBatch(*columns)):
+            updates = [partial(self._update_on, name, minibatch) for name in ("actor", "critic")]
+            self.accelerator.side_by_side(updates)
+
+    def _update_on(self, name: str, minibatch: PPOBatch) -> None:
+        loss, metrics = {"actor": self.actor, "critic": self.critic}[name].loss(minibatch)
+        self.means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
+
+    def _minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
+        """The batch in `ppo_minibatches` random parts, whose sizes differ by one step at most."""
+        if self.hp.ppo_minibatches == 1:
+            yield batch
+            return
+        order = torch.rand(len(batch.returns), device=batch.returns.device, dtype=torch.float64).argsort()
+        for rows in order.tensor_split(self.hp.ppo_minibatches):
+            yield PPOBatch(*(column[rows] for column in batch))
+
+    @property
+    def _has_replay_on_device(self) -> bool:
+        return self.replay.device == self.replay.output_device
+
+    @property
+    def _is_recordable(self) -> bool:
+        """Whether updates of the world model touch nothing but the device."""
+        return self._is_alone and self._has_replay_on_device
+
+    def _warn_if_slow(self) -> None:
+        if self.accelerator.records and not self._is_recordable:
+            reason = "replay lives in host memory" if self._is_alone else "several learners exchange gradients"
+            logger.warning(
+                f"acceleration={self.hp.acceleration!r}: {reason}, so updates are launched operation by operation "
+                "instead of being recorded as CUDA graphs, which makes them several times slower."
+            )
+
+
+def optimizer_settings(hp: DIMAHyperparameters) -> dict[str, tuple[float, float, float, int]]:
+    """Network -> learning rate, gradient clip, weight decay, warm-up."""
+    return {
+        "state_decoder": (hp.decoder_lr, hp.decoder_grad_clip, hp.decoder_weight_decay, 0),
+        "dynamics": (hp.dynamics_lr, hp.dynamics_grad_clip, hp.dynamics_weight_decay, hp.dynamics_lr_warmup_updates),
+        "reward_termination": (hp.reward_lr, hp.reward_grad_clip, hp.reward_weight_decay, 0),
+        "actor": (hp.actor_lr, hp.actor_grad_clip, 0.0, 0),
+        "critic": (hp.critic_lr, hp.critic_grad_clip, 0.0, 0),
+    }
+
+
+def _build_optimizers(
+    hp: DIMAHyperparameters, networks: dict[str, nn.Module], average_gradients: AverageGradients | None
+) -> dict[str, ModelOptimizer]:
+    """AdamW for the world model's parts, Adam for actor and critic."""
+    optimizers = {}
+    for name, (lr, clip, decay, warmup) in optimizer_settings(hp).items():
+        kind, epsilon = (torch.optim.AdamW, 1e-8) if name in PREFIXES else (torch.optim.Adam, hp.adam_epsilon)
+        optimizers[name] = ModelOptimizer(
+            name, networks[name], kind, lr, clip, decay, epsilon, warmup, average_gradients
+        )
+    return optimizers
