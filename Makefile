@@ -26,6 +26,7 @@ test-slow: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m slow
 
 # What users get: the wheel, built from the source distribution, in an environment that sees nothing of this checkout.
+# The 25th iteration is the first that learns.
 dist-test: install
 	rm -rf build/dist build/fresh
 	$(BIN)/python -m build --outdir build/dist
@@ -33,7 +34,8 @@ dist-test: install
 	build/fresh/bin/python -m pip install --quiet --upgrade pip
 	build/fresh/bin/pip install --quiet -c constraints.txt -c constraints-torch.txt build/dist/*.whl
 	cd build/fresh && OMP_NUM_THREADS=1 bin/rllib example run dima_halfcheetah_2x3_nano \
-		--stop '{"training_iteration": 2}' --storage-path "$$PWD/results"
+		--stop '{"training_iteration": 25}' --storage-path "$$PWD/results"
+	cd build/fresh && bin/rllib evaluate results/dima_halfcheetah_2x3_nano --episodes 1
 
 # Parity of accelerated and eager steps first, then the tables; some minutes. Needs a PyTorch with CUDA:
 # on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.

@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    keywords="reinforcement-learning multi-agent world-model diffusion ray rllib pytorch mujoco dima",
+    keywords="reinforcement-learning,multi-agent,world-model,diffusion,ray,rllib,pytorch,mujoco,dima",
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
