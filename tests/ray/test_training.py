@@ -273,13 +273,15 @@ def test_going_back_never_links_new_steps_behind_those_of_the_abandoned_future(t
 
 
 def test_seconds_of_a_phase_are_added_up_within_an_iteration_and_not_beyond(algo):
+    start = time.perf_counter()
     for _ in range(2):
         with algo._timed("collect"):
             time.sleep(0.1)
+    waited = time.perf_counter() - start
     results = [algo.train() for _ in range(4)]
     assert results[0]["timers"]["collect_s"] >= 0.2
     spent = sum(result["timers"][f"{phase}_s"] for result in results for phase in ("collect", "learn", "send_policy"))
-    assert spent <= results[-1]["time_total_s"] + 0.2
+    assert spent <= results[-1]["time_total_s"] + waited
 
 
 def _keys(nested):

@@ -8,16 +8,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from rllib_dima.core.dima.action_encoder import ActionSetEncoder, SumActionEncoder
-from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
-from rllib_dima.core.dima.sampler import karras_schedule, visible_in_sampling
-from rllib_dima.core.dima.unet1d import FourierFeatures, UNet1d
+from rllib_dima.core.dima.sampler import SamplerHyperparameters, karras_schedule, visible_in_sampling
+from rllib_dima.core.dima.unet1d import FourierFeatures, UNet1d, UNetHyperparameters
+from rllib_dima.core.hyperparameters import knob
 from rllib_dima.core.layout import AgentLayout
+
+
+@dataclass(frozen=True)
+class DynamicsHyperparameters(UNetHyperparameters, SamplerHyperparameters):
+    """What the dynamics model is made, trained and sampled with."""
+
+    dynamics_action_size: int = knob(256, "Width of the action-set encoder's tokens.", low=1)
+    num_autoregressive_steps: int = knob(
+        3,
+        "Consecutive predictions trained per window, each fed back (paper's Algorithm 1: 1; released code: 3).",
+        low=1,
+    )
+    sigma_data: float = knob(0.5, "Standard deviation of the diffusion model's data.", symbol="sigma_data", low=1e-6)
+    noise_log_mean: float = knob(-0.4, "Mean of ln(sigma) in training, eq. 18.", symbol="P_mean")
+    noise_log_std: float = knob(1.2, "Standard deviation of ln(sigma) in training, eq. 18.", symbol="P_std", low=0.0)
+    noise_sigma_min: float = knob(2e-3, "Smallest noise level in training (released code).", low=0.0)
+    noise_sigma_max: float = knob(20.0, "Largest noise level in training (released code).", low=0.0)
+    sigma_offset_noise: float = knob(
+        0.3, "Extra noise on the noisy state, not part of sigma (released code; 0 as in the paper).", low=0.0
+    )
+    dynamics_lr: float = knob(1e-4, "Learning rate of the dynamics model (AdamW).", low=0.0)
+    dynamics_lr_warmup_updates: int = knob(100, "Updates of linear learning-rate warm-up (released code).", low=0)
+    dynamics_weight_decay: float = knob(0.01, "Weight decay of the dynamics model, on matrices only.", low=0.0)
+    dynamics_grad_clip: float = knob(
+        1.0, "Largest gradient norm of the dynamics model; a larger gradient is scaled down to it.", low=1e-9
+    )
+    dynamics_batch_size: int = knob(64, "Windows per dynamics update.", low=1)
+    dynamics_updates_per_iteration: int = knob(200, "Dynamics updates per iteration.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise_sigma_min > self.noise_sigma_max:
+            raise ValueError(
+                f"noise_sigma_min ({self.noise_sigma_min}) exceeds noise_sigma_max ({self.noise_sigma_max})."
+            )
+        if self.dynamics_condition_size % 2:
+            raise ValueError(f"dynamics_condition_size must be even, but is {self.dynamics_condition_size}.")
 
 
 class Preconditioning(NamedTuple):
@@ -71,7 +109,7 @@ class Diffusion(nn.Module):
         ValueError: if the number of denoising steps is too small for the conditioning mode.
     """
 
-    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: DynamicsHyperparameters) -> None:
         super().__init__()
         self.hp, self.num_agents = hp, layout.num_agents
         self.num_steps = hp.denoising_steps(layout.num_agents)

@@ -10,14 +10,41 @@ Sequence of one window of H steps, two tokens per step:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from rllib_dima.core.dima.action_encoder import SumActionEncoder
-from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
+
+
+@dataclass(frozen=True)
+class RewardTerminationHyperparameters(Hyperparameters):
+    """What the model of rewards and endings is made and trained with."""
+
+    imagination_horizon: int = knob(15, "Steps of an imagined rollout and of a transformer window.", symbol="H", low=1)
+    reward_embedding_size: int = knob(256, "Width of the transformer.", symbol="d_e", low=1)
+    reward_num_layers: int = knob(6, "Transformer blocks.", low=1)
+    reward_num_heads: int = knob(4, "Attention heads.", low=1)
+    reward_dropout: float = knob(0.1, "Dropout on embedding, attention and residuals.", low=0.0, high=0.99)
+    reward_lr: float = knob(1e-4, "Learning rate of the transformer (AdamW).", low=0.0)
+    reward_weight_decay: float = knob(0.01, "Weight decay of the transformer.", low=0.0)
+    reward_grad_clip: float = knob(
+        10.0, "Largest gradient norm of the transformer; a larger gradient is scaled down to it.", low=1e-9
+    )
+    reward_batch_size: int = knob(128, "Windows of H steps per transformer update.", low=1)
+    reward_updates_per_iteration: int = knob(200, "Transformer updates per iteration.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reward_embedding_size % self.reward_num_heads:
+            raise ValueError(
+                f"reward_embedding_size ({self.reward_embedding_size}) must be a multiple of reward_num_heads "
+                f"({self.reward_num_heads})."
+            )
 
 
 class KeyValueCache:
@@ -58,7 +85,7 @@ class KeyValueCache:
 class Block(nn.Module):
     """Pre-norm transformer block: causal self-attention and an MLP of four times the width."""
 
-    def __init__(self, layer: int, hp: DIMAHyperparameters) -> None:
+    def __init__(self, layer: int, hp: RewardTerminationHyperparameters) -> None:
         super().__init__()
         size, self.layer = hp.reward_embedding_size, layer
         self.num_heads, self.dropout = hp.reward_num_heads, hp.reward_dropout
@@ -113,7 +140,7 @@ class RewardTermination(nn.Module):
         hp: hyperparameters.
     """
 
-    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: RewardTerminationHyperparameters) -> None:
         super().__init__()
         size = hp.reward_embedding_size
         self.num_layers, self.num_heads, self.dropout = hp.reward_num_layers, hp.reward_num_heads, hp.reward_dropout

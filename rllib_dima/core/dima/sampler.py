@@ -2,7 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+
+from rllib_dima.core.hyperparameters import Hyperparameters, knob
+from rllib_dima.core.layout import AgentLayout
+
+
+@dataclass(frozen=True)
+class SamplerHyperparameters(Hyperparameters):
+    """How a next state is sampled."""
+
+    conditioning: str = knob(
+        "sequential",
+        "What a denoising step sees of the present joint action: one agent (sequential, the paper), all agents "
+        "(joint, the paper's ablation), or all agents revealed so far (cumulative).",
+        choices=("sequential", "joint", "cumulative"),
+    )
+    conditioning_order: str = knob(
+        "descending",
+        "Order in which agents are revealed while denoising; random draws anew for every imagined step.",
+        choices=("descending", "ascending", "random"),
+    )
+    num_denoising_steps: int = knob(0, "Denoising steps; 0 means 2N for N <= 2 agents, else N.", symbol="K", low=0)
+    sampler_solver: str = knob(
+        "euler",
+        "ODE solver of the sampler. Heun is of second order, but only without offset noise: with it, slopes at the "
+        "smallest noise levels are far too steep.",
+        choices=("euler", "heun"),
+    )
+    sampler_rho: float = knob(7.0, "Curvature of the Karras noise schedule.", symbol="rho", low=1e-6)
+    sampler_sigma_min: float = knob(2e-3, "Last noise level before 0.", low=1e-9)
+    sampler_sigma_max: float = knob(5.0, "First noise level.", low=1e-9)
+    sampler_churn: float = knob(
+        0.0, "Stochasticity of the sampler (Karras et al. 2022); 0 is off.", symbol="S_churn", low=0
+    )
+    sampler_churn_noise: float = knob(1.0, "Scale of the churn noise.", symbol="S_noise", low=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampler_sigma_min > self.sampler_sigma_max:
+            raise ValueError(
+                f"sampler_sigma_min ({self.sampler_sigma_min}) exceeds sampler_sigma_max ({self.sampler_sigma_max})."
+            )
+
+    def check_team(self, layout: AgentLayout) -> None:
+        """As `denoising_steps` does."""
+        super().check_team(layout)
+        self.denoising_steps(layout.num_agents)
+
+    def denoising_steps(self, num_agents: int) -> int:
+        """K, the number of denoising steps for a team of `num_agents` (Table 4 of the appendix).
+
+        Raises:
+            ValueError: if sequential conditioning would never show some agent's action.
+        """
+        steps = self.num_denoising_steps or (2 * num_agents if num_agents <= 2 else num_agents)
+        if self.conditioning == "sequential" and steps < num_agents:
+            raise ValueError(
+                f"num_denoising_steps ({steps}) is smaller than the number of agents ({num_agents}): with sequential "
+                "conditioning some agents' actions would never be seen. Use at least one step per agent, or "
+                "conditioning='cumulative' or 'joint'."
+            )
+        return steps
 
 
 def karras_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:

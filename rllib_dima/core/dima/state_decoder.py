@@ -7,13 +7,14 @@ without any auxiliary loss.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import nn
 from vector_quantize_pytorch import FSQ
 
-from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
 
 
@@ -25,6 +26,26 @@ def mlp(sizes: list[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+@dataclass(frozen=True)
+class StateDecoderHyperparameters(Hyperparameters):
+    """What the state decoder is made and trained with (section G.1 of the paper's appendix)."""
+
+    decoder_hidden_size: int = knob(512, "Width of the state decoder's MLPs.", low=1)
+    decoder_num_layers: int = knob(3, "Linear layers of each of the state decoder's MLPs.", low=1)
+    decoder_num_tokens: int = knob(12, "Quantised tokens per state (released code).", low=1)
+    decoder_fsq_levels: tuple[int, ...] = knob((8, 6, 5), "FSQ levels of each channel of a token.", symbol="L_i", low=3)
+    decoder_loss: str = knob(
+        "squared", "Reconstruction error, eq. 22 (released code: absolute).", choices=("squared", "absolute")
+    )
+    decoder_lr: float = knob(3e-4, "Learning rate of the state decoder (AdamW).", low=0.0)
+    decoder_weight_decay: float = knob(0.01, "Weight decay of the state decoder.", low=0.0)
+    decoder_grad_clip: float = knob(
+        10.0, "Largest gradient norm of the state decoder; a larger gradient is scaled down to it.", low=1e-9
+    )
+    decoder_batch_size: int = knob(256, "Transitions per state-decoder update.", low=1)
+    decoder_updates_per_iteration: int = knob(200, "State-decoder updates per iteration.", low=1)
+
+
 class StateDecoder(nn.Module):
     """g_phi(s) = D(FSQ(E(s))): normalised states (..., S) -> observations (..., N, O).
 
@@ -32,7 +53,7 @@ class StateDecoder(nn.Module):
     the bounding function f, which eq. 22 skips as well.
     """
 
-    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
         super().__init__()
         levels, hidden = list(hp.decoder_fsq_levels), [hp.decoder_hidden_size] * (hp.decoder_num_layers - 1)
         code_size = hp.decoder_num_tokens * len(levels)

@@ -8,12 +8,44 @@ length L + 1, one channel per state entry. Tensors are (B, length, channels), ch
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.hyperparameters import Hyperparameters, knob
+
+
+@dataclass(frozen=True)
+class UNetHyperparameters(Hyperparameters):
+    """What the U-Net is made with."""
+
+    context_length: int = knob(3, "States and joint actions t-L+1..t that the dynamics model sees.", symbol="L", low=1)
+    dynamics_channels: int = knob(64, "Channels of the U-Net at every level.", low=1)
+    dynamics_num_levels: int = knob(3, "Resolution levels of the U-Net; each halves the time axis.", low=1)
+    dynamics_blocks_per_level: int = knob(2, "Residual blocks per level (one more on the way up).", low=1)
+    dynamics_condition_size: int = knob(256, "Size of the conditioning vector of adaptive group norm.", low=2)
+    dynamics_group_size: int = knob(32, "Channels per group of group norm.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for channels in (self.dynamics_channels, 2 * self.dynamics_channels):
+            groups = max(1, channels // self.dynamics_group_size)
+            if channels % groups:
+                raise ValueError(
+                    f"dynamics_channels ({self.dynamics_channels}) must split into equal groups, but {channels} "
+                    f"channels (a block's input) do not split into {groups} groups "
+                    f"(dynamics_group_size is {self.dynamics_group_size}). "
+                    "Choose a multiple of dynamics_group_size, or fewer channels than one group has."
+                )
+        time_steps, multiple = self.context_length + 1, 2 ** (self.dynamics_num_levels - 1)
+        if multiple > 2 * time_steps:
+            raise ValueError(
+                f"dynamics_num_levels ({self.dynamics_num_levels}) halves the time axis more often than the U-Net's "
+                f"{time_steps} time steps (context_length + 1) allow: it would be padded to {multiple}. Use at most "
+                f"{(2 * time_steps).bit_length()} levels, or a longer context."
+            )
 
 
 class Conv3(nn.Module):
@@ -124,7 +156,7 @@ class UNet1d(nn.Module):
         hp: network sizes.
     """
 
-    def __init__(self, size: int, hp: DIMAHyperparameters) -> None:
+    def __init__(self, size: int, hp: UNetHyperparameters) -> None:
         super().__init__()
         channels, levels, blocks = hp.dynamics_channels, hp.dynamics_num_levels, hp.dynamics_blocks_per_level
         group = hp.dynamics_group_size

@@ -24,8 +24,12 @@ class PolicyHyperparameters(Hyperparameters):
     actor_lr: float = knob(5e-4, "Learning rate of the actor (Adam).", low=0.0)
     critic_lr: float = knob(5e-4, "Learning rate of the critic (Adam).", low=0.0)
     adam_epsilon: float = knob(1e-5, "Epsilon of the actor's and the critic's Adam.", low=1e-12)
-    actor_grad_clip: float = knob(10.0, "Largest gradient norm of the actor; a huge one never clips.", low=1e-9)
-    critic_grad_clip: float = knob(10.0, "Largest gradient norm of the critic; a huge one never clips.", low=1e-9)
+    actor_grad_clip: float = knob(
+        10.0, "Largest gradient norm of the actor; a larger gradient is scaled down to it.", low=1e-9
+    )
+    critic_grad_clip: float = knob(
+        10.0, "Largest gradient norm of the critic; a larger gradient is scaled down to it.", low=1e-9
+    )
     ppo_epochs: int = knob(5, "PPO epochs per imagined batch.", low=1)
     ppo_minibatches: int = knob(1, "Minibatches per PPO epoch.", low=1)
     clip_param: float = knob(0.1, "PPO clipping of the probability ratio, eq. 21.", symbol="epsilon", low=0.0)
