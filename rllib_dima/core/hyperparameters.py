@@ -81,7 +81,7 @@ class Hyperparameters:
             check_name(name, cls.names(), "hyperparameter")
         check_name(model_size, cls.MODEL_SIZES, "model_size")
         chosen = {name: value for name, value in user.items() if value is not None}
-        return cls(**{**cls.FAMILIES.get(family, {}), **cls.MODEL_SIZES[model_size], **chosen})
+        return cls(**{**cls.FAMILIES.get(family or "", {}), **cls.MODEL_SIZES[model_size], **chosen})
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:

@@ -82,5 +82,5 @@ class Trainer(ABC):
         """Restores `state_dict`; learning rates stay those of this trainer's hyperparameters."""
 
     @abstractmethod
-    def set_learning_rates(self, hp: Hyperparameters) -> None:
+    def set_learning_rates(self, hp: Any) -> None:
         """Makes the optimisers use the learning rates of `hp` from the next update on."""

@@ -10,7 +10,9 @@ Sequence of one window of H steps, two tokens per step:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -150,7 +152,8 @@ class RewardTermination(nn.Module):
         )
         self.action_in = SumActionEncoder(1, layout.num_agents, layout.action_mask(), size, size)
         self.position_embedding = nn.Parameter(torch.randn(self.max_tokens, size) * 0.02)
-        self.blocks = nn.ModuleList(Block(layer, hp) for layer in range(hp.reward_num_layers))
+        blocks = nn.ModuleList(Block(layer, hp) for layer in range(hp.reward_num_layers))
+        self.blocks = cast("Sequence[Block]", blocks)
         self.norm_out = nn.LayerNorm(size)
         self.reward_head, self.continuation_head = _head(size), _head(size)
 
@@ -192,7 +195,7 @@ class RewardTermination(nn.Module):
     @torch.no_grad()
     def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
         """Makes all predicted rewards x become factor * x + shift."""
-        last = self.reward_head[-1]
+        last = cast(nn.Linear, self.reward_head[-1])
         last.weight.mul_(factor)
         last.bias.mul_(factor).add_(shift)
 

@@ -53,6 +53,8 @@ class StateDecoder(nn.Module):
     the bounding function f, which eq. 22 skips as well.
     """
 
+    observation_mask: torch.Tensor
+
     def __init__(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
         super().__init__()
         levels, hidden = list(hp.decoder_fsq_levels), [hp.decoder_hidden_size] * (hp.decoder_num_layers - 1)

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ class DIMATrainer(Trainer):
     """
 
     NETWORKS: ClassVar[dict[str, type[nn.Module]]] = {"actor": Actor, "critic": Critic, "world_model": WorldModel}
+    replay: ReplayBuffer  # pyright: ignore[reportIncompatibleVariableOverride]: it always has one
 
     def __init__(
         self,
@@ -76,9 +77,9 @@ class DIMATrainer(Trainer):
         side_by_side: bool = True,
     ) -> None:
         self.hp, self.device, self.rank = hp, torch.device(device), rank
-        self.actor: Actor = networks["actor"]
-        self.critic: Critic = networks["critic"]
-        self.world_model: WorldModel = networks["world_model"]
+        self.actor = cast(Actor, networks["actor"])
+        self.critic = cast(Critic, networks["critic"])
+        self.world_model = cast(WorldModel, networks["world_model"])
         self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         self.replay = ReplayBuffer(
             layout, hp.replay_capacity, _replay_device(layout, hp, self.device), self.device, hp.replay_recency
@@ -165,7 +166,7 @@ class DIMATrainer(Trainer):
                 model.reward_termination.transform_rewards(factor, shift)
                 self.critic.value_normalizer.rescale(factor)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Optimisers and counters; networks and replay are saved by whoever owns them."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -174,7 +175,7 @@ class DIMATrainer(Trainer):
             "seed": self.seed,
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])

@@ -8,7 +8,9 @@ length L + 1, one channel per state entry. Tensors are (B, length, channels), ch
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -60,6 +62,7 @@ class Conv3(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, zero: bool = False) -> None:
         super().__init__()
         reference = nn.Conv1d(channels_in, channels_out, 3)  # for its initialisation
+        assert reference.bias is not None
         self.weight = nn.Parameter(reference.weight.detach().permute(0, 2, 1).reshape(channels_out, -1))
         self.bias = nn.Parameter(reference.bias.detach())
         if zero:
@@ -101,6 +104,8 @@ class ResidualBlock(nn.Module):
     Attributes:
         modulation_sizes: entries of the modulation of its two norms.
     """
+
+    modulation_sizes: tuple[int, int]
 
     def __init__(self, channels_in: int, channels_out: int, group_size: int) -> None:
         super().__init__()
@@ -163,10 +168,10 @@ class UNet1d(nn.Module):
         self.multiple = 2 ** (levels - 1)
         self.groups_out = max(1, channels // group)
         self.conv_in = Conv3(size, channels)
-        self.down = nn.ModuleList(_level(channels, channels, blocks, group) for _ in range(levels))
+        self.down = _levels(_level(channels, channels, blocks, group) for _ in range(levels))
         self.downsample = nn.ModuleList(Downsample(channels) for _ in range(levels - 1))
         self.middle = _level(channels, channels, 2, group)
-        self.up = nn.ModuleList(_level(2 * channels, channels, blocks + 1, group) for _ in range(levels))
+        self.up = _levels(_level(2 * channels, channels, blocks + 1, group) for _ in range(levels))
         self.upsample = nn.ModuleList(Upsample(channels) for _ in range(levels - 1))
         self.scale_out, self.shift_out = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.conv_out = Conv3(channels, size, zero=True)
@@ -206,6 +211,8 @@ class FourierFeatures(nn.Module):
         size: number of features, half of them cosines.
     """
 
+    frequencies: torch.Tensor
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(size // 2))
@@ -214,6 +221,10 @@ class FourierFeatures(nn.Module):
         """(B,) -> (B, size)."""
         angles = 2 * math.pi * c.unsqueeze(-1) * self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _levels(levels: Iterable[nn.ModuleList]) -> Sequence[Sequence[ResidualBlock]]:
+    return cast("Sequence[Sequence[ResidualBlock]]", nn.ModuleList(levels))
 
 
 def _level(channels_in: int, channels_out: int, blocks: int, group_size: int) -> nn.ModuleList:

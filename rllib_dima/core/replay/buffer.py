@@ -289,7 +289,7 @@ def _untouched() -> Iterator[None]:
 
     Under deterministic algorithms, which RLlib turns on for a seeded run on a CPU, it would fill everything with NaN.
     """
-    settings = torch.utils.deterministic
+    settings: Any = torch.utils.deterministic
     filling, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
     try:
         yield
