@@ -63,7 +63,6 @@ class DIMATrainer(Trainer):
     """
 
     NETWORKS: ClassVar[dict[str, type[nn.Module]]] = {"actor": Actor, "critic": Critic, "world_model": WorldModel}
-    replay: ReplayBuffer  # pyright: ignore[reportIncompatibleVariableOverride]: it always has one
 
     def __init__(
         self,
@@ -81,8 +80,9 @@ class DIMATrainer(Trainer):
         self.critic = cast(Critic, networks["critic"])
         self.world_model = cast(WorldModel, networks["world_model"])
         self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
-        self.replay = ReplayBuffer(
-            layout, hp.replay_capacity, _replay_device(layout, hp, self.device), self.device, hp.replay_recency
+        replay_device = _replay_device(layout, hp, self.device)
+        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
+            layout, hp.replay_capacity, replay_device, self.device, hp.replay_recency
         )
         self.num_env_steps = 0
         self.num_iterations = 0  # iterations that trained

@@ -170,7 +170,7 @@ class UNet1d(nn.Module):
         self.conv_in = Conv3(size, channels)
         self.down = _levels(_level(channels, channels, blocks, group) for _ in range(levels))
         self.downsample = nn.ModuleList(Downsample(channels) for _ in range(levels - 1))
-        self.middle = _level(channels, channels, 2, group)
+        self.middle = cast("Sequence[ResidualBlock]", _level(channels, channels, 2, group))
         self.up = _levels(_level(2 * channels, channels, blocks + 1, group) for _ in range(levels))
         self.upsample = nn.ModuleList(Upsample(channels) for _ in range(levels - 1))
         self.scale_out, self.shift_out = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
