@@ -1,8 +1,9 @@
-"""What mkdocs fills in from the code: the table of hyperparameters."""
+"""What mkdocs fills in from the code, the table of hyperparameters, and where names in tables may be broken."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 MARKER = "<!-- hyperparameters of DIMA -->"
@@ -12,6 +13,11 @@ COLUMNS = ("hyperparameter, symbol", "default", "range", "what it does")
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Puts the table in the place of its marker."""
     return markdown.replace(MARKER, hyperparameter_table()) if MARKER in markdown else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Lets the names of a table's rows be broken after a "/"."""
+    return re.sub(r"(?<=<td><code>)[^<]+", lambda name: name[0].replace("/", "/<wbr>"), html)
 
 
 def hyperparameter_table() -> str:
