@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pickle
 from pathlib import Path
 from typing import Any
 
-from rllib_dima.checkpoint import CLASS_FILE_NAME
+from rllib_dima.algorithms.base import TeamAlgorithm
+from rllib_dima.checkpoint import CLASS_FILE_NAME, MANIFEST_FILE_NAME, CheckpointError, locate, verify
 from rllib_dima.cli.errors import RunError, UsageError, sentence
 
 CHECKPOINT_FILE_NAME = "rllib_checkpoint.json"  # in every checkpoint of every algorithm
 RESULTS_FILE_NAME = "result.json"
-RETURN = ("env_runners", "episode_return_mean")
 
 
 def find_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint that a folder is or contains.
+    """The absolute path of the checkpoint that a folder is or contains.
 
     Args:
         folder: a path or file:// URI of a checkpoint; of a trial, of which the newest checkpoint is taken; or of an
             experiment, of which the trial with the highest last return is taken.
 
-    Returns:
-        An absolute path.
-
     Raises:
         UsageError: there is no such folder, or no checkpoint in it.
     """
-    from rllib_dima.checkpoint import CheckpointError, locate
-
     if "://" in str(folder) and not str(folder).startswith("file:"):
         raise UsageError(f"{folder} is not on this machine: download the checkpoint first.")
     try:
@@ -39,15 +35,16 @@ def find_checkpoint(folder: str | Path) -> Path:
         raise UsageError(str(error)) from error
     if not path.is_dir():
         raise UsageError(f"There is no folder {folder}.")
-    if is_checkpoint(path):
+    if _is_checkpoint(path):
         return path
-    trials = [trial for trial in (path, *sorted(path.iterdir())) if newest_checkpoint(trial) is not None]
-    if not trials:
+    trials = [path, *sorted(path.iterdir())]
+    newest = {trial: checkpoint for trial in trials if (checkpoint := _newest_checkpoint(trial)) is not None}
+    if not newest:
         raise UsageError(
             f"{folder} holds no checkpoint: neither {CHECKPOINT_FILE_NAME}, nor folders named checkpoint_000000 and so "
-            "on, nor trials with such folders. Training writes checkpoints with --checkpoint-freq and at its end."
+            "on, nor trials with such folders."
         )
-    return newest_checkpoint(max(trials, key=last_return))
+    return newest[max(newest, key=last_return)]
 
 
 def load_config(checkpoint: Path) -> tuple[type, Any]:
@@ -59,8 +56,7 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
     """
     verify_part(checkpoint, CLASS_FILE_NAME)
     try:
-        with (checkpoint / CLASS_FILE_NAME).open("rb") as file:
-            record = pickle.load(file)
+        record = pickle.loads((checkpoint / CLASS_FILE_NAME).read_bytes())
         algorithm, state = record["class"], record["ctor_args_and_kwargs"][0][0]
         config = algorithm.get_default_config().from_state(state)
     except Exception as error:  # whatever a damaged pickle, or a class that is not installed here, raises
@@ -73,13 +69,7 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
 
 
 def verify_part(checkpoint: Path, part: str) -> None:
-    """Checks a file or folder of DIMA's checkpoints before it is unpickled; other algorithms' have no checksums.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, verify
-
+    """Refuses a damaged file or folder of DIMA's checkpoints before it is unpickled; others' have no checksums."""
     try:
         if (checkpoint / MANIFEST_FILE_NAME).is_file():
             verify(checkpoint, only=part)
@@ -94,9 +84,6 @@ def require_restorable(checkpoint: Path, algorithm: type) -> None:
         UsageError: with what is wrong.
         RunError: the checkpoint is so damaged that it does not tell whose it is.
     """
-    from rllib_dima.algorithms.base import TeamAlgorithm
-    from rllib_dima.checkpoint import CheckpointError, verify
-
     if issubclass(algorithm, TeamAlgorithm):
         try:
             return verify(checkpoint, algorithm=algorithm.name())
@@ -107,31 +94,22 @@ def require_restorable(checkpoint: Path, algorithm: type) -> None:
         raise UsageError(f"restore: {checkpoint} is a checkpoint of {writer.__name__}, not of {algorithm.__name__}.")
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a checkpoint of an algorithm."""
+def _is_checkpoint(path: Path) -> bool:
     return (path / CHECKPOINT_FILE_NAME).is_file()
 
 
-def newest_checkpoint(trial: Path) -> Path | None:
+def _newest_checkpoint(trial: Path) -> Path | None:
     """The checkpoint with the highest number in the folder of a trial, or None."""
-    found = [path for path in trial.glob("checkpoint_*") if is_checkpoint(path)]
+    found = [path for path in trial.glob("checkpoint_*") if _is_checkpoint(path)]
     return max(found, key=lambda path: path.name, default=None)
 
 
 def last_return(trial: Path) -> float:
     """The last training return that a trial reported, or minus infinity if it reported none."""
     results = trial / RESULTS_FILE_NAME
-    lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []
-    returns = (_return_in(line) for line in reversed(lines))
-    return next((value for value in returns if math.isfinite(value)), -math.inf)
-
-
-def _return_in(line: str) -> float:
-    """The return in one line of a trial's results; NaN if it has none or was cut off while being written."""
-    try:
-        value = json.loads(line)
-        for key in RETURN:
-            value = value[key]
-        return float(value)
-    except (ValueError, KeyError, TypeError):
-        return math.nan
+    for line in reversed(results.read_text(encoding="utf-8").splitlines() if results.is_file() else []):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # no return yet, or cut off while being written
+            value = float(json.loads(line)["env_runners"]["episode_return_mean"])
+            if math.isfinite(value):
+                return value
+    return -math.inf

@@ -10,35 +10,40 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rllib_dima.cli.checkpoints import find_checkpoint, load_config, verify_part
-from rllib_dima.cli.console import notice
-from rllib_dima.cli.errors import RunError, UsageError, sentence
-from rllib_dima.cli.experiment.algorithms import read_settings
-from rllib_dima.cli.ray_session import prepare
-from rllib_dima.cli.video import film, require_display, show
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-MODULES_FOLDER = "learner_group/learner/rl_module"
-RUNNER_FOLDER = "env_runner"
+from rllib_dima.algorithms.base_config import TeamConfig
+from rllib_dima.cli.checkpoints import find_checkpoint, load_config, verify_part
+from rllib_dima.cli.errors import RunError, UsageError, sentence
+from rllib_dima.cli.experiment.settings import read_settings
+from rllib_dima.cli.session import prepare
+from rllib_dima.cli.video import film, require_display, show
+from rllib_dima.envs import is_registered
+from rllib_dima.sampling.broken_episodes import breakdown
 
 
 def evaluate_checkpoint(
-    checkpoint: str, *, verbosity: int, imports: Iterable[str], film: int | None, episodes: int, **changes: Any
+    checkpoint: str,
+    *,
+    verbosity: int,
+    imports: Iterable[str],
+    episodes: int,
+    film: int | None,
+    render: bool,
+    out: str | None,
+    run: str | None,
+    **changes: Any,
 ) -> None:
-    """Prints the return of every episode, their mean and their standard deviation.
-
-    Args:
-        checkpoint: a folder, as `find_checkpoint` takes it.
-        verbosity: how much RLlib writes.
-        imports: modules and files to import first.
-        film: how many episodes a video shows.
-        episodes: to run.
-        **changes: as `evaluation_config` takes them.
+    """Prints the return of every episode, their mean and their standard deviation; the parameters are the flags.
 
     Raises:
         UsageError: there is no such checkpoint, or a setting does not fit it.
         RunError: the checkpoint cannot be loaded, or an episode failed.
     """
-    folder, out, render = find_checkpoint(checkpoint), changes["out"], changes["render"]
+    folder = find_checkpoint(checkpoint)
     if out is not None:
         _render_without_display()
     elif film is not None:
@@ -46,43 +51,32 @@ def evaluate_checkpoint(
     elif render:
         require_display()
     prepare(verbosity, imports)
-    algorithm, config = load_config(folder)
-    config = evaluation_config(algorithm, config, **changes)
+    algorithm, trained = load_config(folder)
+    if run not in (None, algorithm.__name__):
+        raise UsageError(f"The checkpoint is of {algorithm.__name__}, not of {run}.")
+    render_mode = "rgb_array" if out is not None else "human" if render else None
+    config = _evaluation_config(algorithm, trained, render_mode, **changes)
     print(f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}, {folder}", flush=True)
-    _report(run_episodes(folder, config, episodes, out=out, num_filmed=film or 1, render=render))
+    returns = run_episodes(folder, config, episodes, out=out, num_filmed=film or 1, render=render)
+    spread = f" +- {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
+    print(f"mean return {statistics.fmean(returns):.1f}{spread} over {len(returns)} episode{'s'[: len(returns) > 1]}")
 
 
-def evaluation_config(
-    algorithm: type,
-    trained: Any,
-    *,
-    config: dict[str, Any],
-    env: str | None,
-    run: str | None,
-    seed: int | None,
-    render: bool,
-    out: str | None,
+def _evaluation_config(
+    algorithm: type, trained: Any, render_mode: str | None, *, config: dict[str, Any], env: str | None, seed: int | None
 ) -> Any:
     """The configuration of one runner with one environment that acts without exploration.
 
     Args:
         algorithm: class of the algorithm.
         trained: configuration it was trained with; its own `evaluation_config` is applied.
+        render_mode: of the environment, if it is to draw.
         config: settings to change.
         env: another environment.
-        run: name that the algorithm must have.
         seed: of the environment.
-        render: whether the environment draws itself.
-        out: file of a video, for which it draws pictures instead.
-
-    Raises:
-        UsageError: the algorithm has another name, or a setting is unknown.
     """
-    if run not in (None, algorithm.__name__):
-        raise UsageError(f"The checkpoint is of {algorithm.__name__}, not of {run}.")
-    changes = {} if env is None else {"env": env}
     try:
-        changes = {**read_settings(config, algorithm, notice), **changes}
+        changes = {**read_settings(config, algorithm), **({} if env is None else {"env": env})}
         result = trained.get_evaluation_config_object().update_from_dict(changes)
     except Exception as error:  # RLlib raises all kinds
         raise UsageError(str(error)) from error
@@ -91,8 +85,8 @@ def evaluation_config(
     result.num_envs_per_env_runner = 1
     result.explore = False
     result.seed = seed
-    if out is not None or render:
-        result.env_config = {**result.env_config, "render_mode": "human" if out is None else "rgb_array"}
+    if render_mode is not None:
+        result.env_config = {**result.env_config, "render_mode": render_mode}
     return result
 
 
@@ -104,23 +98,20 @@ def run_episodes(
     Raises:
         RunError: the environment or the policy cannot be built, an episode failed, or there was nothing to film.
     """
-    from rllib_dima.sampling.broken_episodes import breakdown
-
     returns: list[float] = []
     broken: list[str] = []
 
     def on_episode_end(episode: Any, **kwargs: Any) -> None:
         reason = breakdown(episode) if config.is_multi_agent else None
         if reason is None:
-            returns.append(team_return(episode, config))
+            returns.append(_team_return(episode, config))
             outcome = f"return {returns[-1]:9.1f}"
         else:
             broken.append(reason)
             outcome = "broken, and left out"
         print(f"episode {len(returns) + len(broken):3d}   steps {len(episode):6d}   {outcome}", flush=True)
 
-    watching = nullcontext(show if render else None)
-    with film(Path(out), num_filmed) if out is not None else watching as on_frame:
+    with film(Path(out), num_filmed) if out is not None else nullcontext(show if render else None) as on_frame:
         frames = {} if on_frame is None else {"on_episode_start": on_frame, "on_episode_step": on_frame}
         config.callbacks(on_episode_end=on_episode_end, **frames)
         with _runner(checkpoint, config) as runner:
@@ -133,56 +124,42 @@ def run_episodes(
     return returns
 
 
-def team_return(episode: Any, config: Any) -> float:
+def _team_return(episode: Any, config: Any) -> float:
     """The return of an episode: the team's for DIMA, where every agent holds it, and else as RLlib counts it."""
-    from rllib_dima.algorithms.base_config import TeamConfig
-
-    if isinstance(config, TeamConfig):
-        return float(next(iter(episode.agent_episodes.values())).get_return())
-    return float(episode.get_return())
+    agent = next(iter(episode.agent_episodes.values())) if isinstance(config, TeamConfig) else episode
+    return float(agent.get_return())
 
 
 @contextmanager
 def _runner(checkpoint: Path, config: Any) -> Iterator[Any]:
     """An env runner of this process that acts with the checkpoint's policy; closed afterwards."""
-    from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
-    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-
-    from rllib_dima.envs import is_registered
-
-    runner_class = config.env_runner_cls
-    if runner_class is None:
-        runner_class = MultiAgentEnvRunner if config.is_multi_agent else SingleAgentEnvRunner
+    default = MultiAgentEnvRunner if config.is_multi_agent else SingleAgentEnvRunner
     try:
-        runner = runner_class(config=config, worker_index=0)
+        runner = (config.env_runner_cls or default)(config=config, worker_index=0)
     except Exception as error:  # whatever the environment raises
         message = f"The environment {config.env!r} and the policy cannot be built: {sentence(error)}"
         if isinstance(config.env, str) and not is_registered(config.env):
             message += " Code of yours that registers an environment must be named with --import."
         raise RunError(message) from error
     try:
-        restore_policy(runner, checkpoint)
+        _restore_policy(runner, checkpoint)
         yield runner
     finally:
         runner.stop()
 
 
-def restore_policy(runner: Any, checkpoint: Path) -> None:
-    """Loads into a runner the modules that it has and the state of its connectors.
+def _restore_policy(runner: Any, checkpoint: Path) -> None:
+    """Loads the modules and connectors that a runner has, and nothing else.
 
     Raises:
         RunError: the checkpoint is damaged, or its policy does not fit the environment.
     """
-    from ray.rllib.core import DEFAULT_MODULE_ID
-    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
-
     is_multi = isinstance(runner.module, MultiRLModule)
-    modules = dict(runner.module.items()) if is_multi else {DEFAULT_MODULE_ID: runner.module}
-    parts = {f"{MODULES_FOLDER}/{name}": module for name, module in modules.items()}
-    for name, component in runner.get_checkpointable_components():
-        folder = f"{RUNNER_FOLDER}/{name}"
-        if component is not runner.module and (checkpoint / folder).is_dir():
-            parts[folder] = component
+    modules = runner.module.items() if is_multi else [(DEFAULT_MODULE_ID, runner.module)]
+    parts = {f"learner_group/learner/rl_module/{name}": module for name, module in modules}
+    for name, connector in runner.get_checkpointable_components():
+        if connector is not runner.module and (checkpoint / "env_runner" / name).is_dir():
+            parts[f"env_runner/{name}"] = connector
     for folder, component in parts.items():
         verify_part(checkpoint, folder)
         try:
@@ -196,9 +173,3 @@ def _render_without_display() -> None:
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform == "linux" and not has_display:
         os.environ.setdefault("MUJOCO_GL", "egl")
-
-
-def _report(returns: list[float]) -> None:
-    """The mean and, of several episodes, the standard deviation between them."""
-    spread = f" +- {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
-    print(f"mean return {statistics.fmean(returns):.1f}{spread} over {len(returns)} episode{'s'[: len(returns) > 1]}")

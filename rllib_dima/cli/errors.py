@@ -1,25 +1,26 @@
-"""How a command ends: its exit codes, and the two ways in which it fails. The message is all that a user sees."""
+"""How a command ends: exit codes, the two ways in which it fails, and how a message is put."""
 
 from __future__ import annotations
+
+import sys
 
 import click
 
 SUCCEEDED, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
-
-def sentence(error: Exception | str) -> str:
-    """The message of an error, which ends as a sentence does."""
-    message = str(error).rstrip()
-    return message if message.endswith((".", "?", "!")) else f"{message}."
-
-
-class UsageError(click.UsageError):
-    """The command line, a file or a setting is wrong."""
-
-    exit_code = MISUSED
+UsageError = click.UsageError  # the command line, a file or a setting is wrong
 
 
 class RunError(click.ClickException):
     """What was asked for is right, but running it failed."""
 
-    exit_code = FAILED
+
+def sentence(error: Exception | str) -> str:
+    """The message of an error, with a full stop if it lacks one."""
+    message = str(error).rstrip()
+    return message if message.endswith((".", "?", "!")) else f"{message}."
+
+
+def notice(message: str) -> None:
+    """Prints something worth knowing that is neither a result nor an error."""
+    print(f"rllib: note: {message}", file=sys.stderr, flush=True)

@@ -25,11 +25,10 @@ def example() -> None:
 @click.option("-f", "--filter", "text", default="", metavar="TEXT", help="Only those with this text in them.")
 def list_examples(text: str) -> None:
     """Print their names and what they are."""
-    files = {file.stem: _title(file) for file in _files()}
-    chosen = {name: title for name, title in files.items() if text.lower() in f"{name} {title}".lower()}
-    width = max(map(len, chosen), default=0)
-    for name, title in chosen.items():
-        print(f"{name:{width}}  {title}")
+    titles = {name: file.read_text(encoding="utf-8").split("\n", 1)[0] for name, file in _examples().items()}
+    for name, title in titles.items():
+        if text.lower() in f"{name} {title}".lower():
+            print(f"{name:{max(map(len, titles))}}  {title.removeprefix('#').strip()}")
 
 
 @example.command("get", params=[NAME])
@@ -47,11 +46,7 @@ def run(name: str, **flags: Any) -> int:
 
 
 def examples_folder() -> Path:
-    """Where the examples are: inside the package where it was installed, beside it in a checkout.
-
-    Raises:
-        UsageError: in neither place.
-    """
+    """Where the examples are: inside the package where it was installed, beside it in a checkout."""
     package = Path(rllib_dima.__file__).parent
     for folder in (package / "tuned_examples", package.parent / "tuned_examples"):
         if any(folder.glob("*.yaml")):
@@ -65,8 +60,7 @@ def find_example(name: str) -> Path:
     Raises:
         UsageError: there is none, with the nearest names.
     """
-    files = {file.stem: file for file in _files()}
-    stem = name.removesuffix(".yaml")
+    files, stem = _examples(), name.removesuffix(".yaml")
     try:
         check_name(stem, files, "example")
     except ValueError as error:
@@ -74,10 +68,5 @@ def find_example(name: str) -> Path:
     return files[stem]
 
 
-def _files() -> list[Path]:
-    return sorted(examples_folder().glob("*.yaml"))
-
-
-def _title(file: Path) -> str:
-    """The first line of the comment at a file's head."""
-    return file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("#").strip()
+def _examples() -> dict[str, Path]:
+    return {file.stem: file for file in sorted(examples_folder().glob("*.yaml"))}

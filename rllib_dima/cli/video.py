@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,16 +14,10 @@ from rllib_dima.cli.errors import RunError, UsageError
 FORMATS = (".mp4", ".gif", ".mov", ".mkv", ".webm", ".avi")
 DEFAULT_FRAMES_PER_SECOND = 30  # of environments that do not tell theirs
 FRAMES_PER_LINE = 100  # drawing them may take a second each
-OnFrame = Callable[..., None]
 
 
 def show(env: Any, **kwargs: Any) -> None:
-    """Draws an environment in its own window; a callback for every step.
-
-    Args:
-        env: a runner's vector of environments, whose first is shown.
-        **kwargs: what else RLlib passes to callbacks.
-    """
+    """Draws the first of a runner's environments in its own window; a callback for every step."""
     env.unwrapped.envs[0].render()
 
 
@@ -41,15 +36,11 @@ def require_display() -> None:
 
 
 @contextmanager
-def film(file: Path, num_episodes: int) -> Iterator[OnFrame]:
-    """A callback for every step that adds a frame to a video file.
-
-    Args:
-        file: to write; its ending is one of `FORMATS`.
-        num_episodes: the first ones are filmed.
+def film(file: Path, num_episodes: int) -> Iterator[Callable[..., None]]:
+    """A callback for every step that adds a frame of the first episodes to a video file.
 
     Raises:
-        UsageError: imageio is not installed, or the file has another ending or cannot be written.
+        UsageError: imageio is not installed, or the file has an ending that is none of `FORMATS` or cannot be written.
         RunError: an environment draws no picture.
     """
     _check_can_write(file)
@@ -94,8 +85,8 @@ def _check_can_write(file: Path) -> None:
     if file.suffix.lower() not in FORMATS:
         raise UsageError(f"The video {file} must end in one of {', '.join(FORMATS)}.")
     try:
-        import imageio  # noqa: F401
-        import imageio_ffmpeg  # noqa: F401
+        for module in ("imageio", "imageio_ffmpeg"):
+            importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(f"Videos need {error.name}: pip install imageio imageio-ffmpeg.") from None
     try:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rllib_dima.cli import main, rllib
-from rllib_dima.cli.console.spelling import REFUSED_BY_EVALUATE, REFUSED_FLAGS
+from rllib_dima.cli.vocabulary import REFUSED
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_evaluate_has_the_flags_that_the_design_names(call):
         ("evaluate here there", "unexpected extra argument (there)"),
         ("train --local-mode", "no local mode any more"),
         ("train --framework=torch", "torch only"),
-        ("evaluate here --steps 9", "use --episodes"),
+        ("evaluate here --steps 9", "Known: --algo, --config, --env, --episodes"),
         ("train --num-samples 0", "x>=1"),
         ("train --num-samples 1.5", "not a valid integer"),
         ("train --config {lr:1}", "double quotes"),
@@ -137,8 +137,9 @@ def test_misuse_is_one_message_and_code_2(line, message, capsys):
 
 
 def test_every_removed_flag_says_what_to_do_instead(capsys):
-    lines = [[command, flag] for command in ("train", "evaluate") for flag in REFUSED_FLAGS]
-    for line in [*lines, *(["evaluate", flag] for flag in REFUSED_BY_EVALUATE), ["example", "run", "--torch"]]:
+    flags = [flag for flag in REFUSED if flag.startswith("--")]
+    lines = [[command, flag] for command in ("train", "evaluate") for flag in (*flags, "--resources-per-trial")]
+    for line in [*lines, ["example", "run", "--torch"]]:
         assert main(line) == 2 and f"{line[-1]} means nothing any more" in capsys.readouterr().err
 
 

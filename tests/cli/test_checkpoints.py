@@ -12,8 +12,7 @@ from support.trap import Trap
 
 from rllib_dima.checkpoint import write_manifest
 from rllib_dima.cli.checkpoints import find_checkpoint, last_return, load_config
-from rllib_dima.cli.console.progress import ProgressLines, check_criteria, describe, share_done
-from rllib_dima.cli.console.report import report
+from rllib_dima.cli.console import ProgressLines, check_criteria, describe, report, share_done
 from rllib_dima.cli.errors import RunError, UsageError
 from rllib_dima.cli.experiment import saving
 

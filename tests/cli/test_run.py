@@ -19,7 +19,7 @@ from support.team import TINY
 
 from rllib_dima.cli import main
 from rllib_dima.cli.checkpoints import find_checkpoint, require_restorable
-from rllib_dima.cli.console.progress import ProgressLines
+from rllib_dima.cli.console import ProgressLines
 from rllib_dima.policy import Policy
 
 # The reward depends on the actions and on a number drawn at reset, and every frame tells the step.

@@ -6,12 +6,23 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ray.tune.search.sample import Domain
+
 from rllib_dima.cli.checkpoints import require_restorable
-from rllib_dima.cli.console.spelling import Notify
-from rllib_dima.cli.errors import UsageError
-from rllib_dima.cli.experiment.algorithms import check_configs, find_algorithm, read_settings
-from rllib_dima.cli.experiment.search_space import is_search_space, with_search_spaces
-from rllib_dima.cli.experiment.spec import checkpoint_config, mapping, options, present_spec, stop_criteria
+from rllib_dima.cli.errors import UsageError, notice
+from rllib_dima.cli.experiment.resume import resumed_flags
+from rllib_dima.cli.experiment.schedulers import make_scheduler
+from rllib_dima.cli.experiment.search_space import with_search_spaces
+from rllib_dima.cli.experiment.settings import check_configs, find_algorithm, read_settings
+from rllib_dima.cli.experiment.spec import (
+    checkpoint_config,
+    mapping,
+    merged,
+    nested,
+    options,
+    present_spec,
+    stop_criteria,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,29 +32,28 @@ class Experiment:
     Attributes:
         name: of the experiment and its folder.
         run: what Tune is told to run: the registered name of an algorithm, or its class.
+        algorithm: the class that is trained.
         config: the algorithm's settings under their present names; may hold search spaces of Tune's.
         stop: metrics and the values at which a trial ends, or whatever `ray.tune.run` takes.
         checkpoint_config: arguments of `ray.tune.CheckpointConfig`.
+        scheduler: one of Tune's objects, or None.
         time_budget_s: seconds for the whole experiment, if they are limited.
         options: further arguments of `ray.tune.run`, the storage path always among them.
-        scheduler: name of a scheduler, or one of Tune's objects, or None.
-        scheduler_config: arguments of the scheduler that is named.
+        started_with: the spec and the flags that --resume compares.
+        is_resumed: whether it has been started before.
     """
 
     name: str
     run: str | type
+    algorithm: Any
     config: dict[str, Any]
     stop: Any
     checkpoint_config: dict[str, Any]
+    scheduler: Any
     time_budget_s: float | None
     options: dict[str, Any]
-    scheduler: Any
-    scheduler_config: dict[str, Any]
-
-    @property
-    def algorithm(self) -> type:
-        """The class that is trained."""
-        return find_algorithm(self.run)
+    started_with: tuple[dict[str, Any], dict[str, Any]]
+    is_resumed: bool
 
     @property
     def title(self) -> str:
@@ -57,87 +67,62 @@ class Experiment:
         return f"{self.options['storage_path']}/{self.name}"
 
 
-def make_experiment(name: str, spec: dict[str, Any], flags: dict[str, Any], notify: Notify) -> Experiment:
-    """The experiment that a file describes and the command line changes.
+def make_experiment(name: str, spec: dict[str, Any], flags: dict[str, Any], resume: bool = False) -> Experiment:
+    """The experiment that a file describes and the command line changes. Its configuration has been built and checked.
 
     Args:
         name: of the experiment.
         spec: its settings, as the file spells them.
         flags: settings of the command line, which count more: `config` and `checkpoint_config` are merged into the
             file's, the others replace them.
-        notify: is told about translated names and other things worth knowing.
-
-    Returns:
-        The experiment. Its configuration has been built and validated.
+        resume: whether to go on with it as it was started, if it was.
 
     Raises:
         UsageError: unknown names, wrong values, or settings that the algorithm refuses.
     """
     try:
-        return _make(name, spec, flags, notify)
+        spec, flags = present_spec(spec), present_spec(flags)
+        stored = resumed_flags(name, spec, flags) if resume else None
+        return _make(name, spec, flags if stored is None else stored, is_resumed=stored is not None)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from error
 
 
-def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], notify: Notify) -> Experiment:
-    spec, flags = present_spec(spec, notify), present_spec(flags, notify)
+def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bool) -> Experiment:
     algorithm = find_algorithm(spec.get("run"))
-    written = spec["config"] if isinstance(spec["run"], type) else _settings(spec, algorithm, notify)
-    config = with_search_spaces(_nested(written, _settings(flags, algorithm, notify)))
-    both = merged(spec, flags)
-    arguments = options(both)
+    written = spec["config"] if isinstance(spec["run"], type) else _settings(spec, algorithm)
+    both, config = merged(spec, flags), with_search_spaces(nested(written, _settings(flags, algorithm)))
+    arguments, stop = options(both), stop_criteria(both.get("stop"))
     if "restore" in arguments:
         require_restorable(Path(arguments["restore"]), algorithm)
-    experiment = Experiment(
+    check_configs(algorithm, config)
+    _notice_equal_runs(arguments, config)
+    return Experiment(
         name=name,
         run=spec["run"],
+        algorithm=algorithm,
         config=config,
-        stop=stop_criteria(both.get("stop"), notify),
-        checkpoint_config=checkpoint_config(mapping(both, "checkpoint_config"), notify),
+        stop=stop,
+        checkpoint_config=checkpoint_config(mapping(both, "checkpoint_config")),
+        scheduler=make_scheduler(both.get("scheduler"), mapping(both, "scheduler_config"), stop),
         time_budget_s=arguments.pop("time_budget_s", None),
         options=arguments,
-        scheduler=both.get("scheduler"),
-        scheduler_config=mapping(both, "scheduler_config"),
+        started_with=(spec, flags),
+        is_resumed=is_resumed,
     )
-    check_configs(algorithm, config)
-    _notice_equal_runs(experiment, notify)
-    return experiment
 
 
-def _settings(spec: dict[str, Any], algorithm: type, notify: Notify) -> dict[str, Any]:
+def _settings(spec: dict[str, Any], algorithm: Any) -> dict[str, Any]:
     """The algorithm's settings in a spec, the environment among them."""
-    config = read_settings(mapping(spec, "config"), algorithm, notify)
+    config = read_settings(mapping(spec, "config"), algorithm)
     env = spec.get("env", config.get("env"))
     if config.get("env", env) != env:
         raise UsageError(f"The environment is {env}, but config names {config['env']}. Keep one of them.")
     return config if env is None else {**config, "env": env}
 
 
-def merged(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a file and of the command line, which counts more; `config` and `checkpoint_config` are merged.
-
-    Raises:
-        UsageError: one of these two is no mapping.
-    """
-    nested = [key for key in ("config", "checkpoint_config") if spec.get(key) and flags.get(key)]
-    return {**spec, **flags, **{key: _nested(mapping(spec, key), mapping(flags, key)) for key in nested}}
-
-
-def _nested(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` over `base`, key by key also in nested mappings that are no search spaces."""
-    result = dict(base)
-    for key, value in over.items():
-        old = base.get(key)
-        mappings = isinstance(old, dict) and isinstance(value, dict)
-        is_nested = mappings and not is_search_space(old) and not is_search_space(value)
-        result[key] = _nested(old, value) if is_nested else value
-    return result
-
-
-def _notice_equal_runs(experiment: Experiment, notify: Notify) -> None:
-    from ray.tune.search.sample import Domain
-
-    samples, seed = experiment.options.get("num_samples", 1), experiment.config.get("seed")
-    draws = any(isinstance(value, Domain) for value in experiment.config.values())
+def _notice_equal_runs(arguments: dict[str, Any], config: dict[str, Any]) -> None:
+    samples, seed = arguments.get("num_samples", 1), config.get("seed")
+    draws = any(isinstance(value, Domain) for value in config.values())
     if samples > 1 and isinstance(seed, int) and not draws:
-        notify(f"num_samples is {samples}, but all samples have seed {seed}: seed: {{grid_search: [0, 1]}} varies it")
+        notice(f"num_samples is {samples}, but all samples have seed {seed}: seed: {{grid_search: [0, 1]}} varies it")

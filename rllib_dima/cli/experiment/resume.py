@@ -6,23 +6,18 @@ import json
 from typing import Any
 
 import pyarrow.fs
+from ray.tune.utils import flatten_dict
 
 from rllib_dima.checkpoint import CheckpointError, locate
 from rllib_dima.cli.errors import RunError, UsageError
-from rllib_dima.cli.experiment import merged
-from rllib_dima.cli.experiment.spec import flat, options, present_spec
+from rllib_dima.cli.experiment.spec import merged, options
 
 FILE_NAME = "rllib_command.json"
 FREE = ("storage_path", "max_concurrent_trials", "time_budget_s")  # may be others when an experiment goes on
 
 
 def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Writes down what an experiment is started with.
-
-    Args:
-        folder: of the experiment, a path or URI.
-        spec: its settings in a file, or --run and --env.
-        flags: settings of the command line.
+    """Writes down in an experiment's folder with which present spec and flags it is started.
 
     Raises:
         RunError: the folder cannot be written.
@@ -31,54 +26,46 @@ def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
         filesystem, path = locate(folder)
         filesystem.create_dir(path)
         with filesystem.open_output_stream(f"{path}/{FILE_NAME}") as file:
-            file.write(_text({"spec": _present(spec), "flags": _present(flags)}).encode())
+            file.write(_text({"spec": spec, "flags": flags}).encode())
     except (OSError, ValueError, CheckpointError) as error:  # pyarrow's are of the first kinds
         raise RunError(f"The results cannot be written to {folder}: {error}") from error
 
 
 def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any] | None:
-    """The flags with which an experiment goes on: those it was started with.
+    """The flags with which an experiment goes on: those it was started with. None if it has not been started.
 
     Args:
         name: of the experiment.
-        spec: its settings in the file, or --run and --env.
-        flags: settings of the command line, all of which may be left out.
-
-    Returns:
-        The flags, or None if the experiment has not been started.
+        spec: its present settings in the file, or --run and --env.
+        flags: present settings of the command line, all of which may be left out.
 
     Raises:
         UsageError: the file or a flag is about something else than what was started.
     """
-    spec, flags = _present(spec), _present(flags)
-    stored = _read(f"{options({**spec, **flags})['storage_path']}/{name}")
+    stored = _read(f"{options({**spec, **flags})['storage_path']}/{name}/{FILE_NAME}")
     if stored is None:
         return None
-    started, now = merged(stored["spec"], stored["flags"]), merged(merged(spec, stored["flags"]), flags)
-    before, after = dict(flat(started)), dict(flat(now))
-    changed = [key for key in sorted({*before, *after}) if _text(before.get(key)) != _text(after.get(key))]
-    changed = [f"{key} was {_text(before.get(key))}, not {_text(after.get(key))}" for key in changed if key not in FREE]
+    before = flatten_dict(merged(stored["spec"], stored["flags"]))
+    after = flatten_dict(merged(merged(spec, stored["flags"]), flags))
+    pairs = {key: (_text(before.get(key)), _text(after.get(key))) for key in sorted({*before, *after} - {*FREE})}
+    changed = [f"{key} was {old}, not {new}" for key, (old, new) in pairs.items() if old != new]
     if changed:
         raise UsageError(
-            f"{name}: --resume goes on with an experiment as it was started, but {'; '.join(changed)}. Give what was "
-            "given then, or nothing. To train on with other settings, use --restore CHECKPOINT instead of --resume."
+            f"--resume goes on with an experiment as it was started, but {'; '.join(changed)}. To train on with other "
+            "settings, use --restore CHECKPOINT instead."
         )
     return merged(stored["flags"], flags)
 
 
-def _read(folder: str) -> dict[str, Any] | None:
+def _read(file: str) -> dict[str, Any] | None:
     try:
-        filesystem, path = locate(f"{folder}/{FILE_NAME}")
+        filesystem, path = locate(file)
         if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
             return None
-        with filesystem.open_input_stream(path) as file:
-            return json.loads(file.read())
+        with filesystem.open_input_stream(path) as stream:
+            return json.loads(stream.read())
     except (OSError, ValueError, CheckpointError) as error:
-        raise UsageError(f"{folder}/{FILE_NAME} cannot be read: {error}") from error
-
-
-def _present(spec: dict[str, Any]) -> dict[str, Any]:
-    return present_spec(spec, lambda message: None)
+        raise UsageError(f"{file} cannot be read: {error}") from error
 
 
 def _name(value: Any) -> str:

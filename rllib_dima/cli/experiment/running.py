@@ -5,35 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ray import tune
 
-from rllib_dima.cli.console import notice
-from rllib_dima.cli.console.progress import ProgressLines
-from rllib_dima.cli.console.report import report
-from rllib_dima.cli.errors import FAILED, INTERRUPTED, RunError, UsageError
+from rllib_dima.cli.console import ProgressLines, report
+from rllib_dima.cli.errors import FAILED, INTERRUPTED, RunError, UsageError, notice
 from rllib_dima.cli.experiment import Experiment, make_experiment
-from rllib_dima.cli.experiment.algorithms import variants
-from rllib_dima.cli.experiment.files import read_experiments
-from rllib_dima.cli.experiment.resume import remember, resumed_flags
+from rllib_dima.cli.experiment.files import Specs, read_experiments
+from rllib_dima.cli.experiment.resume import remember
 from rllib_dima.cli.experiment.saving import Saving, kept_signal_handlers
-from rllib_dima.cli.experiment.schedulers import make_scheduler
-from rllib_dima.cli.ray_session import is_cluster, prepare, ray_session, require_resources
-
-
-class _Run(NamedTuple):
-    """An experiment, its scheduler, what they were made of, and whether it has been started before."""
-
-    experiment: Experiment
-    scheduler: Any
-    spec: dict[str, Any]
-    flags: dict[str, Any]
-    is_resumed: bool
+from rllib_dima.cli.experiment.search_space import variants
+from rllib_dima.cli.session import is_cluster, prepare, ray_session, require_resources
 
 
 def run_experiments(
-    source: str | Path | dict[str, dict[str, Any]],
+    source: str | Path | Specs,
     *,
     imports: Sequence[str],
     verbosity: int,
@@ -41,9 +28,6 @@ def run_experiments(
     resume: bool,
     ray_address: str | None,
     ray_ui: bool,
-    ray_num_cpus: int | None,
-    ray_num_gpus: int | None,
-    ray_object_store_memory: int | None,
     experiment_name: str | None = None,
     **settings: Any,
 ) -> int:
@@ -51,7 +35,7 @@ def run_experiments(
 
     Args:
         source: a file, or settings by experiment.
-        **settings: of experiments, which count more than those of the source; None where they are not given.
+        **settings: limits of Ray, and settings that count more than those of the source; None where not given.
 
     Returns:
         The exit code: 0 if all trials ended well, 1 if one failed, 130 after Ctrl-C.
@@ -62,62 +46,51 @@ def run_experiments(
     """
     verbosity = max(verbosity, 2 * log_debug)
     prepare(verbosity, imports)
+    flags = {name: value for name, value in settings.items() if value is not None}
+    machine = {name[4:]: flags.pop(name) for name in settings if name.startswith("ray_") and name in flags}
     specs = source if isinstance(source, dict) else read_experiments(source)
     if experiment_name is not None:
         if len(specs) > 1:
             raise UsageError(f"--experiment-name can rename one experiment, but the file has {len(specs)}.")
         specs = {experiment_name: next(iter(specs.values()))}
-    flags = {name: value for name, value in settings.items() if value is not None}
-    runs = [_checked(name, spec, flags, resume) for name, spec in specs.items()]
-    if resume and not any(run.is_resumed for run in runs):
-        folders = " and ".join(run.experiment.folder for run in runs)
+    experiments = [make_experiment(name, spec, flags, resume) for name, spec in specs.items()]
+    if resume and not any(experiment.is_resumed for experiment in experiments):
+        folders = " and ".join(experiment.folder for experiment in experiments)
         raise UsageError(f"There is nothing to resume: {folders} was not started by this command. Leave out --resume.")
-    machine = {"num_cpus": ray_num_cpus, "num_gpus": ray_num_gpus, "object_store_memory": ray_object_store_memory}
     codes = []
-    with ray_session(ray_address, verbosity > 0, ray_ui, **machine):
-        for run in runs:
-            codes.append(_run_or_fail(run, verbosity, is_cluster(ray_address)))
+    with ray_session(ray_address, verbosity > 0, ray_ui, machine):
+        for experiment in experiments:
+            codes.append(_run_or_fail(experiment, verbosity, is_cluster(ray_address)))
             if codes[-1] == INTERRUPTED:
                 break
     return max(codes)
 
 
-def _checked(name: str, spec: dict[str, Any], flags: dict[str, Any], resume: bool) -> _Run:
-    """An experiment, ready to run."""
-    stored = resumed_flags(name, spec, flags) if resume else None
-    flags = flags if stored is None else stored
-    experiment = make_experiment(name, spec, flags, notice)
-    scheduler = make_scheduler(experiment.scheduler, experiment.scheduler_config, experiment.stop)
-    return _Run(experiment, scheduler, spec, flags, is_resumed=stored is not None)
-
-
-def _run_or_fail(run: _Run, verbosity: int, can_grow: bool) -> int:
+def _run_or_fail(experiment: Experiment, verbosity: int, can_grow: bool) -> int:
     """Runs one experiment and prints how it ended; one that cannot run does not keep the next from running."""
     try:
         if not can_grow:
-            require_resources(run.experiment.algorithm, next(variants(run.experiment.config)))
-        return _run(run, verbosity)
+            require_resources(experiment.algorithm, next(variants(experiment.config)))
+        return _run(experiment, verbosity)
     except RunError as error:
-        print(f"rllib: {run.experiment.name}: {error}", file=sys.stderr)
+        print(f"rllib: {experiment.name}: {error}", file=sys.stderr)
         return FAILED
 
 
-def _run(run: _Run, verbosity: int) -> int:
-    experiment = run.experiment
+def _run(experiment: Experiment, verbosity: int) -> int:
     print(f"{experiment.name}: {experiment.title}, {experiment.folder}", flush=True)
     if not experiment.stop and experiment.time_budget_s is None:
         notice("there is no stop criterion: training goes on until Ctrl-C")
-    if not run.is_resumed:
-        remember(experiment.folder, run.spec, run.flags)
+    if not experiment.is_resumed:
+        remember(experiment.folder, *experiment.started_with)
     saving = Saving("checkpoint_frequency" not in experiment.checkpoint_config, experiment.time_budget_s)
     with kept_signal_handlers():
-        trials = _run_tune(run, [ProgressLines(experiment.stop), saving], verbosity)
+        trials = _run_tune(experiment, [ProgressLines(experiment.stop), saving], verbosity)
     return report(experiment, trials, saving.end)
 
 
-def _run_tune(run: _Run, callbacks: list[Any], verbosity: int) -> list[Any]:
+def _run_tune(experiment: Experiment, callbacks: list[Any], verbosity: int) -> list[Any]:
     """Tune's trials, after all of them have ended."""
-    experiment = run.experiment
     options = {**experiment.options, "callbacks": [*experiment.options.get("callbacks", []), *callbacks]}
     try:
         analysis = tune.run(
@@ -126,10 +99,10 @@ def _run_tune(run: _Run, callbacks: list[Any], verbosity: int) -> list[Any]:
             config=experiment.config,
             stop=experiment.stop,
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
-            scheduler=run.scheduler,
+            scheduler=experiment.scheduler,
             verbose=verbosity,
             raise_on_failed_trial=False,
-            resume="AUTO+ERRORED" if run.is_resumed else None,
+            resume="AUTO+ERRORED" if experiment.is_resumed else None,
             **options,
         )
     except Exception as error:  # what Tune itself refuses, before or between trials

@@ -41,7 +41,7 @@ class Saving(Callback):
     def setup(self, **info: Any) -> None:
         """Puts itself before Tune's own handler of signals, which is in place by now."""
         self._deadline = math.inf if self._time_budget_s is None else time.monotonic() + self._time_budget_s
-        self._leave_tune = signal.getsignal(signal.SIGINT)
+        self._leave_tune: Any = signal.getsignal(signal.SIGINT)
         for number in _SIGNALS:
             signal.signal(number, self._interrupt)
 

@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ray.tune import CheckpointConfig
+from ray.tune.utils import flatten_dict
+
 from rllib_dima.cli.checkpoints import find_checkpoint
-from rllib_dima.cli.console.spelling import REFUSED_KEYS, RENAMED_KEYS, Notify, present_metric
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.errors import UsageError, notice
+from rllib_dima.cli.experiment.search_space import is_search_space
+from rllib_dima.cli.vocabulary import CHECKPOINT_KEYS, KEYS, REFUSED, RENAMED_KEYS, check_in_place, present_metric
 from rllib_dima.core.names import check_name
 
-KEYS = ("run", "env", "stop", "config", "num_samples", "checkpoint_config", "storage_path", "restore", "max_failures")
-KEYS += ("time_budget_s", "max_concurrent_trials", "scheduler", "scheduler_config", "log_to_file")
 PYTHON_KEYS = ("search_alg", "metric", "mode", "callbacks", "reuse_actors", "trial_name_creator")
 PYTHON_KEYS += ("trial_dirname_creator",)  # of ray.tune's TuneConfig and RunConfig, which only a .py file can hold
-
-CHECKPOINT_KEYS = {  # old files and the command line have these beside checkpoint_config
-    "checkpoint_freq": "checkpoint_frequency",
-    "checkpoint_at_end": "checkpoint_at_end",
-    "keep_checkpoints_num": "num_to_keep",
-    "checkpoint_score_attr": "checkpoint_score_attribute",
-}
 DEFAULT_STORAGE_PATH = "~/ray_results"
 NUMBERS = ("num_samples", "max_failures", "time_budget_s", "max_concurrent_trials")
 OPTIONS = (*NUMBERS, "storage_path", "restore", "log_to_file", *PYTHON_KEYS)
 
 
-def present_spec(spec: dict[str, Any], notify: Notify) -> dict[str, Any]:
-    """The settings of an experiment under their present names.
-
-    Args:
-        spec: as a file or the command line spells them.
-        notify: is told about translated names.
+def present_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an experiment, as a file or the command line spells them, under their present names.
 
     Raises:
-        UsageError: a setting that means nothing any more.
+        UsageError: a setting that means nothing any more, or stands in the wrong place.
         ValueError: an unknown name, with the nearest known ones.
     """
-    from rllib_dima.cli.console.places import check_place
-
     known = (*KEYS, *PYTHON_KEYS) if isinstance(spec.get("run"), type) else KEYS
     result: dict[str, Any] = {}
-    for key, value in spec.items():
-        if key in REFUSED_KEYS:
-            raise UsageError(f"{key} means nothing any more. {REFUSED_KEYS[key]}")
-        if key in CHECKPOINT_KEYS:
-            continue
+    for key in [key for key in spec if key not in CHECKPOINT_KEYS]:
+        if key in REFUSED:
+            raise UsageError(f"{key} means nothing any more. {REFUSED[key]}")
         new = RENAMED_KEYS.get(key, key)
         if new != key:
-            notify(f"{key} is now {new}")
-        if new not in known:
-            check_place(new, "run")
-        check_name(new, known, "key")
-        result[new] = value
+            notice(f"{key} is now {new}")
+        check_in_place(new, known, "run")
+        result[new] = spec[key]
     beside = {new: spec[old] for old, new in CHECKPOINT_KEYS.items() if old in spec}
-    if beside:
-        result["checkpoint_config"] = {**mapping(result, "checkpoint_config"), **beside}
+    return merged(result, {"checkpoint_config": beside} if beside else {})
+
+
+def merged(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a file and of the command line, which counts more; `config` and `checkpoint_config` are merged.
+
+    Raises:
+        UsageError: one of these two is no mapping.
+    """
+    both = [key for key in ("config", "checkpoint_config") if spec.get(key) and flags.get(key)]
+    return {**spec, **flags, **{key: nested(mapping(spec, key), mapping(flags, key)) for key in both}}
+
+
+def nested(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` over `base`, key by key also in nested mappings that are no search spaces."""
+    result = dict(base)
+    for key, value in over.items():
+        is_nested = all(isinstance(side, dict) and not is_search_space(side) for side in (base.get(key), value))
+        result[key] = nested(base[key], value) if is_nested else value
     return result
 
 
@@ -73,51 +73,38 @@ def mapping(spec: dict[str, Any], key: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-def stop_criteria(stop: Any, notify: Notify) -> Any:
+def stop_criteria(stop: Any) -> Any:
     """Present paths of metrics, and the values at which a trial ends.
 
     Args:
         stop: metrics by old or present name, nested or joined by "/"; or of a .py file whatever `ray.tune.run` takes.
-        notify: is told about translated names.
 
     Raises:
         UsageError: a metric is misspelt, a value is no number, or `stop` is nothing that Tune takes.
     """
-    if not isinstance(stop, dict):
-        if stop is not None and not callable(stop):
-            raise UsageError(f"stop must map metrics to the values at which a trial ends, but is {stop!r}.")
+    if stop is None or callable(stop):
         return stop
-    criteria = {present_metric(name, notify, "stop"): value for name, value in flat(stop)}
+    if not isinstance(stop, dict):
+        raise UsageError(f"stop must map metrics to the values at which a trial ends, but is {stop!r}.")
+    criteria = {present_metric(name, "stop"): value for name, value in flatten_dict(stop).items()}
     for name, value in criteria.items():
         if not isinstance(value, (int, float)):
             raise UsageError(f"stop: {name} must be a number, but is {value!r}.")
     return criteria
 
 
-def flat(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Paths joined by "/", and values, of nested mappings."""
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def checkpoint_config(own: dict[str, Any], notify: Notify) -> dict[str, Any]:
+def checkpoint_config(own: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `ray.tune.CheckpointConfig`: a checkpoint at the end, and the newest three of those written by time.
 
     Raises:
         ValueError: an unknown name, with the nearest known ones, or a wrong value.
     """
-    from ray.tune import CheckpointConfig
-
-    names = [field.name for field in dataclasses.fields(CheckpointConfig) if not field.name.startswith("_")]
     for key in own:
-        check_name(key, names, "key in checkpoint_config:")
+        check_name(key, [*CHECKPOINT_KEYS.values(), "checkpoint_score_order"], "key in checkpoint_config:")
     score = own.get("checkpoint_score_attribute")
     if score is not None:
         order = "min" if score.startswith("min-") else own.get("checkpoint_score_order", "max")
-        metric = present_metric(score.removeprefix("min-"), notify, "checkpoint_score_attribute")
+        metric = present_metric(score.removeprefix("min-"), "checkpoint_score_attribute")
         own = {**own, "checkpoint_score_attribute": metric, "checkpoint_score_order": order}
     CheckpointConfig(**own)
     kept = {} if "checkpoint_frequency" in own else {"num_to_keep": 3}  # PBT may still need the last but one

@@ -10,7 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+import ray.rllib  # sets its log level
+
 import rllib_dima
+from rllib_dima.algorithms.resources import lacking
 from rllib_dima.cli.errors import RunError, UsageError
 from rllib_dima.cli.experiment.files import import_code
 
@@ -18,21 +22,13 @@ _CONNECT_TIMEOUT_S = 10.0
 
 
 def prepare(verbosity: int, imports: Iterable[str]) -> None:
-    """Makes this process ready for a command: imports RLlib and what the user names, and sets how much they write.
+    """Registers DIMA, imports what the user names, and sets how much Ray writes.
 
-    Raises:
-        UsageError: what the user names cannot be imported.
+    Args:
+        verbosity: 0 errors only, 1 information, 2 everything.
+        imports: modules and .py files.
     """
-    import ray.rllib  # noqa: F401  (sets its log level)
-
     rllib_dima.register()
-    _set_log_levels(verbosity)
-    for name in imports:
-        import_code(name)
-
-
-def _set_log_levels(verbosity: int) -> None:
-    """0 errors only, 1 information, 2 everything. RLlib sets its own level when it is imported, so this comes after."""
     level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     for library in ("ray.tune", "ray.rllib", "ray.train", "ray.air"):
         logging.getLogger(library).setLevel(level)
@@ -41,6 +37,8 @@ def _set_log_levels(verbosity: int) -> None:
             logging.getLogger(module).setLevel(logging.CRITICAL)
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's tables, which verbose=0 does not silence
         warnings.filterwarnings("ignore", module="gymnasium")
+    for name in imports:
+        import_code(name)
 
 
 def is_cluster(address: str | None) -> bool:
@@ -49,25 +47,22 @@ def is_cluster(address: str | None) -> bool:
 
 
 @contextmanager
-def ray_session(address: str | None, is_verbose: bool, has_dashboard: bool, **machine: int | None) -> Iterator[None]:
+def ray_session(address: str | None, is_verbose: bool, has_dashboard: bool, machine: dict[str, Any]) -> Iterator[None]:
     """Ray, connected to or started as the flags say; stopped afterwards, unless it ran before.
 
     Args:
         address: of a running Ray.
         is_verbose: whether Ray reports, and prints what trials print.
         has_dashboard: whether a Ray that is started here has one.
-        **machine: what a Ray that is started here may use of this machine, by the names of `ray.init`; None for all.
+        machine: what a Ray that is started here may use of this machine, by the names of `ray.init`.
 
     Raises:
-        UsageError: flags about this machine together with the address of a cluster.
+        UsageError: `machine` is limited although Ray runs elsewhere.
         RunError: Ray could not be reached or started.
     """
-    import ray
-
     if ray.is_initialized():
         yield
         return
-    machine = {name: value for name, value in machine.items() if value is not None}
     if machine and is_cluster(address):
         given = ", ".join(f"--ray-{name.replace('_', '-')}" for name in machine)
         raise UsageError(f"{given} is about a Ray started on this machine, but an address of a running Ray is given.")
@@ -90,14 +85,8 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
-def require_resources(algorithm: type, config: dict[str, Any]) -> None:
-    """Refuses to start a trial that Ray on this machine has too few CPUs or GPUs for.
-
-    Raises:
-        RunError: the trial would wait for ever.
-    """
-    from rllib_dima.algorithms.resources import lacking
-
+def require_resources(algorithm: Any, config: dict[str, Any]) -> None:
+    """Refuses to start a trial that would wait for ever, because Ray has too few CPUs or GPUs for it."""
     if what := lacking(algorithm.default_resource_request(config).bundles):
         raise RunError(
             f"A trial needs {what}. Lower num_env_runners, num_learners or num_gpus_per_learner, or tell Ray that the "
