@@ -29,19 +29,20 @@ RESULTS, CHECKPOINTS = HERE / "results", HERE.parent / "results" / "learning"
 EVALUATE_EVERY, EVALUATION_EPISODES = 2000, 10
 
 
-def result_file(task: str, mode: str, seed: int) -> Path:
-    """Where a run's curve is kept."""
-    return RESULTS / f"learning_{task}_{mode}_{seed}.json"
+def name_of(args: argparse.Namespace, mode: str) -> str:
+    """What tells a run from others of its task: a label, or recipe and conditioning."""
+    return args.label or "_".join(part for part in (args.recipe, mode) if part not in ("paper", "default"))
 
 
-def build_config(task: str, mode: str, seed: int, model_size: str, settings: dict):
-    """The preset as it is, with the conditioning mode and the seed."""
+def build_config(args: argparse.Namespace, mode: str, seed: int):
+    """The presets as they are, with the conditioning mode and the seed."""
     from rllib_dima import DIMAConfig
 
+    conditioning = {} if mode == "default" else {"conditioning": mode}
     return (
         DIMAConfig()
-        .environment(f"mamujoco_{task}")
-        .training(model_size=model_size, conditioning=mode, **settings)
+        .environment(args.task if args.task.startswith("bidexhands_") else f"mamujoco_{args.task}")
+        .training(model_size=args.model_size, recipe=args.recipe, **conditioning, **json.loads(args.set))
         .evaluation(evaluation_duration=EVALUATION_EPISODES)
         .reporting(metrics_num_episodes_for_smoothing=3)
         .debugging(seed=seed)
@@ -53,15 +54,16 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     from rllib_dima import DIMA
 
     torch.set_num_threads(1)
-    file, checkpoint = result_file(args.task, mode, seed), CHECKPOINTS / f"{args.task}_{mode}_{seed}"
-    settings = json.loads(args.set)
+    name = f"{args.task}_{name_of(args, mode)}_{seed}"
+    file, checkpoint = RESULTS / f"learning_{name}.json", CHECKPOINTS / name
     if checkpoint.exists():
         algo, record = DIMA.from_checkpoint(str(checkpoint)), json.loads(file.read_text())
     else:
-        algo = build_config(args.task, mode, seed, args.model_size, settings).build()
-        record = {"task": args.task, "conditioning": mode, "seed": seed, "model_size": args.model_size}
+        algo = build_config(args, mode, seed).build()
+        record = {"task": args.task, "recipe": args.recipe, "conditioning": mode, "seed": seed}
         record |= {
-            "settings": settings,
+            "model_size": args.model_size,
+            "settings": json.loads(args.set),
             "torch": torch.__version__,
             "threads": 1,
             "curve": [],
@@ -93,6 +95,7 @@ def run_all(args: argparse.Namespace) -> None:
     waiting = list(itertools.product(args.seeds, args.conditioning))
     running: list[subprocess.Popen] = []
     common = ["--task", args.task, "--steps", str(args.steps), "--model-size", args.model_size, "--set", args.set]
+    common += ["--recipe", args.recipe, "--label", args.label]
     while waiting or running:
         running = [process for process in running if process.poll() is None]
         while waiting and len(running) < args.processes:
@@ -106,10 +109,11 @@ def run_all(args: argparse.Namespace) -> None:
 def table(args: argparse.Namespace) -> None:
     """Prints the curves of all runs of the task, and the mean over seeds of the last evaluation of each mode."""
     for mode in args.conditioning:
-        records = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"learning_{args.task}_{mode}_*.json"))]
+        name = name_of(args, mode)
+        records = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"learning_{args.task}_{name}_[0-9]*.json"))]
         if not records:
             continue
-        print(f"\n{args.task}, {mode}: return of the deterministic policy / of the sampled actions of training")
+        print(f"\n{args.task}, {name}: return of the deterministic policy / of the sampled actions of training")
         print(f"{'steps':>7}", *(f"{'seed ' + str(r['seed']):>15}" for r in records))
         for points in zip(*(r["curve"] for r in records), strict=False):
             cells = (f"{p['deterministic']:>7.0f} /{p['sampled']:>6.0f}" for p in points)
@@ -124,7 +128,9 @@ def main() -> None:
     """Runs everything, one run, or prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="halfcheetah_2x3")
-    parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative"])
+    parser.add_argument("--recipe", default="paper")
+    parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative"], help="default: the recipe's")
+    parser.add_argument("--label", default="", help="name of the results' files (default: recipe and conditioning)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--model-size", default="nano")

@@ -1,8 +1,8 @@
 """`TeamConfig`: what the configurations of all algorithms here have in common.
 
-A hyperparameter left at None follows the preset of `model_size`, then the benchmark family of the environment, then
-the algorithm's default; `hyperparameters()` returns the resolved values. Names that do not exist, and settings of RLlib
-that are not read here, are refused rather than silently accepted.
+A hyperparameter left at None follows the presets of `recipe` and `model_size`, then the benchmark family of the
+environment, then the algorithm's default; `hyperparameters()` returns the resolved values. Names that do not exist, and
+settings of RLlib that are not read here, are refused rather than silently accepted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from rllib_dima.reporting.episode_stats import STATS_CLASSES
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 from rllib_dima.settings import CHANGED_FOR_EVALUATION, RULES, UNUSED_SETTINGS, check_value
 
-COMMON_SETTINGS = ("model_size", "checkpoint_replay", "progress", "sample_async")
+PRESETS = ("model_size", "recipe")
+COMMON_SETTINGS = (*PRESETS, "checkpoint_replay", "progress", "sample_async")
 
 
 def map_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
@@ -70,6 +71,7 @@ class TeamConfig(AlgorithmConfig):
         for name in self.hyperparameter_class.names():
             setattr(self, name, None)
         self.model_size = "paper"
+        self.recipe = "paper"
         self.checkpoint_replay = True
         self.progress = False
         self.sample_async = False
@@ -88,11 +90,14 @@ class TeamConfig(AlgorithmConfig):
         self.delay_between_env_runner_restarts_s = 1.0
         self.num_gpus_per_learner = 1 if torch.cuda.is_available() else 0
 
-    def training(self, *, model_size: str | None = NotProvided, **hyperparameters: Any) -> Self:
+    def training(
+        self, *, model_size: str | None = NotProvided, recipe: str | None = NotProvided, **hyperparameters: Any
+    ) -> Self:
         """Sets hyperparameters; those not given stay as they are, and None undoes a setting.
 
         Args:
             model_size: preset that scales all networks at once, "nano", "small" or "paper"; None is "paper".
+            recipe: preset of how things are learnt: "paper", or another one of the algorithm's; None is "paper".
             **hyperparameters: any of those below, or a search space of Ray Tune for them.
 
         Returns:
@@ -107,6 +112,8 @@ class TeamConfig(AlgorithmConfig):
             check_name(name, self.hyperparameter_class.names(), "hyperparameter")
         if model_size is not NotProvided:
             self.model_size = model_size
+        if recipe is not NotProvided:
+            self.recipe = recipe
         for name, value in hyperparameters.items():
             setattr(self, name, value)
         return self
@@ -192,7 +199,7 @@ class TeamConfig(AlgorithmConfig):
             TypeError: on a value of the wrong type, such as an unresolved search space.
         """
         user = {name: getattr(self, name) for name in self.hyperparameter_class.names()}
-        return self.hyperparameter_class.resolve(user, family=env_family(self.env), model_size=self.model_size)
+        return self.hyperparameter_class.resolve(user, env_family(self.env), self.model_size, self.recipe)
 
     def validate(self) -> None:
         """Checks all settings, without side effects.
@@ -389,8 +396,8 @@ def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value as it is kept: model_size never None; and, as configs are compared, pickled and printed, no NumPy."""
-    if name == "model_size" and value is None:
+    """A value as it is kept: a preset never None; and, as configs are compared, pickled and printed, no NumPy."""
+    if name in PRESETS and value is None:
         return "paper"
     if isinstance(value, np.generic):
         return value.item()
@@ -418,10 +425,15 @@ def _document_training(cls: type[TeamConfig]) -> None:
     keyword, hyperparameters = inspect.Parameter.KEYWORD_ONLY, cls.hyperparameter_class
     parameters = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        inspect.Parameter("model_size", keyword, default=None, annotation="str | None"),
+        *(inspect.Parameter(name, keyword, default=None, annotation="str | None") for name in PRESETS),
     ]
-    presets = ", ".join(hyperparameters.MODEL_SIZES)
-    lines = [TeamConfig.training.__doc__.rstrip(), "", f"        Presets of model_size: {presets}.", ""]
+    sizes, recipes = ", ".join(hyperparameters.MODEL_SIZES), ", ".join(hyperparameters.RECIPES)
+    lines = [
+        TeamConfig.training.__doc__.rstrip(),
+        "",
+        f"        Presets of model_size: {sizes}; of recipe: {recipes}.",
+        "",
+    ]
     lines.append("        Hyperparameters, with their defaults:")
     for field in dataclasses.fields(hyperparameters):
         parameters.append(inspect.Parameter(field.name, keyword, default=None, annotation=f"{field.type} | None"))

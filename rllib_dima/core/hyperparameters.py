@@ -1,7 +1,7 @@
 """What the hyperparameters of every algorithm here have in common.
 
-The value of a hyperparameter is the first of: what the user set, the preset of `model_size`, the benchmark family of
-the environment, the default.
+The value of a hyperparameter is the first of: what the user set, the recipe's for that model size, the recipe's, the
+preset of `model_size`, the benchmark family of the environment, the default.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Hyperparameters:
 
     Attributes:
         MODEL_SIZES: settings by preset of `model_size`; "paper" is the default.
+        RECIPES: by preset of `recipe`, of which "paper" is the default: settings by model size, and for all under "".
         FAMILIES: settings by benchmark family of the environment.
 
     Raises:
@@ -47,6 +48,7 @@ class Hyperparameters:
     """
 
     MODEL_SIZES: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    RECIPES: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"paper": {}}
     FAMILIES: ClassVar[dict[str, dict[str, Any]]] = {}
 
     env_steps_per_iteration: int = knob(200, "Real environment steps collected per iteration.", low=1)
@@ -64,14 +66,17 @@ class Hyperparameters:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     @classmethod
-    def resolve(cls, user: Mapping[str, Any], family: str | None = None, model_size: str = "paper") -> Self:
-        """The hyperparameters of a run: user settings over the preset over the benchmark family over the defaults.
+    def resolve(
+        cls, user: Mapping[str, Any], family: str | None = None, model_size: str = "paper", recipe: str = "paper"
+    ) -> Self:
+        """The hyperparameters of a run: user settings over recipe, preset, benchmark family and defaults.
 
         Args:
             user: settings by name; None means "not set".
             family: a benchmark family, or None for an environment of none. One that the algorithm has no settings for
                 changes nothing.
             model_size: key of `MODEL_SIZES`.
+            recipe: key of `RECIPES`.
 
         Raises:
             ValueError: on an unknown name (with the nearest known one), preset or value.
@@ -80,8 +85,11 @@ class Hyperparameters:
         for name in user:
             check_name(name, cls.names(), "hyperparameter")
         check_name(model_size, cls.MODEL_SIZES, "model_size")
+        check_name(recipe, cls.RECIPES, "recipe")
         chosen = {name: value for name, value in user.items() if value is not None}
-        return cls(**{**cls.FAMILIES.get(family or "", {}), **cls.MODEL_SIZES[model_size], **chosen})
+        presets = cls.FAMILIES.get(family or "", {}) | cls.MODEL_SIZES[model_size]
+        by_size = cls.RECIPES[recipe]
+        return cls(**presets | by_size.get("", {}) | by_size.get(model_size, {}) | chosen)
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:

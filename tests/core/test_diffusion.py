@@ -69,9 +69,9 @@ def test_denoiser_combines_skip_and_network():
     denoised, output = model(noisy, sigma, context, encoded)
     for b in range(5):
         c_skip, c_out, c_in, c_noise = precondition((sigma[b] ** 2 + 0.09).sqrt(), 0.5)
-        condition = model.condition(model.noise_features(c_noise.unsqueeze(0)) + encoded[b : b + 1])
+        condition = model.denoiser.condition(model.denoiser.noise_features(c_noise.unsqueeze(0)) + encoded[b : b + 1])
         sequence = torch.cat([context[b], c_in * noisy[b : b + 1]]).unsqueeze(0)
-        expected = model.unet(sequence, condition)[0, -1]
+        expected = model.denoiser.unet(sequence, condition)[0, -1]
         assert torch.allclose(output[b], expected, atol=1e-5)
         assert torch.allclose(denoised[b], c_skip * noisy[b] + c_out * expected, atol=1e-5)
 

@@ -305,7 +305,7 @@ def test_what_was_learnt_stays_when_the_scale_of_rewards_changes():
         return step.rewards, values.denormalize(torch.zeros(())) * normalizer.scale
 
     before, scale = predicted(), normalizer.scale.item()
-    trainer._observe(torch.zeros(0, 4), torch.arange(26.0))
+    trainer._observe(torch.zeros(0, 4), torch.zeros(0, 4), torch.arange(26.0))
     assert normalizer.scale > 100 * scale
     for ours, theirs in zip(predicted(), before, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4)

@@ -8,7 +8,8 @@ from support.core import randomize, tiny
 from torch.nn import functional
 
 from rllib_dima.core.dima import unet1d
-from rllib_dima.core.dima.unet1d import Conv3, Downsample, FourierFeatures, UNet1d, Upsample
+from rllib_dima.core.dima.denoisers import FourierFeatures
+from rllib_dima.core.dima.unet1d import Conv3, Downsample, UNet1d, Upsample
 
 
 def as_conv1d(conv, x, stride=1):

@@ -44,7 +44,9 @@ def test_values_follow_user_then_preset_then_paper():
 
 
 def test_help_shows_every_hyperparameter_with_text_and_symbol():
-    assert {"model_size", *DIMAHyperparameters.names()} == set(inspect.signature(DIMAConfig().training).parameters)
+    assert {"model_size", "recipe", *DIMAHyperparameters.names()} == set(
+        inspect.signature(DIMAConfig().training).parameters
+    )
     text = inspect.getdoc(DIMAConfig.training)
     assert "imagination_horizon [H] = 15: Steps of an imagined rollout" in text
     assert all(f"{name} " in text for name in DIMAHyperparameters.names())

@@ -69,3 +69,29 @@ class SumActionEncoder(ActionSetEncoder):
     def pool(self, tokens: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         summed = (tokens * visible.unsqueeze(-1)).sum(dim=2) * self.scale  # (B, T, D)
         return self.project(summed.flatten(1))
+
+
+class FlatActionEncoder(ActionSetEncoder):
+    """No encoding: the visible actions themselves, zero where hidden, and which of them are visible.
+
+    The vector has E = T N (A + 1) entries.
+
+    Args:
+        num_steps: T.
+        num_agents: N.
+        action_mask: (N, A) bool, real entries of each agent's action.
+    """
+
+    action_mask: torch.Tensor
+
+    def __init__(self, num_steps: int, num_agents: int, action_mask: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("action_mask", action_mask.float(), persistent=False)
+        self.output_size = num_steps * num_agents * (action_mask.shape[1] + 1)
+
+    def tokens(self, actions: torch.Tensor) -> torch.Tensor:
+        return actions * self.action_mask
+
+    def pool(self, tokens: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        seen = visible.unsqueeze(-1).to(tokens.dtype)  # (B, T, N, 1)
+        return torch.cat([tokens * seen, seen], dim=-1).flatten(1)

@@ -1,7 +1,8 @@
 """The dynamics: an EDM diffusion model of the next global state that is shown the agents' actions bit by bit.
 
 Karras et al. 2022 ("EDM") for preconditioning, schedule and sampler; section 4.2 and appendix B of the DIMA paper for
-revealing one agent's action per denoising step. States in this file are normalised and scaled by sigma_data.
+revealing one agent's action per denoising step. States in this file are normalised and scaled by sigma_data; what is
+denoised, the data x, is the next state, or the change towards it in units of the changes' own deviation.
 """
 
 from __future__ import annotations
@@ -14,18 +15,37 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from rllib_dima.core.dima.action_encoder import ActionSetEncoder, SumActionEncoder
+from rllib_dima.core.dima.action_encoder import ActionSetEncoder
+from rllib_dima.core.dima.denoisers import DENOISERS, DenoiserHyperparameters, MLPDenoiser, UNetDenoiser
+from rllib_dima.core.dima.normalization import ChangeStatistics
 from rllib_dima.core.dima.sampler import SamplerHyperparameters, karras_schedule, visible_in_sampling
-from rllib_dima.core.dima.unet1d import FourierFeatures, UNet1d, UNetHyperparameters
 from rllib_dima.core.hyperparameters import knob
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.training.averaging import AveragedCopy
 
 
 @dataclass(frozen=True)
-class DynamicsHyperparameters(UNetHyperparameters, SamplerHyperparameters):
+class DynamicsHyperparameters(DenoiserHyperparameters, SamplerHyperparameters):
     """What the dynamics model is made, trained and sampled with."""
 
-    dynamics_action_size: int = knob(256, "Width of the action-set encoder's tokens.", low=1)
+    dynamics_target: str = knob(
+        "state",
+        "What is denoised: the next state (the paper), or the change towards it, in units of the deviation of changes "
+        "of that entry.",
+        choices=("state", "change"),
+    )
+    dynamics_training: str = knob(
+        "denoising",
+        "What a denoising step is trained on: data and random noise (denoising, the paper), or what the sampler's "
+        "steps before it left (refinement).",
+        choices=("denoising", "refinement"),
+    )
+    dynamics_ema_decay: float = knob(
+        0.0,
+        "Decay of the moving average of weights that imagination uses; 0 uses the present ones.",
+        low=0,
+        high=0.99999,
+    )
     num_autoregressive_steps: int = knob(
         3,
         "Consecutive predictions trained per window, each fed back (paper's Algorithm 1: 1; released code: 3).",
@@ -54,8 +74,6 @@ class DynamicsHyperparameters(UNetHyperparameters, SamplerHyperparameters):
             raise ValueError(
                 f"noise_sigma_min ({self.noise_sigma_min}) exceeds noise_sigma_max ({self.noise_sigma_max})."
             )
-        if self.dynamics_condition_size % 2:
-            raise ValueError(f"dynamics_condition_size must be even, but is {self.dynamics_condition_size}.")
 
 
 class Preconditioning(NamedTuple):
@@ -93,13 +111,13 @@ class _Task(NamedTuple):
 
     actions: torch.Tensor  # (B, L, N, A)
     visible: torch.Tensor  # (B, L, N) bool
-    target: torch.Tensor  # (B, S) the next state
-    noisy: torch.Tensor  # (B, S) the target and noise
+    next_states: torch.Tensor  # (B, S)
+    noise: torch.Tensor  # (B, S) what is added to the data
     sigma: torch.Tensor  # (B,) the noise level, without offset noise
 
 
 class Diffusion(nn.Module):
-    """D_theta(s_{t+1} + noise; sigma, visible actions, context) -> s_{t+1}.
+    """D_theta(x + noise; sigma, visible actions, context) -> x.
 
     Args:
         layout: sizes.
@@ -113,21 +131,30 @@ class Diffusion(nn.Module):
         super().__init__()
         self.hp, self.num_agents = hp, layout.num_agents
         self.num_steps = hp.denoising_steps(layout.num_agents)
-        size = hp.dynamics_condition_size
-        self.action_encoder: ActionSetEncoder = SumActionEncoder(
-            hp.context_length, layout.num_agents, layout.action_mask(), hp.dynamics_action_size, size
-        )
-        self.noise_features = FourierFeatures(size)
-        self.condition = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size))
-        self.unet = UNet1d(layout.state_size, hp)
+        self.denoiser = DENOISERS[hp.dynamics_network](layout, hp)
+        self.averaged = AveragedCopy(self.denoiser, hp.dynamics_ema_decay) if hp.dynamics_ema_decay else None
+        self.changes = ChangeStatistics(layout.state_size) if hp.dynamics_target == "change" else None
+
+    @property
+    def action_encoder(self) -> ActionSetEncoder:
+        """Encodes the visible actions."""
+        return self._network().action_encoder
 
     def network(
         self, noisy: torch.Tensor, c_noise: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
     ) -> torch.Tensor:
         """F_theta: noisy (B, S), c_noise (B,) or (1,), context (B, L, S), encoded actions (B, E) -> (B, S)."""
-        condition = self.condition(self.noise_features(c_noise) + actions)  # (B, E)
-        sequence = torch.cat([context, noisy.unsqueeze(1)], dim=1)  # (B, L + 1, S)
-        return self.unet(sequence, condition)[:, -1].to(noisy.dtype)
+        return self._network()(noisy, c_noise, context, actions)
+
+    def _network(self) -> UNetDenoiser | MLPDenoiser:
+        """The one that is trained; outside training the average of its weights, if there is one."""
+        return self.denoiser if self.training or self.averaged is None else self.averaged.network
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Follows an update of the weights."""
+        if self.averaged is not None:
+            self.averaged.update(self.denoiser)
 
     def forward(
         self, noisy: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
@@ -141,20 +168,35 @@ class Diffusion(nn.Module):
             actions: (B, E) encoded visible actions.
 
         Returns:
-            The denoised state and the network's raw output, (B, S) each.
+            The denoised data and the network's raw output, (B, S) each.
         """
         c = self.preconditioning(sigma)
         output = self.network(noisy * c.c_in.unsqueeze(1), c.c_noise, context, actions)
         return c.c_skip.unsqueeze(1) * noisy + c.c_out.unsqueeze(1) * output, output
 
     def preconditioning(self, sigma: torch.Tensor) -> Preconditioning:
-        """Coefficients with sigma replaced by sqrt(sigma^2 + offset^2), as the noisy state really has it."""
-        return precondition((sigma**2 + self.hp.sigma_offset_noise**2).sqrt(), self.hp.sigma_data)
+        """Coefficients with sigma replaced by sqrt(sigma^2 + offset^2), as the noisy data really have it.
+
+        In refinement the input is no data with noise, so the network predicts the data themselves: c_skip is 0.
+        """
+        c = precondition((sigma**2 + self.hp.sigma_offset_noise**2).sqrt(), self.hp.sigma_data)
+        if self.hp.dynamics_training == "denoising":
+            return c
+        zero = torch.zeros_like(c.c_skip)
+        return c._replace(c_skip=zero, c_out=zero + self.hp.sigma_data)
+
+    def to_data(self, present: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
+        """What is denoised: (B, S) states t and t+1 -> (B, S)."""
+        return next_states if self.changes is None else (next_states - present) * self.changes.scale
+
+    def to_states(self, present: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        """The inverse of `to_data`: states t (B, S) and the data (B, S) -> states t+1 (B, S)."""
+        return data if self.changes is None else present + data / self.changes.scale
 
     def loss(
         self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, valid: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Denoising error of U consecutive predictions, each (detached) in the context of the next; eq. 9.
+        """Error of U consecutive predictions, each (detached) in the context of the next; eq. 9.
 
         The error is weighted by 1 / c_out^2, that is, F_theta learns a target of unit variance.
 
@@ -164,36 +206,75 @@ class Diffusion(nn.Module):
             next_states: (B, W, S).
             valid: (B, W) bool; padding before an episode's start and after its end is False.
         """
-        length, batch_size = self.hp.context_length, len(states)
+        length = self.hp.context_length
         states = states * valid.unsqueeze(-1)  # padded context is zero
-        tasks = [
-            self._denoising_task(actions[:, seen], valid[:, seen], next_states[:, seen.stop - 1])
-            for seen in (slice(step, step + length) for step in range(states.shape[1] - length + 1))
-        ]
-        task = _Task(*(torch.cat(column) for column in zip(*tasks, strict=True)))  # (U * B, ...)
-        encoded = self.action_encoder(task.actions, task.visible)  # (U * B, E)
-        contexts = self._contexts(states[:, :length], tasks, encoded)  # (U * B, L, S)
-        _, output = self(task.noisy, task.sigma, contexts, encoded)
-        c = self.preconditioning(task.sigma)
-        unit_target = (task.target - c.c_skip.unsqueeze(1) * task.noisy) / c.c_out.unsqueeze(1)
-        error = (output - unit_target).square().mean(dim=1).view(-1, batch_size).T  # (B, U)
+        spans = [slice(step, step + length) for step in range(states.shape[1] - length + 1)]
+        error_of = self._denoising_error if self.hp.dynamics_training == "denoising" else self._refinement_error
+        error = error_of(states[:, :length], actions, next_states, valid, spans)  # (B, U)
         weight = valid[:, length - 1 :].float()
         loss = (error * weight).sum() / weight.sum().clamp(min=1)
         return loss, {"dynamics_loss": loss.detach()}
 
-    def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, target: torch.Tensor) -> _Task:
-        """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), target (B, S)."""
-        hp, visible = self.hp, self._training_visibility(valid)
-        log_sigma = (
-            torch.randn(len(target), dtype=target.dtype, device=target.device) * hp.noise_log_std + hp.noise_log_mean
-        )
+    def _denoising_error(
+        self,
+        context: torch.Tensor,
+        actions: torch.Tensor,
+        next_states: torch.Tensor,
+        valid: torch.Tensor,
+        spans: Sequence[slice],
+    ) -> torch.Tensor:
+        """Errors (B, U) of denoising data with random noise, for the first context (B, L, S); see `loss`."""
+        batch_size = len(context)
+        tasks = [
+            self._denoising_task(actions[:, seen], valid[:, seen], next_states[:, seen.stop - 1]) for seen in spans
+        ]
+        task = _Task(*(torch.cat(column) for column in zip(*tasks, strict=True)))  # (U * B, ...)
+        encoded = self.action_encoder(task.actions, task.visible)  # (U * B, E)
+        contexts = self._contexts(context, tasks, encoded)  # (U * B, L, S)
+        data = self.to_data(contexts[:, -1], task.next_states)
+        noisy = data + task.noise
+        _, output = self(noisy, task.sigma, contexts, encoded)
+        c = self.preconditioning(task.sigma)
+        unit_target = (data - c.c_skip.unsqueeze(1) * noisy) / c.c_out.unsqueeze(1)
+        return (output - unit_target).square().mean(dim=1).view(-1, batch_size).T
+
+    def _refinement_error(
+        self,
+        context: torch.Tensor,
+        actions: torch.Tensor,
+        next_states: torch.Tensor,
+        valid: torch.Tensor,
+        spans: Sequence[slice],
+    ) -> torch.Tensor:
+        """Errors (B, U), mean over the sampler's steps, each of which starts from what the one before left."""
+        sigmas, errors = self._levels(), []
+        for seen in spans:
+            data, unit_errors = self.to_data(context[:, -1], next_states[:, seen.stop - 1]), []
+            encoded = self._encode_steps(actions[:, seen], valid[:, seen])
+            x = self._start(data, sigmas[0])
+            for step in range(self.num_steps):
+                denoised, _ = self(x, x.new_full((1,), sigmas[step]), context, encoded[step])
+                unit_errors.append(((denoised - data) / self.hp.sigma_data).square().mean(dim=1))
+                x = (denoised + (x - denoised) * (sigmas[step + 1] / sigmas[step])).detach()
+            errors.append(torch.stack(unit_errors).mean(dim=0))
+            context = self._shift(context, x)
+        return torch.stack(errors, dim=1)
+
+    def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, next_states: torch.Tensor) -> _Task:
+        """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), next_states (B, S)."""
+        hp, visible, like = self.hp, self._training_visibility(valid), next_states
+        log_sigma = torch.randn(len(like), dtype=like.dtype, device=like.device) * hp.noise_log_std + hp.noise_log_mean
         sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
-        noise = torch.randn_like(target) * sigma.unsqueeze(1) + torch.randn_like(target) * hp.sigma_offset_noise
-        return _Task(actions, visible, target, target + noise, sigma)
+        noise = torch.randn_like(like) * sigma.unsqueeze(1) + torch.randn_like(like) * hp.sigma_offset_noise
+        return _Task(actions, visible, next_states, noise, sigma)
 
     def _training_visibility(self, valid: torch.Tensor) -> torch.Tensor:
         """Past actions where valid, of the present ones a draw: (B, L) -> (B, L, N)."""
         present = visible_in_training(self.hp.conditioning, len(valid), self.num_agents, valid.device)
+        return self._visible(valid, present)
+
+    def _visible(self, valid: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Past actions where valid, and the given ones of the present: (B, L) and (B, N) -> (B, L, N)."""
         past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)
         return torch.cat([past, present.unsqueeze(1)], dim=1)
 
@@ -215,13 +296,18 @@ class Diffusion(nn.Module):
         """
         contexts = [first]
         for task, actions in zip(tasks[:-1], encoded.detach().split(len(first)), strict=False):
-            denoised, _ = self(task.noisy, task.sigma, contexts[-1], actions)
-            contexts.append(torch.cat([contexts[-1][:, 1:], denoised.unsqueeze(1)], dim=1))
+            noisy = self.to_data(contexts[-1][:, -1], task.next_states) + task.noise
+            denoised, _ = self(noisy, task.sigma, contexts[-1], actions)
+            contexts.append(self._shift(contexts[-1], denoised))
         torch.clear_autocast_cache()  # before torch 2.11 weights cast here without gradients would be used with them
         return torch.cat(contexts)
 
+    def _shift(self, context: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        """The context (B, L, S) one step later, which ends in the state that the data (B, S) say."""
+        return torch.cat([context[:, 1:], self.to_states(context[:, -1], data).unsqueeze(1)], dim=1)
+
     def sample(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Draws s_{t+1}: starts at Normal(0, sigma_max^2) and follows the probability-flow ODE down to 0.
+        """Draws s_{t+1}: starts with noise of level sigma_max and follows the probability-flow ODE down to 0.
 
         Args:
             context: (B, L, S) states t-L+1..t, padded ones zero.
@@ -231,19 +317,29 @@ class Diffusion(nn.Module):
         Returns:
             (B, S).
         """
-        hp, batch_size = self.hp, len(context)
-        sigmas = karras_schedule(self.num_steps, hp.sampler_sigma_min, hp.sampler_sigma_max, hp.sampler_rho)
-        present = visible_in_sampling(
-            hp.conditioning, hp.conditioning_order, self.num_steps, batch_size, self.num_agents, context.device
-        )
-        past = valid[:, :-1].unsqueeze(-1).expand(-1, -1, self.num_agents)  # (B, L - 1, N)
-        tokens = self.action_encoder.tokens(actions)
-        x = torch.randn_like(context[:, 0]) * sigmas[0]
+        sigmas, encoded = self._levels(), self._encode_steps(actions, valid)
+        x = self._start(context[:, 0], sigmas[0])
         for step in range(self.num_steps):
-            visible = torch.cat([past, present[step].unsqueeze(1)], dim=1)
-            encoded = self.action_encoder.pool(tokens, visible)
-            x = self._solver_step(x, sigmas[step], sigmas[step + 1], context, encoded)
-        return x
+            x = self._solver_step(x, sigmas[step], sigmas[step + 1], context, encoded[step])
+        return self.to_states(context[:, -1], x)
+
+    def _levels(self) -> list[float]:
+        """Noise levels of the sampler's steps, and a final 0."""
+        hp = self.hp
+        return karras_schedule(self.num_steps, hp.sampler_sigma_min, hp.sampler_sigma_max, hp.sampler_rho)
+
+    def _start(self, like: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Where sampling starts, (B, S)."""
+        return torch.randn_like(like) * (sigma * self.hp.sampler_start_noise)
+
+    def _encode_steps(self, actions: torch.Tensor, valid: torch.Tensor) -> list[torch.Tensor]:
+        """What each denoising step sees of the actions (B, L, N, A), encoded: K times (B, E)."""
+        hp, encoder = self.hp, self.action_encoder
+        present = visible_in_sampling(
+            hp.conditioning, hp.conditioning_order, self.num_steps, len(valid), self.num_agents, valid.device
+        )
+        tokens = encoder.tokens(actions)
+        return [encoder.pool(tokens, self._visible(valid, now)) for now in present]
 
     def _solver_step(
         self, x: torch.Tensor, sigma: float, next_sigma: float, context: torch.Tensor, actions: torch.Tensor

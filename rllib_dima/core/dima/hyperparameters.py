@@ -59,13 +59,36 @@ _MODEL_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {},
+    "swift": {
+        "": {
+            "dynamics_network": "mlp",
+            "dynamics_target": "change",
+            "dynamics_training": "refinement",
+            "dynamics_ema_decay": 0.99,
+            "dynamics_lr": 2e-3,
+            "num_autoregressive_steps": 1,
+            "conditioning": "cumulative",
+            "num_denoising_steps": 2,
+            "sampler_start_noise": 0.0,
+            "sigma_offset_noise": 0.0,
+            "reward_network": "mlp",
+            "reward_lr": 1e-3,
+            "reward_batch_size": 256,
+        },
+        "nano": {"dynamics_width": 256, "reward_width": 128},
+    },
+}
+
+
 @dataclass(frozen=True)
 class DIMAHyperparameters(
     RewardTerminationHyperparameters, DynamicsHyperparameters, StateDecoderHyperparameters, PolicyHyperparameters
 ):
     """Hyperparameters of DIMA; see each field's metadata for text, symbol and range."""
 
-    MODEL_SIZES, FAMILIES = _MODEL_SIZES, _FAMILIES
+    MODEL_SIZES, RECIPES, FAMILIES = _MODEL_SIZES, _RECIPES, _FAMILIES
 
     # Execution
     acceleration: str = knob(
@@ -131,4 +154,4 @@ class DIMAHyperparameters(
     @property
     def longest_window(self) -> int:
         """Transitions of the longest window that is drawn from replay."""
-        return max(self.imagination_horizon, self.context_length + self.num_autoregressive_steps - 1)
+        return max(self.reward_window, self.context_length + self.num_autoregressive_steps - 1)

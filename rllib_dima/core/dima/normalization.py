@@ -101,6 +101,36 @@ class StateNormalizer(RunningStatistics):
         return normalized / self.scale + self.shift
 
 
+class ChangeStatistics(RunningStatistics):
+    """How much each entry of the normalised state changes in a step.
+
+    Args:
+        state_size: S.
+
+    Attributes:
+        scale: (S,) one over the standard deviation of changes, and at most 1e4.
+    """
+
+    scale: torch.Tensor
+
+    def __init__(self, state_size: int) -> None:
+        super().__init__(state_size)
+        self.register_buffer("scale", torch.ones(state_size, dtype=torch.float32))
+
+    @torch.no_grad()
+    def update(self, changes: torch.Tensor, state_scale: torch.Tensor) -> None:
+        """Adds changes of raw states (B, S) to the statistics; none at all are fine.
+
+        Args:
+            changes: s_{t+1} - s_t.
+            state_scale: (S,) what raw states are multiplied by when they are normalised.
+        """
+        if len(changes):
+            self._count(changes)
+            variance = (self.sum_of_squares / self.count) * state_scale.double().square()
+            self.scale.copy_((variance + 1e-8).rsqrt())
+
+
 class RewardNormalizer(RunningStatistics):
     """(r - offset) / scale, where ordinary rewards keep the offset 0 and the scale 1.
 

@@ -10,9 +10,10 @@ Sequence of one window of H steps, two tokens per step:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,6 +28,14 @@ from rllib_dima.core.layout import AgentLayout
 class RewardTerminationHyperparameters(Hyperparameters):
     """What the model of rewards and endings is made and trained with."""
 
+    reward_network: str = knob(
+        "transformer",
+        "Network of rewards and endings: the paper's transformer over the imagined rollout so far, or a residual MLP "
+        "of the present state and joint action (mlp).",
+        choices=("transformer", "mlp"),
+    )
+    reward_width: int = knob(256, "Width of the residual MLP (mlp).", low=1)
+    reward_num_blocks: int = knob(1, "Residual blocks of the MLP (mlp).", low=0)
     imagination_horizon: int = knob(15, "Steps of an imagined rollout and of a transformer window.", symbol="H", low=1)
     reward_embedding_size: int = knob(256, "Width of the transformer.", symbol="d_e", low=1)
     reward_num_layers: int = knob(6, "Transformer blocks.", low=1)
@@ -37,8 +46,13 @@ class RewardTerminationHyperparameters(Hyperparameters):
     reward_grad_clip: float = knob(
         10.0, "Largest gradient norm of the transformer; a larger gradient is scaled down to it.", low=1e-9
     )
-    reward_batch_size: int = knob(128, "Windows of H steps per transformer update.", low=1)
-    reward_updates_per_iteration: int = knob(200, "Transformer updates per iteration.", low=1)
+    reward_batch_size: int = knob(128, "Windows per update: of H steps (transformer), or of one (mlp).", low=1)
+    reward_updates_per_iteration: int = knob(200, "Updates of the model of rewards and endings per iteration.", low=1)
+
+    @property
+    def reward_window(self) -> int:
+        """Steps of a training window."""
+        return self.imagination_horizon if self.reward_network == "transformer" else 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +148,55 @@ class Block(nn.Module):
         return dropout(x, self.dropout) if self.training else x
 
 
-class RewardTermination(nn.Module):
+class OutcomeModel(nn.Module, ABC):
+    """What every model of rewards and endings can do."""
+
+    @abstractmethod
+    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised states (B, M, S) and actions (B, M, N, A) -> (B, M) rewards and (B, M) continuation logits."""
+
+    @abstractmethod
+    def new_cache(self, batch_size: int) -> Any:
+        """What `extend` remembers of B rollouts, empty."""
+
+    @abstractmethod
+    def extend(self, states: torch.Tensor, actions: torch.Tensor, cache: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`, of M more steps after those in the cache, which are added to it."""
+
+    @abstractmethod
+    def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
+        """Makes all predicted rewards x become factor * x + shift."""
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        terminated: torch.Tensor,
+        valid: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """SmoothL1 of the reward plus cross-entropy of the continuation, averaged over valid steps; eq. 23.
+
+        Valid steps come first in a window, and predictions are causal, so what follows an episode's end cannot reach
+        them.
+
+        Args:
+            states: (B, M, S) normalised, of M = `window` steps.
+            actions: (B, M, N, A).
+            rewards: (B, M) normalised.
+            terminated: (B, M) bool; a time limit is not a termination.
+            valid: (B, M) bool.
+        """
+        predicted_rewards, logits = self(states, actions)
+        weight = valid.float() / valid.sum()
+        reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
+        ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
+        reward_loss, termination_loss = (reward_error * weight).sum(), (ending_error * weight).sum()
+        metrics = {"reward_loss": reward_loss.detach(), "termination_loss": termination_loss.detach()}
+        return reward_loss + termination_loss, metrics
+
+
+class RewardTermination(OutcomeModel):
     """f_phi(s_<=t, a_<=t) -> reward r_t, normalised, and logit of the episode continuing after step t.
 
     Args:
@@ -206,33 +268,6 @@ class RewardTermination(nn.Module):
         is_reduced = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if is_reduced else like.dtype
         return KeyValueCache(self.num_layers, batch_size, self.num_heads, self.max_tokens, head_size, dtype, device)
-
-    def loss(
-        self,
-        states: torch.Tensor,
-        actions: torch.Tensor,
-        rewards: torch.Tensor,
-        terminated: torch.Tensor,
-        valid: torch.Tensor,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """SmoothL1 of the reward plus cross-entropy of the continuation, averaged over valid steps; eq. 23.
-
-        Valid steps come first in a window, and attention is causal, so what follows an episode's end cannot reach them.
-
-        Args:
-            states: (B, H, S) normalised.
-            actions: (B, H, N, A).
-            rewards: (B, H) normalised.
-            terminated: (B, H) bool; a time limit is not a termination.
-            valid: (B, H) bool.
-        """
-        predicted_rewards, logits = self(states, actions)
-        weight = valid.float() / valid.sum()
-        reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
-        ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
-        reward_loss, termination_loss = (reward_error * weight).sum(), (ending_error * weight).sum()
-        metrics = {"reward_loss": reward_loss.detach(), "termination_loss": termination_loss.detach()}
-        return reward_loss + termination_loss, metrics
 
     def _embed(self, states: torch.Tensor, actions: torch.Tensor, start: int) -> torch.Tensor:
         """Interleaved embeddings s, a, s, a, ...: (B, 2M, D)."""

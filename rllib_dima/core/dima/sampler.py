@@ -35,6 +35,9 @@ class SamplerHyperparameters(Hyperparameters):
     sampler_rho: float = knob(7.0, "Curvature of the Karras noise schedule.", symbol="rho", low=1e-6)
     sampler_sigma_min: float = knob(2e-3, "Last noise level before 0.", low=1e-9)
     sampler_sigma_max: float = knob(5.0, "First noise level.", low=1e-9)
+    sampler_start_noise: float = knob(
+        1.0, "Scale of the noise that sampling starts with; 0 starts at the mean, without chance.", low=0.0
+    )
     sampler_churn: float = knob(
         0.0, "Stochasticity of the sampler (Karras et al. 2022); 0 is off.", symbol="S_churn", low=0
     )

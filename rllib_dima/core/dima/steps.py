@@ -129,12 +129,13 @@ class Steps:
         if model == "dynamics":
             past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
             return world_model.dynamics_loss, partial(sample, hp.dynamics_batch_size, past, future)
-        horizon = hp.imagination_horizon
-        return world_model.reward_termination_loss, partial(sample, hp.reward_batch_size, future=horizon - 1)
+        return world_model.reward_termination_loss, partial(sample, hp.reward_batch_size, future=hp.reward_window - 1)
 
     def _update(self, model: str, loss: Loss, draw: Draw) -> None:
         value, metrics = loss(draw())
         self.means[model].add(metrics | {f"{PREFIXES[model]}_grad_norm": self.optimizers[model].step(value)})
+        if model == "dynamics":
+            self.world_model.dynamics.after_update()
 
     def _imagine(self) -> Rollout:
         start = self.replay.sample(self.hp.num_imagined_rollouts, past=self.hp.context_length - 1)

@@ -152,14 +152,20 @@ class DIMATrainer(Trainer):
                 self.replay.add(trajectory)
                 self.num_env_steps += len(trajectory)
             if trajectories:
+                changes = np.concatenate([np.diff(trajectory.states, axis=0) for trajectory in trajectories])
                 rewards = np.concatenate([trajectory.rewards for trajectory in trajectories])
-                experience = (torch.as_tensor(x, device=self.device) for x in (states_to_count(trajectories), rewards))
-                self._observe(*experience)
+                columns = (states_to_count(trajectories), changes, rewards)
+                self._observe(*(torch.as_tensor(column, device=self.device) for column in columns))
 
-    def _observe(self, states: torch.Tensor, rewards: torch.Tensor) -> None:
-        """Updates the statistics with (M, S) and (M',); predicted rewards and values stay when their scale changes."""
+    def _observe(self, states: torch.Tensor, changes: torch.Tensor, rewards: torch.Tensor) -> None:
+        """Updates the statistics with states (M, S), and with changes of states (M', S) and rewards (M',) of steps.
+
+        Predicted rewards and values stay when the rewards' scale changes.
+        """
         model = self.world_model
         model.normalizer.update(states)
+        if model.dynamics.changes is not None:
+            model.dynamics.changes.update(changes, model.normalizer.scale)
         if len(rewards):
             factor, shift = model.reward_normalizer.update(rewards)
             if self.num_iterations:  # else nothing has been learnt

@@ -7,7 +7,6 @@ length L + 1, one channel per state entry. Tensors are (B, length, channels), ch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -202,25 +201,6 @@ class UNet1d(nn.Module):
                 x = block(torch.cat([x, kept.pop()], dim=-1), next(modulations))
         x = torch.addcmul(self.shift_out, group_norm(x, self.groups_out), self.scale_out)
         return self.conv_out(functional.silu(x))[:, -length:]
-
-
-class FourierFeatures(nn.Module):
-    """Fixed random features of a scalar: cos and sin of 2 pi f c with normal frequencies f.
-
-    Args:
-        size: number of features, half of them cosines.
-    """
-
-    frequencies: torch.Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.randn(size // 2))
-
-    def forward(self, c: torch.Tensor) -> torch.Tensor:
-        """(B,) -> (B, size)."""
-        angles = 2 * math.pi * c.unsqueeze(-1) * self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def _levels(levels: Iterable[nn.ModuleList]) -> Sequence[Sequence[ResidualBlock]]:

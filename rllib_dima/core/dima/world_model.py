@@ -14,10 +14,13 @@ from torch import nn
 from rllib_dima.core.dima.diffusion import Diffusion
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.normalization import RewardNormalizer, StateNormalizer
-from rllib_dima.core.dima.reward_termination import RewardTermination
+from rllib_dima.core.dima.reward_mlp import RewardMLP
+from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTermination
 from rllib_dima.core.dima.state_decoder import StateDecoder
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Window
+
+OUTCOME_MODELS: dict[str, type[RewardTermination | RewardMLP]] = {"transformer": RewardTermination, "mlp": RewardMLP}
 
 
 class ImaginedStep(NamedTuple):
@@ -45,7 +48,7 @@ class WorldModel(nn.Module):
         self.reward_normalizer = RewardNormalizer()
         self.state_decoder = StateDecoder(layout, hp).float()
         self.dynamics = Diffusion(layout, hp).float()
-        self.reward_termination = RewardTermination(layout, hp).float()
+        self.reward_termination: OutcomeModel = OUTCOME_MODELS[hp.reward_network](layout, hp).float()
 
     def statistics(self) -> dict[str, torch.Tensor]:
         """What the statistics make of rewards, and how many values they have clipped so far."""
@@ -70,7 +73,7 @@ class WorldModel(nn.Module):
             return self.dynamics.loss(states, window.actions, next_states, window.valid)
 
     def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 23 on windows of H steps that begin at the anchor."""
+        """Eq. 23 on windows of `hp.reward_window` steps that begin at the anchor."""
         states, rewards = self.normalizer(window.states), self.reward_normalizer(window.rewards)
         with self.autocast():
             return self.reward_termination.loss(states, window.actions, rewards, window.terminated, window.valid)

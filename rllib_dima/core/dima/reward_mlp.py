@@ -1,0 +1,48 @@
+"""Rewards and endings from the present alone: a residual MLP of the state and the joint action.
+
+The global state of most tasks is Markov, so that what came before tells nothing more.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rllib_dima.core.dima.action_encoder import FlatActionEncoder
+from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTerminationHyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.residual_mlp import ResidualMLP
+
+
+class RewardMLP(OutcomeModel):
+    """f_phi(s_t, a_t) -> reward r_t, normalised, and logit of the episode continuing after step t.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: RewardTerminationHyperparameters) -> None:
+        super().__init__()
+        self.action_encoder = FlatActionEncoder(1, layout.num_agents, layout.action_mask())
+        size_in = layout.state_size + layout.num_agents * layout.action_size
+        self.mlp = ResidualMLP(size_in, hp.reward_width, hp.reward_num_blocks, 2)
+
+    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised states (B, M, S) and actions (B, M, N, A) -> (B, M) rewards and (B, M) continuation logits."""
+        joint = self.action_encoder.tokens(actions).flatten(2)  # (B, M, N A)
+        outcome = self.mlp(torch.cat([states, joint], dim=-1)).to(states.dtype)
+        return outcome[..., 0], outcome[..., 1]
+
+    def extend(self, states: torch.Tensor, actions: torch.Tensor, cache: None) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`: it remembers nothing."""
+        return self(states, actions)
+
+    def new_cache(self, batch_size: int) -> None:
+        """Nothing."""
+
+    @torch.no_grad()
+    def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
+        """Makes all predicted rewards x become factor * x + shift."""
+        last = self.mlp.linear_out
+        last.weight[0].mul_(factor)
+        last.bias[0].mul_(factor).add_(shift)
