@@ -266,7 +266,7 @@ def test_batch_holds_returns_and_standardised_advantages_of_the_same_steps():
     assert torch.allclose(metrics["imagined_return_mean"], returns.mean())
     raw, _ = ppo_batch(rollout, model, tiny(gamma=0.9, lambda_=0.8, normalize_advantages=False))
     assert torch.allclose(raw.advantages.view(5, 7), advantages)
-    assert not any(column.requires_grad for column in batch)
+    assert not any(column.requires_grad for column in batch.columns())
 
 
 def test_batch_denormalises_values_before_and_tracks_returns_after():
@@ -278,6 +278,32 @@ def test_batch_denormalises_values_before_and_tracks_returns_after():
     assert torch.allclose(batch.returns, returns.flatten(), rtol=1e-4) and torch.equal(batch.values, raw[:-1].flatten())
     mean = (0.25 * 15 + 0.5 * returns.mean()) / 0.75
     assert torch.allclose(model.value_normalizer.statistics()[0], mean, rtol=1e-4)
+
+
+def test_steps_behind_a_probable_end_count_by_the_probability_that_they_are_reached():
+    rollout, hp = rollout_of(), tiny(gamma=0.9, lambda_=0.8)
+    plain, _ = ppo_batch(rollout, critic(normalize_values=False), hp)
+    batch, _ = ppo_batch(rollout, critic(normalize_values=False), hp, weigh_by_continuation=True)
+    reached = [[math.prod(rollout.continuations[:t, b].tolist()) for b in range(7)] for t in range(5)]
+    weights = torch.tensor(reached).flatten()
+    assert plain.weights is None and torch.allclose(batch.weights, weights)
+    raw, _ = ppo_batch(
+        rollout, critic(normalize_values=False), tiny(gamma=0.9, lambda_=0.8, normalize_advantages=False)
+    )
+    mean = (weights * raw.advantages).sum() / weights.sum()
+    deviation = ((weights * (raw.advantages - mean).square()).sum() / weights.sum()).sqrt()
+    assert torch.allclose(batch.advantages, (raw.advantages - mean) / (deviation + 1e-5), atol=1e-6)
+
+
+def test_weights_of_one_change_nothing_and_of_zero_leave_a_step_out():
+    model, value = actor(entropy_coeff=0.3), critic()
+    batch = ppo_input(model)._replace(states=torch.randn(6, 4), returns=torch.randn(6))
+    some = torch.tensor([1.0, 1, 0, 1, 0, 1])
+    rest = PPOBatch(*(column[some > 0] for column in batch.columns()))
+    for network in (model, value):
+        loss = network.loss(batch)[0]
+        assert torch.allclose(network.loss(batch._replace(weights=torch.ones(6)))[0], loss, atol=1e-6)
+        assert torch.allclose(network.loss(batch._replace(weights=some))[0], network.loss(rest)[0], atol=1e-6)
 
 
 def ppo_input(model, steps=6, spread=0.4):

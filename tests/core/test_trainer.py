@@ -370,7 +370,7 @@ def test_updates_are_as_many_as_configured():
 
 def test_minibatches_cover_the_batch_once_per_epoch():
     trainer = filled(hp=tiny(ppo_minibatches=4))
-    batch = PPOBatch(*(torch.arange(24.0) for _ in PPOBatch._fields))
+    batch = PPOBatch(*(torch.arange(24.0) for _ in range(7)))
     parts = [part for _ in range(2) for part in trainer.steps._minibatches(batch)]
     assert [len(part.returns) for part in parts] == [6] * 8
     for epoch in (parts[:4], parts[4:]):

@@ -130,6 +130,11 @@ class DIMAHyperparameters(
     # Imagination, section C of the paper's appendix
     num_imagined_rollouts: int = knob(600, "Imagined rollouts per policy update.", low=1)
     policy_updates_per_iteration: int = knob(4, "Imagined batches per iteration.", low=1)
+    weigh_by_continuation: bool = knob(
+        False,
+        "Let imagined steps count in the losses of actor and critic by the probability that the episode has not ended "
+        "before them (as DreamerV1 does).",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

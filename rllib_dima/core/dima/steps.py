@@ -110,7 +110,7 @@ class Steps:
         with self.clock.timed("ppo"):
             for name in ("actor", "critic"):
                 self.optimizers[name].begin_update(self.hp.ppo_minibatches)
-            self.policy["ppo_epoch"](*batch)
+            self.policy["ppo_epoch"](*batch.columns())
 
     def prepared_update(self, models: tuple[str, ...]) -> Step:
         """The step that updates the given parts of the world model once, side by side."""
@@ -143,7 +143,7 @@ class Steps:
 
     def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
         scale = self.world_model.reward_normalizer.scale
-        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp, scale)
+        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp, scale, self.hp.weigh_by_continuation)
         self.means["rollout"].add(metrics)
         return batch
 
@@ -164,7 +164,7 @@ class Steps:
             return
         order = torch.rand(len(batch.returns), device=batch.returns.device, dtype=torch.float64).argsort()
         for rows in order.tensor_split(self.hp.ppo_minibatches):
-            yield PPOBatch(*(column[rows] for column in batch))
+            yield PPOBatch(*(column[rows] for column in batch.columns()))
 
     @property
     def _has_replay_on_device(self) -> bool:

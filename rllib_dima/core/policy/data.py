@@ -28,3 +28,15 @@ class PPOBatch(NamedTuple):
     advantages: torch.Tensor  # (M,)
     returns: torch.Tensor  # (M,) lambda-returns
     values: torch.Tensor  # (M,) the critic's raw outputs before the update
+    weights: torch.Tensor | None = None  # (M,) of the steps in every mean; None weighs all alike
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of (M, ...) with the steps' weights, ()."""
+        if self.weights is None:
+            return x.mean()
+        weights = self.weights.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+        return (x * weights).sum() / weights.sum()
+
+    def columns(self) -> tuple[torch.Tensor, ...]:
+        """What is there, in order."""
+        return tuple(column for column in self if column is not None)

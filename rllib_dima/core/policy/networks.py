@@ -97,8 +97,9 @@ class Actor(nn.Module):
         log_ratio = policy.log_prob(batch.actions) - batch.log_probs  # (M, N)
         ratio, advantage, epsilon = log_ratio.exp(), batch.advantages.unsqueeze(1), self.hp.clip_param
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
-        entropy = policy.entropy().mean()
-        loss = -surrogate.mean() - self.hp.entropy_coeff * entropy
+        entropy = policy.entropy()
+        entropy = entropy.mean() if batch.weights is None else batch.mean(entropy.expand_as(log_ratio))
+        loss = -batch.mean(surrogate) - self.hp.entropy_coeff * entropy
         with torch.no_grad():
             metrics = {
                 "policy_loss": loss.detach(),
@@ -136,7 +137,7 @@ class Critic(nn.Module):
             limit = self.hp.value_clip_param
             clipped = batch.values + (values - batch.values).clamp(-limit, limit)
             error = torch.maximum(error, self._error(clipped, targets))
-        loss = error.mean()
+        loss = batch.mean(error)
         with torch.no_grad():
             unexplained = (targets - values).var(correction=0) / targets.var(correction=0).clamp(min=1e-8)
         return loss, {"value_loss": loss.detach(), "explained_variance": 1 - unexplained}

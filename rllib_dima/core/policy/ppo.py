@@ -12,11 +12,16 @@ from rllib_dima.core.policy.returns import lambda_returns
 
 @torch.no_grad()
 def ppo_batch(
-    rollout: Rollout, critic: Critic, hp: PolicyHyperparameters, reward_scale: torch.Tensor | float = 1.0
+    rollout: Rollout,
+    critic: Critic,
+    hp: PolicyHyperparameters,
+    reward_scale: torch.Tensor | float = 1.0,
+    weigh_by_continuation: bool = False,
 ) -> tuple[PPOBatch, dict[str, torch.Tensor]]:
     """Evaluates a rollout with the critic: returns, advantages, and the flattened batch of M = H * B steps.
 
-    Everything but the metrics is in units of `reward_scale`, so that learning does not depend on the reward's.
+    Everything but the metrics is in units of `reward_scale`, so that learning does not depend on the reward's. With
+    `weigh_by_continuation` a step counts by the probability that the rollout has not ended before it.
     """
     raw_values = critic(rollout.states)  # (H + 1, B)
     values = critic.value_normalizer.denormalize(raw_values)
@@ -29,10 +34,24 @@ def ppo_batch(
         "imagined_continuation_mean": rollout.continuations.mean(),
         "advantage_std": advantages.std(correction=0) * reward_scale,
     }
-    if hp.normalize_advantages:
-        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-5)
-    columns = (
+    columns = [
         rollout.states[:-1], rollout.observations, rollout.actions, rollout.log_probs, advantages, returns,
         raw_values[:-1],
-    )  # fmt: skip
-    return PPOBatch(*(column.flatten(0, 1) for column in columns)), metrics
+    ]  # fmt: skip
+    if weigh_by_continuation:
+        columns.append(reach_probabilities(rollout.continuations))
+    batch = PPOBatch(*(column.flatten(0, 1) for column in columns))
+    return (_standardised(batch) if hp.normalize_advantages else batch), metrics
+
+
+def reach_probabilities(continuations: torch.Tensor) -> torch.Tensor:
+    """The probability that a rollout goes on until each step, (H, B) -> (H, B): 1, c_0, c_0 c_1, ..."""
+    return torch.cat([torch.ones_like(continuations[:1]), continuations[:-1]]).cumprod(dim=0)
+
+
+def _standardised(batch: PPOBatch) -> PPOBatch:
+    """The batch with advantages of (weighted) mean 0 and standard deviation 1."""
+    centred = batch.advantages - batch.mean(batch.advantages)
+    if batch.weights is None:
+        return batch._replace(advantages=centred / (batch.advantages.std(correction=0) + 1e-5))
+    return batch._replace(advantages=centred / (batch.mean(centred.square()).sqrt() + 1e-5))

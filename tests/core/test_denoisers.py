@@ -1,0 +1,263 @@
+"""The residual MLPs of dynamics and rewards, the change of the state as target, refinement and averaged weights."""
+
+import numpy as np
+import pytest
+import torch
+from support.core import DISCRETE, UNEQUAL, new_trainer, random_actions, random_trajectory, randomize, tiny
+
+from rllib_dima.core.dima import diffusion
+from rllib_dima.core.dima.diffusion import Diffusion
+from rllib_dima.core.dima.normalization import ChangeStatistics
+from rllib_dima.core.dima.reward_mlp import RewardMLP
+from rllib_dima.core.dima.sampler import karras_schedule
+from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.replay.data import Window
+from rllib_dima.core.residual_mlp import ResidualMLP
+from rllib_dima.core.training.averaging import AveragedCopy
+
+MLP = {"dynamics_network": "mlp", "dynamics_width": 16, "dynamics_num_blocks": 2}
+REFINED = {**MLP, "dynamics_training": "refinement", "num_denoising_steps": 2, "sigma_offset_noise": 0.0}
+VALID = torch.tensor([[True] * 5, [False, True, True, True, True], [False, False, True, True, False]])
+
+
+def new(layout=UNEQUAL, **changes):
+    return randomize(Diffusion(layout, tiny(**{**MLP, **changes})))
+
+
+def windows(layout, batch_size, length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    states, next_states = (torch.randn(batch_size, length, layout.state_size, generator=generator) for _ in range(2))
+    return states, random_actions(layout, batch_size, length, seed=seed), next_states
+
+
+def test_residual_mlp_is_what_it_says():
+    model, x = randomize(ResidualMLP(3, 8, 1, 2)), torch.randn(5, 3)
+    block, silu = model.blocks[0], lambda x: x * x.sigmoid()
+
+    def norm(h, layer):
+        centred = h - h.mean(-1, True)
+        return centred / (centred.square().mean(-1, True) + 1e-5).sqrt() * layer.weight + layer.bias
+
+    h = x @ model.linear_in.weight.T + model.linear_in.bias
+    inner = silu(norm(h, block.norm)) @ block.linear1.weight.T + block.linear1.bias
+    h = h + silu(inner) @ block.linear2.weight.T + block.linear2.bias
+    expected = silu(norm(h, model.norm_out)) @ model.linear_out.weight.T + model.linear_out.bias
+    assert torch.allclose(model(x), expected, atol=1e-5)
+    assert not ResidualMLP(3, 8, 1, 2)(x).any()  # zero at the start
+
+
+@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE])
+@pytest.mark.parametrize("settings", [{}, REFINED], ids=["denoising", "refinement"])
+def test_hidden_padded_and_invalid_values_have_exactly_no_influence(layout, settings, monkeypatch):
+    model, agents = new(layout, **{"conditioning": "joint", **settings}), layout.num_agents
+    states, actions, _ = windows(layout, 3, 3)
+    valid = VALID[:, :3]
+    states = states * valid[..., None]
+    only_first = (torch.arange(agents) == 0).expand(model.num_steps, 3, agents)
+    monkeypatch.setattr(diffusion, "visible_in_sampling", lambda *_: only_first)
+
+    def sampled(actions):
+        torch.manual_seed(1)
+        return model.sample(states, actions, valid)
+
+    seen = valid[:, :, None, None] & layout.action_mask()
+    seen = seen & ((torch.arange(3) < 2)[:, None, None] | (torch.arange(agents) == 0)[:, None])
+    assert torch.equal(sampled(actions), sampled(torch.where(seen, actions, torch.tensor(9.0))))
+    changed = actions.clone()
+    changed[:, 2, 0] = changed[:, 2, 0].roll(1, -1) + 0.1
+    assert not torch.allclose(sampled(actions), sampled(changed), atol=1e-4)
+
+
+def test_zero_actions_that_are_seen_differ_from_hidden_ones():
+    encoder, zeros = new().action_encoder, torch.zeros(1, 3, 2, 2)
+    seen, hidden = (encoder(zeros, torch.full((1, 3, 2), value)) for value in (True, False))
+    assert seen.shape == (1, encoder.output_size) and seen.sum() == 6 and not hidden.any()
+
+
+# The change of the state
+
+
+def test_change_statistics_are_the_deviations_of_normalised_changes():
+    random = np.random.default_rng(0)
+    changes = torch.tensor(random.normal(3.0, [0.1, 2.0, 0.0], (500, 3)), dtype=torch.float32)
+    changes[:, 2] = 0  # an entry that never changes
+    state_scale, statistics = torch.tensor([5.0, 0.25, 1.0]), ChangeStatistics(3)
+    for part in changes.split(130):
+        statistics.update(part, state_scale)
+    deviation = changes.double().std(0, correction=0) * state_scale
+    assert torch.allclose(1 / statistics.scale, (deviation.square() + 1e-8).sqrt().float(), rtol=1e-4)
+    statistics.update(changes[:0], state_scale)
+    assert statistics.count == 500
+
+
+def test_the_change_is_the_target_and_is_added_to_the_present_state():
+    model = new(dynamics_target="change", sigma_data=1.0)
+    model.changes.scale.copy_(torch.tensor([2.0, 4.0, 1.0, 0.5]))
+    states, next_states = torch.randn(6, 4), torch.randn(6, 4)
+    data = model.to_data(states, next_states)
+    assert torch.allclose(data, (next_states - states) * model.changes.scale)
+    assert torch.allclose(model.to_states(states, data), next_states, atol=1e-6)
+    context, actions, _ = windows(UNEQUAL, 6, 3)
+    with torch.no_grad():
+        model.denoiser.mlp.linear_out.weight.zero_()
+        model.denoiser.mlp.linear_out.bias.zero_()
+        model.forward = lambda noisy, *_: (torch.ones_like(noisy), None)
+        sampled = model.sample(context, actions, torch.ones(6, 3, dtype=torch.bool))
+    assert torch.allclose(sampled, context[:, -1] + 1 / model.changes.scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_denoising_loss_of_changes_follows_the_fed_back_context(unroll):
+    model = new(dynamics_target="change", num_autoregressive_steps=unroll, conditioning="joint")
+    model.changes.scale.copy_(torch.tensor([2.0, 4.0, 1.0, 0.5]))
+    states, actions, next_states = windows(UNEQUAL, 4, 2 + unroll)
+    valid, draws, total = torch.ones(4, 2 + unroll, dtype=torch.bool), [], 0.0
+    torch.manual_seed(0)
+    ours, _ = model.loss(states, actions, next_states, valid)
+    torch.manual_seed(0)
+    draws = [(torch.randn(4), torch.randn(4, 4), torch.randn(4, 4)) for _ in range(unroll)]
+    context = states[:, :3]
+    for step, (log_sigma, unit, offset) in enumerate(draws):
+        sigma = (log_sigma * 1.2 - 0.4).exp().clamp(2e-3, 20)
+        data = (next_states[:, 2 + step] - context[:, -1]) * model.changes.scale
+        noisy = data + unit * sigma[:, None] + 0.3 * offset
+        encoded = model.action_encoder(actions[:, step : step + 3], torch.ones(4, 3, 2, dtype=torch.bool))
+        denoised, _ = model(noisy, sigma, context, encoded)
+        c_out = model.preconditioning(sigma).c_out[:, None]
+        total = total + ((denoised - data) / c_out).square().mean() / unroll
+        following = context[:, -1] + denoised.detach() / model.changes.scale
+        context = torch.cat([context[:, 1:], following[:, None]], dim=1)
+    assert torch.allclose(ours, total, rtol=1e-4)
+
+
+# Refinement
+
+
+def test_refinement_trains_every_step_where_sampling_uses_it():
+    settings = {**REFINED, "conditioning": "sequential", "num_autoregressive_steps": 2, "num_denoising_steps": 3}
+    model = new(**settings, sampler_start_noise=0.5)
+    states, actions, next_states = windows(UNEQUAL, 3, 4)
+    valid = VALID[:, :4]
+    torch.manual_seed(0)
+    ours, _ = model.loss(states, actions, next_states, valid)
+    torch.manual_seed(0)
+    sigmas = karras_schedule(3, 2e-3, 5.0, 7.0)
+    shown = [1, 0, 0]  # floor(k N / K), descending
+    errors, context = torch.zeros(3, 2), (states * valid[..., None])[:, :3]
+    for unroll in range(2):
+        target, x = next_states[:, 2 + unroll], torch.randn(3, 4) * sigmas[0] * 0.5
+        for k in range(3):
+            visible = valid[:, unroll : unroll + 3, None].expand(-1, -1, 2).clone()
+            visible[:, 2] = torch.arange(2) == shown[k]
+            encoded = model.action_encoder(actions[:, unroll : unroll + 3], visible)
+            level = torch.full((1,), sigmas[k])
+            output = model.network(x / (level**2 + 0.25).sqrt(), level.log() / 4, context, encoded)
+            errors[:, unroll] += (output - target / 0.5).square().mean(1) / 3
+            x = (0.5 * output + (x - 0.5 * output) * sigmas[k + 1] / sigmas[k]).detach()
+        context = torch.cat([context[:, 1:], x[:, None]], dim=1)
+    weight = valid[:, 2:].float()
+    assert torch.allclose(ours, (errors * weight).sum() / weight.sum(), rtol=1e-4)
+
+
+def test_refinement_without_start_noise_is_deterministic_and_samples_what_was_trained():
+    model = new(**REFINED, sampler_start_noise=0.0, conditioning="cumulative")
+    states, actions, _ = windows(UNEQUAL, 4, 3)
+    valid = torch.ones(4, 3, dtype=torch.bool)
+    first, second = (model.sample(states, actions, valid) for _ in range(2))
+    assert torch.equal(first, second)
+    own = first.detach()[:, None].expand(-1, 3, -1)  # the last step's error on its own prediction is zero
+    with torch.no_grad():
+        loss, _ = model.loss(states, actions, own, valid)
+    seen = torch.ones(4, 3, 2, dtype=torch.bool)
+    seen[:, 2, 0] = False  # descending: the last agent first
+    one, _ = model(torch.zeros(4, 4), torch.tensor([5.0]), states, model.action_encoder(actions, seen))
+    assert torch.allclose(loss, ((one - first) / 0.5).square().mean() / 2, rtol=1e-4)
+
+
+# Averaged weights
+
+
+def test_averaged_copy_follows_the_formula():
+    network = torch.nn.Linear(2, 1)
+    averaged, expected = AveragedCopy(network, 0.6), network.weight.detach().clone()
+    for n in range(1, 20):
+        with torch.no_grad():
+            network.weight.add_(torch.randn(1, 2))
+        averaged.update(network)
+        decay = min(0.6, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * network.weight.detach()
+        assert torch.allclose(averaged.network.weight, expected, atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in averaged.parameters())
+
+
+def test_imagination_uses_the_averages_and_training_the_weights():
+    trainer = new_trainer(UNEQUAL, tiny(**MLP, dynamics_ema_decay=0.9))
+    trainer.add([random_trajectory(UNEQUAL, 60)])
+    trainer.train_iteration()
+    dynamics = trainer.world_model.dynamics
+    live, averaged = dynamics.denoiser, dynamics.averaged.network
+    assert dynamics.averaged.num_updates == trainer.hp.dynamics_updates_per_iteration
+    assert not torch.equal(live.mlp.linear_out.weight, averaged.mlp.linear_out.weight)
+    assert dynamics._network() is averaged and dynamics.train()._network() is live
+    trained = {id(parameter) for parameter in trainer.optimizers["dynamics"].parameters}
+    assert trained == {id(parameter) for parameter in live.parameters()}
+
+
+# Rewards and endings
+
+
+@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE])
+def test_reward_mlp_reads_the_present_alone(layout):
+    model = randomize(RewardMLP(layout, tiny(reward_network="mlp", reward_width=8)))
+    states, actions, _ = windows(layout, 3, 5)
+    rewards, logits = model(states, actions)
+    assert rewards.shape == logits.shape == (3, 5)
+    padded = torch.where(layout.action_mask(), actions, torch.tensor(7.0))
+    assert torch.equal(model(states, padded)[0], rewards)
+    for t in range(5):
+        step = model.extend(states[:, t : t + 1], actions[:, t : t + 1], model.new_cache(3))
+        assert torch.allclose(step[0][:, 0], rewards[:, t], atol=1e-6)
+        assert torch.allclose(step[1][:, 0], logits[:, t], atol=1e-6)
+    model.transform_rewards(torch.tensor(0.5), torch.tensor(2.0))
+    changed, same = model(states, actions)
+    assert torch.allclose(changed, 0.5 * rewards + 2, atol=1e-6) and torch.equal(same, logits)
+
+
+def test_reward_mlp_learns_rewards_and_endings_from_single_steps():
+    settings = {"reward_network": "mlp", "reward_width": 32, "reward_lr": 1e-2, "reward_updates_per_iteration": 300}
+    trainer = new_trainer(UNEQUAL, tiny(**settings, reward_batch_size=64, dynamics_updates_per_iteration=1))
+    chunks = [random_trajectory(UNEQUAL, 10, seed=seed, terminated=bool(seed % 2)) for seed in range(12)]
+    for number, chunk in enumerate(chunks):
+        chunk.rewards[:] = chunk.states[:-1, 0] - chunk.actions[:, 1, 0]
+        chunk.states[-2, 1] = 30.0 * (number % 2)  # tells whether the last step ends the episode
+    trainer.add(chunks)
+    assert trainer.hp.reward_window == 1
+    metrics = trainer.train_iteration()["world_model"]
+    model, data = trainer.world_model, trainer.replay.windows(torch.arange(120))
+    with torch.no_grad():
+        rewards, logits = model.reward_termination(model.normalizer(data.states), data.actions)
+    truth = model.reward_normalizer(data.rewards)
+    assert 1 - (rewards - truth).var() / truth.var() > 0.9 and metrics["reward_loss"] > 0
+    assert torch.equal(logits[:, 0] < 0, data.terminated[:, 0])
+
+
+# The whole recipe
+
+
+@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE])
+def test_a_world_model_of_mlps_imagines_what_its_parts_say(layout):
+    hp = tiny(**REFINED, reward_network="mlp", reward_width=8, dynamics_target="change", conditioning="joint")
+    model = randomize(WorldModel(layout, hp)).eval()
+    states, actions, next_states = windows(layout, 5, 3)
+    observations = torch.randn(5, 3, layout.num_agents, layout.observation_size)
+    flags, valid = torch.zeros(5, 3, dtype=torch.bool), torch.ones(5, 3, dtype=torch.bool)
+    start = Window(states, next_states, observations, actions, torch.zeros(5, 3), flags, valid)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        step = model.reset(start).step(actions[:, -1])
+        rewards, logits = model.reward_termination(states[:, -1:], actions[:, -1:])
+        torch.manual_seed(0)
+        expected = model.dynamics.sample(states * 0.5, actions, valid) / 0.5
+    assert torch.allclose(step.states, expected) and torch.allclose(step.rewards, rewards[:, 0])
+    assert torch.allclose(step.continuations, logits[:, 0].sigmoid())
+    assert torch.allclose(step.observations, model.state_decoder(expected))
