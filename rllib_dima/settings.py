@@ -92,8 +92,10 @@ RULES: dict[str, _Rule] = {
     **dict.fromkeys(("checkpoint_replay", "progress", "sample_async"), _SWITCH),
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
     **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
+    "num_consecutive_env_runner_failures_tolerance": _COUNT,
     **dict.fromkeys(("sample_timeout_s", "evaluation_sample_timeout_s"), _SECONDS),
     **dict.fromkeys(("num_envs_per_env_runner", "metrics_num_episodes_for_smoothing"), _POSITIVE),
+    **dict.fromkeys(("max_requests_in_flight_per_env_runner", "max_requests_in_flight_per_learner"), _POSITIVE),
     "env_config": _Rule("a dict of the environment's settings", (Mapping,)),
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",

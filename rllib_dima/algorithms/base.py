@@ -49,6 +49,7 @@ from rllib_dima.checkpoint import (
     write_manifest,
 )
 from rllib_dima.learning.learner import REPLAY_FILE_NAME, BroadcastTrainingData, TeamLearner
+from rllib_dima.learning.learner_group import TeamLearnerGroup
 from rllib_dima.learning.rl_modules import POLICY_ID
 from rllib_dima.reporting.progress_line import progress_line
 from rllib_dima.sampling.collector import Collector
@@ -73,6 +74,9 @@ class TeamAlgorithm(Algorithm):
     """An algorithm that trains a team; what it learns, and how, is its configuration's trainer."""
 
     config: TeamConfig
+    evaluation_config: TeamConfig
+    env_runner_group: EnvRunnerGroup
+    learner_group: TeamLearnerGroup
 
     @classmethod
     def name(cls) -> str:
@@ -120,7 +124,9 @@ class TeamAlgorithm(Algorithm):
         """
         self._num_empty_iterations = 0
         self._num_evaluations = 0
-        check_resources(self.config, self.config.get_evaluation_config_object())
+        evaluation_config = self.config.get_evaluation_config_object()
+        assert evaluation_config is not None, "only that of evaluation itself has none"
+        check_resources(self.config, evaluation_config)
         try:
             with _said_if_slow(self.config.sample_timeout_s):
                 super().setup(config)
@@ -405,7 +411,9 @@ class TeamAlgorithm(Algorithm):
     def _new_seeds(self) -> list[int]:
         """Seeds of this evaluation's episodes: one per episode, or per step where it is over a number of steps."""
         sequence = np.random.SeedSequence(self._evaluation_seed, spawn_key=(self._num_evaluations,))
-        return sequence.generate_state(self.config.evaluation_duration).tolist()
+        duration = self.config.evaluation_duration
+        assert isinstance(duration, int), "RLlib itself evaluates for as long as 'auto' takes"
+        return sequence.generate_state(duration).tolist()
 
     def _report_evaluation(self, metrics: list[dict[str, Any]]) -> tuple[None, int, int, list]:
         """Lets RLlib find what runners report; it ignores what is returned."""
@@ -414,10 +422,11 @@ class TeamAlgorithm(Algorithm):
 
     def _get_sampling(self, group: EnvRunnerGroup) -> list[dict[str, Any] | None]:
         """What every runner of the group is at, the local one first; of those that do not answer nothing."""
-        states = group.foreach_env_runner(_get_sampling_state)
+        states, manager = group.foreach_env_runner(_get_sampling_state), group._worker_manager
+        assert isinstance(manager, RunnerManager)
         told = {state["worker_index"] for state in states if state is not None}
-        if silent := [runner for runner in group._worker_manager.actor_ids() if runner not in told]:
-            names = ", ".join(map(group._worker_manager.name, silent))
+        if silent := [runner for runner in manager.actor_ids() if runner not in told]:
+            names = ", ".join(map(manager.name, silent))
             if log_once(f"{names} not in the state of iteration {self.iteration}"):  # RLlib asks more than once
                 logger.warning(f"No answer from {names}: the state lacks the episodes that are running there.")
         return states
@@ -451,7 +460,9 @@ class TeamAlgorithm(Algorithm):
                 algorithm.
         """
         with opened(path, filesystem, algorithm=cls.name()) as folder:
-            return super().from_checkpoint(folder.as_posix(), LOCAL, **kwargs)
+            algorithm = super().from_checkpoint(folder.as_posix(), LOCAL, **kwargs)
+        assert isinstance(algorithm, cls), "RLlib refuses other classes"
+        return algorithm
 
     def _check_learner_was_saved(self, saved: pathlib.Path) -> None:
         """A last look before the manifest calls the checkpoint whole.

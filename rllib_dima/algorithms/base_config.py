@@ -39,6 +39,7 @@ from rllib_dima.reporting.episode_stats import STATS_CLASSES
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 from rllib_dima.settings import CHANGED_FOR_EVALUATION, RULES, UNUSED_SETTINGS, check_value
 
+NOT_PROVIDED: Any = NotProvided  # RLlib's default of what was not given, which annotations leave out
 PRESETS = ("model_size", "recipe")
 COMMON_SETTINGS = (*PRESETS, "checkpoint_replay", "progress", "sample_async")
 
@@ -66,7 +67,17 @@ class TeamConfig(AlgorithmConfig):
     unused_settings: ClassVar[dict[str, str]] = UNUSED_SETTINGS
     shown_losses: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, algo_class: type) -> None:
+    # RLlib's, which declares that they may be None; `validate()` refuses that.
+    num_env_runners: int
+    num_envs_per_env_runner: int
+    num_learners: int
+    max_requests_in_flight_per_learner: int
+    sample_timeout_s: float
+    evaluation_num_env_runners: int
+    evaluation_duration_unit: str
+    num_consecutive_env_runner_failures_tolerance: int
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
         for name in self.hyperparameter_class.names():
             setattr(self, name, None)
@@ -91,7 +102,7 @@ class TeamConfig(AlgorithmConfig):
         self.num_gpus_per_learner = 1 if torch.cuda.is_available() else 0
 
     def training(
-        self, *, model_size: str | None = NotProvided, recipe: str | None = NotProvided, **hyperparameters: Any
+        self, *, model_size: str | None = NOT_PROVIDED, recipe: str | None = NOT_PROVIDED, **hyperparameters: Any
     ) -> Self:
         """Sets hyperparameters; those not given stay as they are, and None undoes a setting.
 
@@ -110,19 +121,17 @@ class TeamConfig(AlgorithmConfig):
             if name in self.unused_settings:
                 raise ValueError(self.not_used(name))
             check_name(name, self.hyperparameter_class.names(), "hyperparameter")
-        if model_size is not NotProvided:
-            self.model_size = model_size
-        if recipe is not NotProvided:
-            self.recipe = recipe
-        for name, value in hyperparameters.items():
+        presets = {"model_size": model_size, "recipe": recipe}
+        given = {name: value for name, value in presets.items() if value is not NOT_PROVIDED}
+        for name, value in {**given, **hyperparameters}.items():
             setattr(self, name, value)
         return self
 
     def environment(
         self,
-        env: str | Callable | None = NotProvided,
+        env: str | Callable | None = NOT_PROVIDED,
         *,
-        env_config: dict[str, Any] = NotProvided,
+        env_config: dict[str, Any] = NOT_PROVIDED,
         **kwargs: Any,
     ) -> Self:
         """Sets the environment.
@@ -139,11 +148,11 @@ class TeamConfig(AlgorithmConfig):
         Raises:
             TypeError: if `env_config` is no dict.
         """
-        if env_config is not NotProvided:
+        if env_config is not NOT_PROVIDED:
             check_value("env_config", env_config)
         return super().environment(env, env_config=env_config, **kwargs)
 
-    def checkpointing(self, *, checkpoint_replay: bool = NotProvided, **kwargs: Any) -> Self:
+    def checkpointing(self, *, checkpoint_replay: bool = NOT_PROVIDED, **kwargs: Any) -> Self:
         """Sets what checkpoints hold.
 
         Args:
@@ -155,11 +164,11 @@ class TeamConfig(AlgorithmConfig):
             This config.
         """
         super().checkpointing(**kwargs)
-        if checkpoint_replay is not NotProvided:
+        if checkpoint_replay is not NOT_PROVIDED:
             self.checkpoint_replay = checkpoint_replay
         return self
 
-    def reporting(self, *, progress: bool = NotProvided, **kwargs: Any) -> Self:
+    def reporting(self, *, progress: bool = NOT_PROVIDED, **kwargs: Any) -> Self:
         """Sets what is reported.
 
         Args:
@@ -170,11 +179,11 @@ class TeamConfig(AlgorithmConfig):
             This config.
         """
         super().reporting(**kwargs)
-        if progress is not NotProvided:
+        if progress is not NOT_PROVIDED:
             self.progress = progress
         return self
 
-    def env_runners(self, *, sample_async: bool = NotProvided, **kwargs: Any) -> Self:
+    def env_runners(self, *, sample_async: bool = NOT_PROVIDED, **kwargs: Any) -> Self:
         """Sets how real experience is collected.
 
         Args:
@@ -187,7 +196,7 @@ class TeamConfig(AlgorithmConfig):
             This config.
         """
         super().env_runners(**kwargs)
-        if sample_async is not NotProvided:
+        if sample_async is not NOT_PROVIDED:
             self.sample_async = sample_async
         return self
 
@@ -291,6 +300,7 @@ class TeamConfig(AlgorithmConfig):
         spec = super().get_multi_rl_module_spec(env=env, spaces=spaces, inference_only=inference_only, **kwargs)
         common = {"layout": _layout(env, spaces), "hyperparameters": self.hyperparameters()}
         policy, networks = spec.rl_module_specs[POLICY_ID], dict(self.trainer_class.NETWORKS)
+        assert isinstance(policy.model_config, dict), "its other form is for modules of RLlib's own"
         policy.model_config = {**policy.model_config, **common, "network": networks.pop("actor")}
         spec.multi_rl_module_class = TeamMultiRLModule
         for name, network in () if inference_only else networks.items():
@@ -420,7 +430,8 @@ def _document_training(cls: type[TeamConfig]) -> None:
     """Gives a class a `training` with the signature and the text of every hyperparameter."""
 
     def training(self: TeamConfig, **settings: Any) -> TeamConfig:
-        return super(cls, self).training(**settings)
+        super(cls, self).training(**settings)
+        return self
 
     keyword, hyperparameters = inspect.Parameter.KEYWORD_ONLY, cls.hyperparameter_class
     parameters = [

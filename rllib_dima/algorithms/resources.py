@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import ray
+import ray._private.worker
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.utils import _get_env_runner_bundles, _get_learner_bundles

@@ -12,7 +12,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs
 import torch
@@ -33,24 +34,29 @@ from ray.rllib.utils.metrics import (
 from torch import nn
 
 from rllib_dima.checkpoint import Place, locate, on_local_disk
-from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.trainer import Trainer
-from rllib_dima.learning.rl_modules import POLICY_ID, module_id
+from rllib_dima.learning.rl_modules import POLICY_ID, TeamMultiRLModule, TeamNetwork, module_id
 from rllib_dima.learning.trajectories import to_trajectory
 from rllib_dima.policy import load_layout
+
+if TYPE_CHECKING:
+    from rllib_dima.algorithms.base_config import TeamConfig
 
 REPLAY_FILE_NAME = "replay_buffer.pt"
 
 logger = logging.getLogger("ray.rllib")
 
 
+@dataclass
 class BroadcastTrainingData(TrainingData):
     """Episodes that every learner receives whole.
 
     RLlib's own sharding slices episodes, which drops the infos with the global state and the flags of their ends.
     """
 
-    def shard(self, num_shards: int, **kwargs: Any) -> list[tuple[TrainingData, dict[str, Any]]]:
+    episodes: list[MultiAgentEpisode] | None = None
+
+    def shard(self, num_shards: int, **kwargs: Any) -> list[tuple[BroadcastTrainingData, dict[str, Any]]]:
         """The same data, once for each of `num_shards` learners."""
         return [(self, {})] * num_shards
 
@@ -58,12 +64,15 @@ class BroadcastTrainingData(TrainingData):
 class TeamLearner(TorchLearner):
     """Holds the networks and the trainer that the configuration names; an `update` is one iteration of learning."""
 
+    config: TeamConfig
+    module: TeamMultiRLModule
+
     def build(self) -> None:
         """Builds the modules on the learner's device, makes all learners start equal, and builds the trainer."""
         if self._check_is_built(error=False):
             return
         super().build()
-        self._layout: AgentLayout = self.module[POLICY_ID].layout
+        self._layout = self._network(POLICY_ID).layout
         self.trainer: Trainer = self.config.trainer_class(
             self._layout,
             self.config.hyperparameters(),
@@ -78,7 +87,7 @@ class TeamLearner(TorchLearner):
         self,
         *,
         episodes: list[MultiAgentEpisode] | None = None,
-        training_data: TrainingData | None = None,
+        training_data: BroadcastTrainingData | None = None,
         timesteps: dict[str, Any] | None = None,
         _no_metrics_reduce: bool = False,
         **kwargs: Any,
@@ -99,7 +108,7 @@ class TeamLearner(TorchLearner):
         """
         self._check_is_built()
         self.before_gradient_based_update(timesteps=timesteps or {})
-        training_data = training_data or TrainingData(episodes=episodes)
+        training_data = training_data or BroadcastTrainingData(episodes=episodes)
         training_data.validate()
         training_data.solve_refs()
         trajectories = [to_trajectory(episode, self._layout) for episode in training_data.episodes if len(episode)]
@@ -222,7 +231,12 @@ class TeamLearner(TorchLearner):
         return dist.get_rank() if self.distributed else 0
 
     def _net(self, module: str) -> nn.Module:
-        return self.module[module].unwrapped().net
+        return self._network(module).net
+
+    def _network(self, module: str) -> TeamNetwork:
+        network = self.module[module].unwrapped()
+        assert isinstance(network, TeamNetwork)
+        return network
 
     def _buffers(self) -> list[torch.Tensor]:
         return [buffer for module in self.module.keys() for buffer in self._net(module).buffers()]  # noqa: SIM118
@@ -234,7 +248,7 @@ class TeamLearner(TorchLearner):
             _broadcast(tensor for net in modules for tensor in (*net.parameters(), *net.buffers()))
 
     def _get_optimizer_state(self) -> dict[str, Any]:
-        return tree.map_structure(_host_copy, self.trainer.state_dict())
+        return {name: tree.map_structure(_host_copy, part) for name, part in self.trainer.state_dict().items()}
 
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError
@@ -10,6 +11,9 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults
 
 from rllib_dima.learning.learner import BroadcastTrainingData
+
+if TYPE_CHECKING:
+    from rllib_dima.algorithms.base_config import TeamConfig
 
 OTHERS_GRACE_S = 5.0
 """How long to wait, after one learner's error, for the others': a death is noticed later than what it causes."""
@@ -25,9 +29,11 @@ class TeamLearnerGroup(LearnerGroup):
     Learners wait for each other at every optimiser step, so when one fails in an update, all are stopped.
     """
 
+    config: TeamConfig
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if self.is_remote:
+        if self._workers is not None:
             self._worker_manager = _StrictActorManager(
                 self._workers, max_remote_requests_in_flight_per_actor=self.config.max_requests_in_flight_per_learner
             )
@@ -45,7 +51,7 @@ class TeamLearnerGroup(LearnerGroup):
         Raises:
             LearnerError: a remote learner failed; none of them is left.
         """
-        if self.is_local:
+        if self._workers is None:
             return super().update(training_data=training_data, **kwargs)
         shards = training_data.shard(num_shards=len(self))
         calls = [
@@ -59,6 +65,10 @@ class TeamLearnerGroup(LearnerGroup):
             number = next((n for n, error in failures.items() if isinstance(error, RayActorError)), min(failures))
             raise _named(number, len(calls), failures[number], "All learners were stopped: go on from a checkpoint.")
         return ray.get(calls)
+
+    def foreach_learner(self, func: Callable[..., Any], **kwargs: Any) -> RemoteCallResults:
+        """As in RLlib, which declares an argument of `func` that it does not pass."""
+        return super().foreach_learner(func, **kwargs)
 
     def __del__(self) -> None:
         """RLlib's shutdown, but not after Ray's own: it would start Ray once more."""
@@ -75,7 +85,7 @@ class _StrictActorManager(FaultTolerantActorManager):
 
     def foreach_actor(self, *args: Any, **kwargs: Any) -> RemoteCallResults:
         results = super().foreach_actor(*args, **kwargs)
-        failures = {result.actor_id: result.get() for result in results if not result.ok}
+        failures = {result.actor_id: result.get() for result in results.result_or_errors if not result.ok}
         for actor_id, error in failures.items():
             self.set_actor_state(actor_id, healthy=not isinstance(error, RayActorError))
         for actor_id, error in failures.items():

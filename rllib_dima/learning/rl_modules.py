@@ -17,13 +17,13 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.torch import TorchRLModule
-from ray.rllib.utils import force_list
 from ray.util import log_once
 from torch import nn
 
 from rllib_dima.checkpoint import locate
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.networks import Actor
 from rllib_dima.policy import save_weights
 
 POLICY_ID = "shared_policy"
@@ -49,12 +49,15 @@ class TeamNetwork(TorchRLModule):
             a deprecated constructor, so the original error is chained under a message that names the module.)
     """
 
+    net: nn.Module
+    layout: AgentLayout
+
     def setup(self) -> None:
         """Builds `net` from the layout and the hyperparameters in `model_config`."""
-        self.layout: AgentLayout = self.model_config["layout"]
+        self.layout = self.model_config["layout"]
         hyperparameters: Hyperparameters = self.model_config["hyperparameters"]
         try:
-            self.net: nn.Module = self.model_config["network"](self.layout, hyperparameters)
+            self.net = self.model_config["network"](self.layout, hyperparameters)
         except AttributeError as error:
             name = self.model_config["network"].__name__
             raise RuntimeError(f"The network {name} could not be built: {error}") from error
@@ -86,6 +89,8 @@ class TeamNetwork(TorchRLModule):
 
 class TeamPolicy(TeamNetwork):
     """The decentralised policy: local observations (B, O) to actions, one set of parameters for all agents."""
+
+    net: Actor
 
     def save_to_path(
         self,
@@ -138,7 +143,8 @@ class TeamMultiRLModule(MultiRLModule):
         know that they are for learners only; their specs do.
         """
         if inference_only:
-            not_components = force_list(not_components) + self._learner_only_ids()
+            others = [not_components] if isinstance(not_components, str) else not_components or ()
+            not_components = [*others, *self._learner_only_ids()]
         return super().get_state(components, not_components=not_components, inference_only=inference_only, **kwargs)
 
     def _learner_only_ids(self) -> list[str]:

@@ -147,6 +147,11 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.evaluation(evaluation_sample_timeout_s=-1), "evaluation_sample_timeout_s must be .* but is -1"),
         (lambda c: c.env_runners(num_env_runners=True), r"num_env_runners must be .* but is True \(bool\)"),
         (lambda c: c.learners(num_learners=-1), "num_learners must be .* at least 0, but is -1"),
+        (lambda c: c.learners(max_requests_in_flight_per_learner=None), "at least 1, but is None"),
+        (
+            lambda c: c.fault_tolerance(num_consecutive_env_runner_failures_tolerance=None),
+            "num_consecutive_env_runner_failures_tolerance must be .* at least 0, but is None",
+        ),
         (lambda c: c.learners(num_learners="2"), r"num_learners must be .* but is '2' \(str\)"),
         (lambda c: c.evaluation(evaluation_duration_unit="foo"), "must be 'episodes' or 'timesteps', but is 'foo'"),
         (lambda c: c.evaluation(evaluation_num_env_runners="1"), "evaluation_num_env_runners must be"),

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rllib_dima.envs.bidexhands.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from rllib_dima.envs.bidexhands.env import BiDexHands
 
 __all__ = ["TASKS", "BiDexHands", "Task"]
 

@@ -61,6 +61,8 @@ class BiDexHands(TeamEnv):
         ValueError: unknown task, render mode or setting, or a setting with an impossible value.
     """
 
+    agents: list[str]
+
     def __init__(self, task: str, *, render_mode: str | None = None, seed: int | None = None, **settings: Any) -> None:
         check_name(task, TASKS, "Bi-DexHands task")
         if render_mode is not None:

@@ -79,6 +79,8 @@ class IsaacGymBiDexHands(TeamEnv):
         TimeoutError: it did not start in time.
     """
 
+    agents: list[str]
+
     def __init__(
         self,
         task: str,

@@ -241,8 +241,10 @@ def run(channel: Channel, options: dict) -> None:
     except (EOFError, OSError):
         pass  # nobody is left to report to
     except StageError as failure:
-        traceback.print_exception(type(failure.__cause__), failure.__cause__, failure.__cause__.__traceback__)
-        error = f"{type(failure.__cause__).__name__}: {failure.__cause__}"
+        cause = failure.__cause__
+        assert cause is not None, "`stage` gives one"
+        traceback.print_exception(type(cause), cause, cause.__traceback__)
+        error = f"{type(cause).__name__}: {cause}"
         channel.send(FAILURE, json.dumps({"stage": failure.stage, "error": error}).encode())
 
 

@@ -92,6 +92,8 @@ class MAMuJoCo(TeamEnv):
         ValueError: unknown names, impossible values, or settings that do not go together.
     """
 
+    agents: list[str]
+
     def __init__(
         self,
         scenario: str,
@@ -131,7 +133,7 @@ class MAMuJoCo(TeamEnv):
         self.actuators = divide_actuators(robot, agent_conf, partition, self.env.model)
         super().__init__(f"agent_{index}" for index in range(len(self.actuators)))
         self.observations_identify_agent = observations == "full"
-        if observations == "full":
+        if agent_obsk is None:
             self._observe = FullObservations(self.agents, self.env.observation_space.shape[0])
         else:
             self._observe = LocalObservations(self.env, robot, agent_conf, self.actuators, self.agents, agent_obsk)
@@ -156,7 +158,9 @@ class MAMuJoCo(TeamEnv):
         self._usual_forms = [((own.size,), np.dtype(np.float32)) for own in self.actuators]
         order = np.argsort(moved)  # from the agents' actions, one after the other, to the environment's
         self._order = None if (order == np.arange(moved.size)).all() else order
-        low, high = self.env.action_space.low, self.env.action_space.high
+        space = self.env.action_space
+        assert isinstance(space, Box)
+        low, high = space.low, space.high
         self._center, self._half_range = (high + low) / 2, (high - low) / 2
         self._has_unit_range = bool((low == -1.0).all() and (high == 1.0).all())
 
