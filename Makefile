@@ -19,8 +19,11 @@ $(INSTALLED): setup.py constraints.txt constraints-torch.txt
 quickstart: install
 	$(BIN)/python examples/quickstart.py
 
+# Coverage counts what runs in pytest's own process, not in those of Ray. `coverage report -m` lists the missing lines;
+# `make test COVERAGE=` does without, and is quicker.
+COVERAGE ?= --cov --cov-report=
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 $(COVERAGE)
 
 test-slow: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m slow
@@ -65,4 +68,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .coverage

@@ -43,7 +43,16 @@ setup(
     extras_require={
         "plots": ["matplotlib>=3.8", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"],
-        "dev": ["pytest>=8", "ruff>=0.8", "pyright[nodejs]>=1.1.400", "mpe2>=1.1", "build>=1.2", "pre-commit>=3"],
+        "dev": [
+            "pytest>=8",
+            "pytest-cov>=7",
+            "coverage>=7.8",
+            "ruff>=0.8",
+            "pyright[nodejs]>=1.1.400",
+            "mpe2>=1.1",
+            "build>=1.2",
+            "pre-commit>=3",
+        ],
     },
     entry_points={"console_scripts": ["rllib = rllib_dima.cli:main"]},
 )
