@@ -58,13 +58,13 @@ SHARED_REWARD_TOLERANCE = 1e-6  # relative to the largest reward, or absolute be
 
 
 KEEP_AGENTS = (
-    "All agents act at every step: keep a finished agent in the environment, with its actions without effect, and end "
-    "the episode for all agents at once (in PettingZoo, supersuit.black_death_v3 keeps them)."
+    "possible_agents names all agents, and all act at every step: keep a finished agent in the environment, with its "
+    "actions without effect, and end the episode for all at once (in PettingZoo, supersuit.black_death_v3 keeps them)."
 )
 LEAVE_STATE_OUT = 'Or have all observations concatenated instead: env_config={"state": "observations"}.'
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ContractError, RuntimeError):
     """An environment produced NaN, infinity, or numbers beyond `LARGEST`."""
 
 
@@ -306,10 +306,7 @@ class CooperativeEnv(TeamEnv):
         """(N, O) float32: all observations in a new array."""
         padded = self._blank.copy()
         for row, (agent, shape, size) in zip(padded, self._own, strict=True):
-            values = np.asarray(observations[agent])
-            if values.shape != shape:
-                raise _wrong_shape(f"the observation of agent {agent!r}", values, shape)
-            row[:size] = values.reshape(-1)
+            row[:size] = read_array(f"the observation of agent {agent!r}", observations[agent], shape).reshape(-1)
         return padded
 
     def _read_state(self, padded: np.ndarray) -> np.ndarray:
@@ -317,30 +314,23 @@ class CooperativeEnv(TeamEnv):
         if not self._offers_state:
             return padded[self._own_mask]  # all agents' own entries, one agent after the other
         try:
-            values, shape = np.array(self.env.state(), np.float32), self.env.state_space.shape
+            values, shape = self.env.state(), self.env.state_space.shape
         except SimulationError:
             raise
         except Exception as error:  # whatever an environment raises
             raise broken_state(self.env, error) from error
-        if values.shape != shape:
-            raise _wrong_shape("the state", values, shape, f" {LEAVE_STATE_OUT}")
-        return values.reshape(-1)
+        return read_array("the state", values, shape, f" {LEAVE_STATE_OUT}").astype(np.float32).reshape(-1)
 
     def _raise_non_finite(self, padded: np.ndarray, state: np.ndarray) -> None:
         for row, (agent, _, size) in zip(padded, self._own, strict=True):
-            require_finite(f"the observation of agent {agent!r}", row[:size], self._num_steps)
-        require_finite("the state", state, self._num_steps)
+            require_usable(f"the observation of agent {agent!r}", row[:size])
+        require_usable("the state", state)
 
     def _reward(self, rewards: Mapping[Any, Any]) -> float:
         require_agents("The environment's rewards", rewards, self.agents, KEEP_AGENTS)
-        values = {agent: reward_number(agent, rewards[agent]) for agent in self.agents}
-        for agent, value in values.items():
-            if not abs(value) <= LARGEST:
-                require_finite(f"the reward of agent {agent!r}", value, self._num_steps)
-        reward = combine_rewards(values, self._team_reward)
-        if not abs(reward) <= LARGEST:
-            require_finite("the sum of the agents' rewards", reward, self._num_steps)
-        return reward
+        return combine_rewards(
+            {agent: reward_number(agent, rewards[agent]) for agent in self.agents}, self._team_reward
+        )
 
 
 def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncateds: Mapping[Any, bool]) -> tuple:
@@ -375,28 +365,80 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
     return terminated, ended and not terminated
 
 
+def require_usable(quantity: str, values: np.ndarray | float) -> None:
+    """Refuses NaN, infinity and numbers beyond `LARGEST` of an environment.
+
+    Args:
+        quantity: what the numbers are, for the error.
+        values: array of any shape, or a number.
+
+    Raises:
+        NonFiniteError: an entry is NaN, infinite or larger than `LARGEST` in size.
+    """
+    if not in_range(values):
+        advice = "Find out why the environment computes it, or end the episode before it does."
+        raise NonFiniteError(_non_finite(quantity, values), advice)
+
+
 def require_finite(
-    quantity: str, values: np.ndarray | float, step: int, error: type[RuntimeError] = NonFiniteError
+    quantity: str, values: np.ndarray | float, step: int, error: type[RuntimeError] = SimulationError
 ) -> None:
-    """Refuses NaN, infinity and numbers beyond `LARGEST`.
+    """The same for a simulator's own numbers.
 
     Args:
         quantity: what the numbers are, for the error.
         values: array of any shape, or a number.
         step: steps since the reset.
-        error: what to raise; a `SimulationError` where the numbers are a simulator's own.
+        error: what to raise.
 
     Raises:
-        NonFiniteError: an entry is NaN, infinite or larger than `LARGEST` in size; or `error`.
+        SimulationError: an entry is NaN, infinite or larger than `LARGEST` in size; or `error`.
     """
     if not in_range(values):
-        entries = np.flatnonzero(~are_in_range(values)).tolist()
-        advice = " Find out why the environment computes it, or end the episode before it does."
-        raise error(
-            f"In step {step} of the episode (0 is the reset), {quantity} became NaN or infinite, or larger than "
-            f"{LARGEST:g}, in entries {entries[:8]}{'...' if len(entries) > 8 else ''} of {np.size(values)}."
-            + (advice if error is NonFiniteError else "")
-        )
+        raise error(f"In step {step} of the episode (0 is the reset), {_non_finite(quantity, values)}")
+
+
+def _non_finite(quantity: str, values: np.ndarray | float) -> str:
+    entries = np.flatnonzero(~are_in_range(values))
+    return (
+        f"{quantity} became NaN or infinite, or larger than {LARGEST:g}, in entries {listed(entries)} of "
+        f"{np.size(values)}; the first is {np.ravel(values)[entries[0]]:g}."
+    )
+
+
+def listed(entries: np.ndarray) -> str:
+    """The first numbers of entries, for errors."""
+    return f"{entries[:8].tolist()}{'...' if entries.size > 8 else ''}"
+
+
+def read_array(name: str, value: Any, shape: tuple[int, ...] | None, or_else: str = "") -> np.ndarray:
+    """An array that an environment returned.
+
+    Args:
+        name: what it is, for the error.
+        value: what was returned.
+        shape: that of its space.
+        or_else: what else can be done if it is another one, for the error.
+
+    Raises:
+        ContractError: it is no array of numbers, or of another shape.
+    """
+    array = _numbers(value)
+    if array is None:
+        advice = "Return a numpy array of the shape and the dtype of its space."
+        raise ContractError(f"{name} is not an array of numbers: {value!r}.", advice)
+    if array.shape != shape:
+        found = f"{name} has shape {array.shape}, but its space says {shape}."
+        raise ContractError(found, f"Correct one of the two.{or_else}")
+    return array
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):  # nested lists of unequal lengths, tensors on a GPU
+        return None
+    return array if array.dtype.kind in "biuf" else None
 
 
 def reward_number(agent: Any, reward: Any) -> float:
@@ -408,18 +450,16 @@ def reward_number(agent: Any, reward: Any) -> float:
 
     Raises:
         ContractError: it is no single number.
+        NonFiniteError: it is NaN, infinite or larger than `LARGEST` in size.
     """
-    if type(reward) is float:
-        return reward
-    try:
-        array = np.asarray(reward)
-    except (ValueError, TypeError):  # nested lists of unequal lengths, tensors on a GPU
-        array = np.array(None)
-    if array.shape != () or array.dtype.kind not in "biuf":
+    array = reward if type(reward) is float else _numbers(reward)
+    if array is None or np.shape(array) != ():
         raise ContractError(
             f"The reward of agent {agent!r} is {reward!r} ({type(reward).__name__}), but must be one number.",
             "Return a float for every agent, for example float(reward) or float(reward.sum()).",
         )
+    if not abs(array) <= LARGEST:
+        require_usable(f"the reward of agent {agent!r}", array)
     return float(array)
 
 
@@ -530,9 +570,15 @@ def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> fl
 
     Raises:
         ContractError: they should be shared, but differ by more than float32 rounding.
+        NonFiniteError: their sum is larger than `LARGEST` in size.
     """
     if team_reward != "shared":
-        return sum(rewards.values()) / (len(rewards) if team_reward == "mean" else 1)
+        total = sum(rewards.values())
+        if team_reward == "mean":
+            return total / len(rewards)
+        if not abs(total) <= LARGEST:
+            require_usable("the sum of the agents' rewards", total)
+        return total
     low, high = min(rewards.values()), max(rewards.values())
     if high - low > SHARED_REWARD_TOLERANCE * max(1.0, abs(low), abs(high)):
         lowest, highest = min(rewards, key=rewards.__getitem__), max(rewards, key=rewards.__getitem__)
@@ -559,8 +605,3 @@ def _put_state(info: dict, state: np.ndarray) -> None:
             )
         info["env_state"] = info["state"]
     info["state"] = state
-
-
-def _wrong_shape(name: str, values: np.ndarray, shape: tuple[int, ...], advice: str = "") -> ContractError:
-    found = f"{name} has shape {values.shape}, but its space says {shape}."
-    return ContractError(found, f"Correct one of the two.{advice}")

@@ -19,7 +19,7 @@ from rllib_dima.envs.adapter import joint_agents
 from rllib_dima.envs.cooperative import STATE_SOURCES, TEAM_REWARDS, require_multi_agent
 from rllib_dima.envs.gymnasium_team import GymnasiumTeam, layers
 from rllib_dima.envs.pettingzoo import PettingZooEnv, turn_based
-from rllib_dima.envs.registry import WRAPPER_CONFIG_KEYS
+from rllib_dima.envs.registry import WRAPPER_CONFIG_KEYS, require_registered
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 
 _CONFIG_WORDS = {"config", "cfg", "conf", "configuration", "context", "ctx"}  # in what RLlib's only argument is called
@@ -105,9 +105,10 @@ def as_multi_agent_env(env: Any, use_state: bool = True) -> MultiAgentEnv:
 
 def _create(env: Any, env_config: EnvContext) -> Any:
     """What RLlib makes of an id, a class or a function, in the order in which RLlib looks."""
-    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
-        return _call(_global_registry.get(ENV_CREATOR, env), env_config, env)
     if isinstance(env, str):
+        require_registered(env)
+        if _global_registry.contains(ENV_CREATOR, env):
+            return _call(_global_registry.get(ENV_CREATOR, env), env_config, env)
         # Gymnasium's checker knows single agents only.
         return gymnasium.make(env, **{"disable_env_checker": True, **env_config})
     require_creator(env)

@@ -315,9 +315,11 @@ def test_non_finite_numbers_are_named(results, message):
 def test_results_that_break_the_spaces_are_refused():
     with pytest.raises(ContractError, match=r"step 0 .*'b' has shape \(4,\)"):
         started(Toy(observations={**Toy().observations, "b": np.zeros(4)}))
-    with pytest.raises(ContractError, match=r"step 0 .*observations must have.*Missing: \['b'\].*All agents act"):
+    with pytest.raises(
+        ContractError, match=r"step 0 .*observations must have.*Missing: \['b'\].*all act at every step"
+    ):
         started(Toy(observations={"a": np.zeros((2, 2))}))
-    with pytest.raises(ContractError, match=r"step 1 .*rewards must have.*Missing: \['b'\].*All agents act"):
+    with pytest.raises(ContractError, match=r"step 1 .*rewards must have.*Missing: \['b'\].*all act at every step"):
         started(Toy(rewards={"a": 1.0})).step(ZERO)
 
 

@@ -222,13 +222,13 @@ ERRORS = {
     # agents
     "one agent": (Alone, "agents", r"possible_agents of Alone is \['a'\]"),
     "no agents": (broken(__init__=no_agents), "agents", r"possible_agents of Broken is \[\]"),
-    "agent not there at the reset": (broken(reset=reset_forgets_b), "observations", r"after reset.*agents \['b'\]"),
+    "agent not there at the reset": (broken(reset=reset_forgets_b), "observations", r"in reset.*Missing: \['b'\]"),
     "agent that comes and goes": (
         step_gives(lambda env, obs, *others: ({"a": obs["a"]}, *others)),
         "observations",
-        r"in step 3 of episode 1, there are no observations of agents \['b'\]",
+        r"in step 3 of episode 1: The observations must have .*Missing: \['b'\]",
     ),
-    "unknown agent": (observations_give(lambda env, obs: {"c": obs["a"]}), "observations", r"agents \['c'\], which"),
+    "unknown agent": (observations_give(lambda env, obs: {"c": obs["a"]}), "observations", r"unknown: \['c'\]"),
     "agent that leaves": (flags_give(lambda te, tr: (LEFT, tr), 3), "flags", r"step 3 .*Agents \['a'\] of .* are done"),
     # spaces
     "missing action space": (broken(__init__=action_spaces_missing), "spaces", "action space of agent 'b' is None"),
@@ -243,7 +243,11 @@ ERRORS = {
     "mixed actions": (with_spaces(action=Discrete(3)), "spaces", "'a': 'continuous', 'b': 'discrete'"),
     # observations
     "shape": (observations_give(lambda env, obs: {"b": np.zeros(3)}), "observations", r"step 3 .*'b' has shape \(3,\)"),
-    "NaN": (observations_give(lambda env, obs: {"b": np.array([0, np.nan])}), "observations", r"'b' is NaN.*\[1\]"),
+    "NaN": (
+        observations_give(lambda env, obs: {"b": np.array([0, np.nan])}),
+        "observations",
+        r"'b' became NaN.*\[1\] of 2; the first is nan",
+    ),
     "text": (
         observations_give(lambda env, obs: {"b": "here"}),
         "observations",
@@ -252,18 +256,18 @@ ERRORS = {
     "ragged": (observations_give(lambda env, obs: {"b": [[1], [1, 2]]}), "observations", "'b' is not an array"),
     "explosion": (broken(step=step_explodes), "observations", "in step 5 of an episode of the lowest actions.*NaN"),
     # rewards
-    "reward missing": (step_gives(lambda env, obs, rewards, *o: (obs, {"a": 1.0}, *o)), "rewards", r"agents \['b'\]"),
-    "reward of unknown agent": (rewards_give({"c": 1.0}), "rewards", r"agents \['c'\]"),
+    "reward missing": (step_gives(lambda env, obs, rewards, *o: (obs, {"a": 1.0}, *o)), "rewards", r"Missing: \['b'\]"),
+    "reward of unknown agent": (rewards_give({"c": 1.0}), "rewards", r"unknown: \['c'\]"),
     "reward no number": (
         rewards_give({"b": [1.0]}),
         "rewards",
         r"step 3 .*'b' is \[1.0\] \(list\), but must be one number",
     ),
-    "reward NaN": (rewards_give({"b": np.nan}), "rewards", r"reward of agent 'b' is NaN.*: nan"),
+    "reward NaN": (rewards_give({"b": np.nan}), "rewards", r"reward of agent 'b' became NaN.* is nan"),
     "reward beyond float32": (
         rewards_give({"b": 1e39}),
         "rewards",
-        r"step 3 .*reward of agent 'b' is NaN.*: 1e\+39",
+        r"step 3 .*reward of agent 'b' became NaN.* is 1e\+39",
     ),
     "rewards differ": (rewards_give({"b": 1e3}), "rewards", "step 3 of episode 1: The agents' rewards differ"),
     # flags and infos
@@ -284,18 +288,22 @@ ERRORS = {
     "state without space": (broken(state_space=None), "state", r"has state\(\) but no state_space"),
     "space without state": (broken(state=None), "state", r"has state_space but no state\(\)"),
     "state space no Box": (broken(state_space=Discrete(3)), "state", "state_space is Discrete"),
-    "state fails": (broken(state=raises), "state", r"state\(\), after reset.*raised ZeroDivisionError"),
+    "state fails": (broken(state=raises), "state", r"state\(\), in reset.*raised ZeroDivisionError"),
     "state shape": (broken(state=lambda self: np.zeros(3)), "state", r"the state has shape \(3,\)"),
     "state NaN": (
         broken(state=lambda self: np.array([np.inf, 0])),
         "state",
-        r"the state is NaN, infinite .*\[0\] of 2",
+        r"the state became NaN or infinite.*\[0\] of 2; the first is inf",
     ),
     "state frozen": (broken(state=lambda self: np.ones(2, np.float32)), "state", "the same numbers all .* times"),
     # saving and restoring
-    "forgets its position": (forgets("positions"), "restoring", "other results: observations.* and state"),
-    "forgets its steps": (forgets("num_steps"), "restoring", "other results: truncated flags, in step 7"),
-    "forgets its random numbers": (forgets("random"), "restoring", "other results: observations.* in step 1"),
+    "forgets its position": (
+        forgets("positions"),
+        "restoring",
+        "other results: the observation of agent 'a'.* the state",
+    ),
+    "forgets its steps": (forgets("num_steps"), "restoring", "other results: the truncated flags, in step 7"),
+    "forgets its random numbers": (forgets("random"), "restoring", "other results: the observation.* in step 1"),
     "cannot be pickled": (broken(get_state=lambda self: lambda: 0), "restoring", "pickle"),
     "get_state fails": (broken(get_state=raises), "restoring", "ZeroDivisionError"),
 }
@@ -304,12 +312,12 @@ WARNINGS = {
     "float64": (
         observations_give(lambda env, obs: {"b": obs["b"].astype(np.float64)}),
         "observations",
-        "'b' has dtype float64, but its space says float32",
+        "'b' is float64, its space float32",
     ),
     "bounds": (
         observations_give(lambda env, obs: {"b": np.array([0, 11], np.float32)}),
         "observations",
-        r"'b' is outside the bounds of its space, in entries \[1\]",
+        r"'b' is .* entries \[1\] exceed its bounds",
     ),
     "scale": (
         observations_give(lambda env, obs: {"b": np.array([0, -2e4], np.float32)}),
@@ -319,7 +327,7 @@ WARNINGS = {
     "constant": (
         broken(observe=lambda self: {"a": self.positions.copy(), "b": self.positions * np.float32([1, 0])}),
         "observations",
-        r"never changed: \[1\] of the observation of agent 'b'\.",
+        r"entries \[1\] of the observation of agent 'b' never changed\.",
     ),
     "observations change later": (
         broken(observe=observe_without_copies),
@@ -330,28 +338,32 @@ WARNINGS = {
     "state in float64": (
         broken(state=lambda self: self.positions.astype(np.float64)),
         "state",
-        "the state has dtype float64",
+        "the state is float64, its space float32",
     ),
-    "state out of bounds": (broken(state=lambda self: self.positions + 20), "state", "the state is outside the bounds"),
+    "state out of bounds": (
+        broken(state=lambda self: self.positions + 20),
+        "state",
+        r"the state is .* \[0, 1\] exceed its bounds",
+    ),
     "no __all__": (
         flags_give(lambda te, tr: ({"a": False, "b": False}, tr), 1),
         "flags",
-        'terminated flags have no "__all__"',
+        '"__all__" says terminated: None, truncated: False; .* DIMA reads terminated: False, truncated: False',
     ),
     "unset __all__": (
         flags_give(lambda te, tr: (te, {**EVERYONE, "__all__": False})),
         "flags",
-        "every agent is done, but",
+        "says terminated: False, truncated: False; .* reads terminated: False, truncated: True",
     ),
     "time limit as the end": (
         flags_give(lambda te, tr: ({**te, "__all__": True}, {**tr, "__all__": False})),
         "flags",
-        "is terminated, but every agent is truncated",
+        "says terminated: True, truncated: False; .* reads terminated: False, truncated: True",
     ),
     "both": (
         flags_give(lambda te, tr: ({**EVERYONE, "__all__": True}, tr)),
         "flags",
-        "both terminated and truncated",
+        "says terminated: True, truncated: True; .* reads terminated: True, truncated: False",
     ),
     "flag of unknown agent": (
         flags_give(lambda te, tr: ({**te, "c": False}, tr), 3),
@@ -376,15 +388,15 @@ WARNINGS = {
         "rewards",
         r"learns them less 1e\+03, divided by 1\.",
     ),
-    "seed ignored": (broken(reset=reset_ignores_seed), "seeding", "same actions differ: observations .*reset"),
+    "seed ignored": (broken(reset=reset_ignores_seed), "seeding", "same actions differ: the observation .*reset"),
     "something left over": (
         broken(step=step_keeps_momentum, get_state=None, set_state=None),
         "seeding",
-        "differ: observations .* in step 1",
+        "differ: the observation .* in step 1",
     ),
     "always the same": (broken(reset=reset_is_fixed), "seeding", r"starts alike, with seeds \[0, 1, 2, 3\]"),
     "same without a seed": (broken(reset=reset_always_seeds), "seeding", "without a seed starts the same episode"),
-    "only get_state": (broken(set_state=None), "restoring", r"get_state\(\) but no set_state\(\)"),
+    "only get_state": (broken(set_state=None), "restoring", r"only get_state\(\)"),
 }
 
 
@@ -440,12 +452,12 @@ def test_all_faults_are_reported_at_once():
 
 def test_the_report_tells_what_to_do():
     report = check_env(Meet, env_config={"team_reward": "mean"}, steps=60)
-    assert str(report) == "Meet: DIMA can train on it (0 errors, 0 warnings)."
+    assert str(report) == "Meet: DIMA can train on it (errors: 0, warnings: 0)."
     differing = rewards_give({"b": 1e3})
     report = check_env(differing, steps=60)
     assert len(report) == 1 and report[0] is report.errors[0] and report.warnings == ()
     text = str(report)
-    assert text.startswith("Broken: DIMA cannot train on it (1 error, 0 warnings).\n- error, rewards: in step 3 of")
+    assert text.startswith("Broken: DIMA cannot train on it (errors: 1, warnings: 0).\n- error, rewards: in step 3 of")
     assert 'What to do: If the task is cooperative, say how to combine them: env_config={"team_reward": "mean"}' in text
     with pytest.raises(ValueError, match="cannot train on it"):
         report.raise_if_errors()
@@ -566,7 +578,9 @@ def test_constant_rewards_may_yet_differ_between_agents():
 def test_a_sum_of_rewards_that_is_too_large_is_an_error():
     huge = rewards_are(lambda reward: 0.9e15)
     assert check_env(huge, env_config={"team_reward": "mean"}).ok
-    assert_found(check_env(huge, env_config={"team_reward": "sum"}), "error", "rewards", r"step 1 .*sum .*: 1\.8e\+15")
+    assert_found(
+        check_env(huge, env_config={"team_reward": "sum"}), "error", "rewards", r"step 1 .*sum .* is 1\.8e\+15"
+    )
 
 
 def test_a_hundred_agents_make_one_finding_of_one_cause():
@@ -626,11 +640,11 @@ def test_advice_names_the_nearest_id_and_the_missing_spaces():
         Meet.__init__(self)
         del self.observation_spaces, self.action_spaces
 
-    missing = check_env(broken(__init__=no_spaces)).errors
-    assert [(error.found.split(" is ")[0], error.found.rsplit(". ")[-1]) for error in missing] == [
-        (f"The {kind} space of agent 'a'", "Likewise that of agent 'b'.") for kind in ("observation", "action")
-    ]
-    assert all("self.observation_spaces and self.action_spaces" in error.advice for error in missing)
+    (missing,) = check_env(broken(__init__=no_spaces)).errors
+    assert missing.found.startswith("The observation space of agent 'a' is None")
+    owners = [f"the {kind} space of agent {agent!r}" for kind in ("observation", "action") for agent in AGENTS]
+    assert missing.found.endswith(f" Likewise {', '.join(owners[1:])}.")
+    assert "self.observation_spaces and self.action_spaces" in missing.advice
 
 
 def test_the_environment_is_closed_if_it_was_made_here():
@@ -683,7 +697,7 @@ def test_pettingzoo_environments():
     for env in (ParallelMeet(), lambda config: ParallelMeet()):
         report = check_env(env, steps=60)
         assert len(report) == 0 and report.env_name == "parallel_meet", str(report)
-    assert_found(check_env(WithState(), steps=60), "warning", "state", r"no state_space; .* first state, \(2,\)")
+    assert_found(check_env(WithState(), steps=60), "warning", "state", "no state_space; .* size of the first state, 2")
     WithState.state_space = WIDE
     assert len(check_env(WithState(), steps=60)) == 0
 

@@ -45,8 +45,8 @@ class EnvReport(Sequence):
         env_name: which environment was checked.
     """
 
-    def __init__(self) -> None:
-        self.env_name = ""
+    def __init__(self, env_name: str) -> None:
+        self.env_name = env_name
         self._found: dict[tuple, tuple[Finding, dict[str, None]]] = {}  # with its owners, as they came
 
     def __len__(self) -> int:
@@ -86,56 +86,46 @@ class EnvReport(Sequence):
 
     def __str__(self) -> str:
         verdict = "DIMA can train on it" if self.ok else "DIMA cannot train on it"
-        counts = f"{_count(len(self.errors), 'error')}, {_count(len(self.warnings), 'warning')}"
+        counts = f"errors: {len(self.errors)}, warnings: {len(self.warnings)}"
         return "\n".join([f"{self.env_name}: {verdict} ({counts}).", *map(str, self)])
 
-    def add(self, finding: Finding, owner: str = "", subject: object = None) -> None:
-        """Adds a finding, or only its owner, whose fault it is, where there is one of that advice and subject."""
-        key = (finding.severity, finding.check, finding.advice, subject)
-        self._found.setdefault(key, (finding, {}))[1][owner] = None
+    def add(
+        self, severity: Severity, check: str, found: str, advice: str, owner: str = "", cause: object = None
+    ) -> None:
+        """Adds a finding; only its owner, whose fault it is, where one of the same advice and cause is there."""
+        finding = Finding(severity, check, found, advice)
+        self._found.setdefault((severity, check, advice, cause), (finding, {}))[1][owner] = None
 
     @contextlib.contextmanager
     def guard(
-        self,
-        check: str,
-        what: str = "",
-        owner: str = "",
-        subject: object = None,
-        severity: Severity = "error",
-        or_else: str = "",
+        self, check: str, what: str = "", owner: str = "", severity: Severity = "error", or_else: str = ""
     ) -> Iterator[None]:
         """Makes a finding of what its block raises: DIMA's refusal of the environment, or an environment's exception.
 
-        `what` says when it was, for a refusal, which has an owner and a subject; and what was called, for an exception,
-        which has the severity and, in `or_else`, what else can be done about it.
+        `what` says when it was, for a refusal, which has an owner; and what was called, for an exception, which has the
+        severity and, in `or_else`, what else can be done about it.
         """
         try:
             yield
         except ContractError as error:
-            found = f"{what}: {error.found}" if what else error.found
-            self.add(Finding("error", check, found, error.advice), owner, subject)
+            self.add("error", check, f"{what}: {error.found}" if what else error.found, error.advice, owner)
         except Exception as error:
             text = traceback.format_exception_only(error)[-1].strip()
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
             found = f"{what or f'the check of {check}'} raised {text} ({where})."
             advice = f"Correct it; call the same method yourself to see the whole traceback. {or_else}".rstrip()
-            self.add(Finding(severity, check, found, advice), subject=(type(error), where))
+            self.add(severity, check, found, advice, cause=(type(error), where))
 
     def _of(self, severity: Severity) -> tuple[Finding, ...]:
-        return tuple(_with_owners(*found) for found in self._found.values() if found[0].severity == severity)
-
-
-def _with_owners(finding: Finding, owners: dict[str, None]) -> Finding:
-    _, *others = owners
-    return replace(finding, found=f"{finding.found} Likewise {listing(others)}.") if others else finding
+        found = []
+        for finding, (_, *others) in self._found.values():
+            likewise = f"{finding.found} Likewise {listing(others)}."
+            found.append(replace(finding, found=likewise) if others else finding)
+        return tuple(finding for finding in found if finding.severity == severity)
 
 
 def listing(items: Sequence[str]) -> str:
     """The first of them with commas between, and how many more there are."""
     more = len(items) - MAX_LISTED
     return ", ".join(items[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
