@@ -131,7 +131,7 @@ class Diffusion(nn.Module):
         super().__init__()
         self.hp, self.num_agents = hp, layout.num_agents
         self.num_steps = hp.denoising_steps(layout.num_agents)
-        self.denoiser = DENOISERS[hp.dynamics_network](layout, hp)
+        self.denoiser = DENOISERS[hp.dynamics_network](layout, hp).float()
         self.averaged = AveragedCopy(self.denoiser, hp.dynamics_ema_decay) if hp.dynamics_ema_decay else None
         self.changes = ChangeStatistics(layout.state_size) if hp.dynamics_target == "change" else None
 

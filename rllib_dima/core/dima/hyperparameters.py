@@ -17,8 +17,18 @@ from rllib_dima.core.hyperparameters import knob
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 
 _FAMILIES: dict[str, dict[str, Any]] = {
-    "mamujoco": {"gamma": 0.99, "entropy_coeff": 0.001, "env_steps_per_iteration": 200},
-    "bidexhands": {"gamma": 0.95, "entropy_coeff": 0.01, "env_steps_per_iteration": 500},
+    "mamujoco": {
+        "gamma": 0.99,
+        "entropy_coeff": 0.001,
+        "env_steps_per_iteration": 200,
+        "normalize_observations": False,  # they are standardised already, as in the paper
+    },
+    "bidexhands": {
+        "gamma": 0.95,
+        "entropy_coeff": 0.01,
+        "env_steps_per_iteration": 500,
+        "normalize_observations": False,  # they are scaled by the benchmark
+    },
 }
 
 _MODEL_SIZES: dict[str, dict[str, Any]] = {
@@ -105,6 +115,11 @@ class DIMAHyperparameters(
     )
 
     # Collecting real experience
+    normalize_observations: bool = knob(
+        True,
+        "Normalise observations by running statistics, for the actor and as the state decoder's target; off for the "
+        "paper's tasks, which scale them already.",
+    )
     num_steps_before_learning: int = knob(
         0, "Real steps collected with the untrained policy before the first update (released code: 5000).", low=0
     )

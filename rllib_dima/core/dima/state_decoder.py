@@ -16,6 +16,7 @@ from vector_quantize_pytorch import FSQ
 
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
 
 
 def mlp(sizes: list[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
@@ -29,6 +30,8 @@ def mlp(sizes: list[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
 @dataclass(frozen=True)
 class StateDecoderHyperparameters(Hyperparameters):
     """What the state decoder is made and trained with (section G.1 of the paper's appendix)."""
+
+    normalize_observations = False  # no field here: not every algorithm can
 
     decoder_hidden_size: int = knob(512, "Width of the state decoder's MLPs.", low=1)
     decoder_num_layers: int = knob(3, "Linear layers of each of the state decoder's MLPs.", low=1)
@@ -66,6 +69,8 @@ class StateDecoder(nn.Module):
         self.quantizer = FSQ(levels=levels, return_indices=False)
         self.decoder = mlp([code_size, *hidden, layout.num_agents * layout.observation_size], nn.GELU)
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
+        self.float()  # whatever torch.set_default_dtype says
+        self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
 
     def encode(self, states: torch.Tensor) -> torch.Tensor:
         """Quantised tokens of normalised states: (..., S) -> (..., tokens, channels), values in [-1, 1]."""
@@ -75,6 +80,11 @@ class StateDecoder(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Observations of all agents; padded entries are 0. (..., S) -> (..., N, O)."""
+        observations = self._decode(states)
+        return observations if self.normalizer is None else self.normalizer.denormalize(observations)
+
+    def _decode(self, states: torch.Tensor) -> torch.Tensor:
+        """Observations on the scale they are learnt on."""
         flat = self.decoder(self.encode(states).flatten(-2))
         return flat.to(states.dtype).unflatten(-1, self.output_shape) * self.observation_mask
 
@@ -85,7 +95,9 @@ class StateDecoder(nn.Module):
             states: (B, S) normalised.
             observations: (B, N, O) padded.
         """
-        error = (self(states) - observations) * self.observation_mask
+        if self.normalizer is not None:
+            observations = self.normalizer(observations)
+        error = (self._decode(states) - observations) * self.observation_mask
         error = error.square() if self.squared else error.abs()
         loss = error.sum() / (self.observation_mask.sum() * len(states))
         return loss, {"decoder_loss": loss.detach()}

@@ -155,7 +155,14 @@ class DIMATrainer(Trainer):
                 changes = np.concatenate([np.diff(trajectory.states, axis=0) for trajectory in trajectories])
                 rewards = np.concatenate([trajectory.rewards for trajectory in trajectories])
                 columns = (states_to_count(trajectories), changes, rewards)
+                self._normalize_observations([trajectory.observations for trajectory in trajectories])
                 self._observe(*(torch.as_tensor(column, device=self.device) for column in columns))
+
+    def _normalize_observations(self, observations: Sequence[np.ndarray]) -> None:
+        """Updates the statistics of observations, (T, N, O) each."""
+        for normalizer in (self.actor.normalizer, self.world_model.state_decoder.normalizer):
+            if normalizer is not None:
+                normalizer.update(torch.as_tensor(np.concatenate(observations), device=self.device))
 
     def _observe(self, states: torch.Tensor, changes: torch.Tensor, rewards: torch.Tensor) -> None:
         """Updates the statistics with states (M, S), and with changes of states (M', S) and rewards (M',) of steps.

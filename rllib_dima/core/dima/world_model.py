@@ -46,8 +46,8 @@ class WorldModel(nn.Module):
         self.hp = hp
         self.normalizer = StateNormalizer(layout.state_size)
         self.reward_normalizer = RewardNormalizer()
-        self.state_decoder = StateDecoder(layout, hp).float()
-        self.dynamics = Diffusion(layout, hp).float()
+        self.state_decoder = StateDecoder(layout, hp)
+        self.dynamics = Diffusion(layout, hp)
         self.reward_termination: OutcomeModel = OUTCOME_MODELS[hp.reward_network](layout, hp).float()
 
     def statistics(self) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import MaskedBeta, MaskedCategorical, MaskedGaussian, PolicyDistribution
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
+from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
 
 
@@ -53,6 +54,7 @@ class Actor(nn.Module):
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
         self.float()  # whatever torch.set_default_dtype says
+        self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
 
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         """The policy of every agent.
@@ -63,6 +65,8 @@ class Actor(nn.Module):
         """
         observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
         action_mask = self.action_mask if agents is None else self.action_mask[agents]
+        if self.normalizer is not None:
+            observations = self.normalizer(observations, agents)
         outputs = self.network(observations * observation_mask)
         if self.kind == "categorical":
             return MaskedCategorical(outputs, action_mask)
