@@ -14,52 +14,24 @@ from rllib_dima.cli.experiment.resume import resumed_flags
 from rllib_dima.cli.experiment.schedulers import make_scheduler
 from rllib_dima.cli.experiment.search_space import with_search_spaces
 from rllib_dima.cli.experiment.settings import check_configs, find_algorithm, read_settings
-from rllib_dima.cli.experiment.spec import (
-    checkpoint_config,
-    mapping,
-    merged,
-    nested,
-    options,
-    present_spec,
-    stop_criteria,
-)
+from rllib_dima.cli.experiment.spec import checkpoint_config, mapping, merged, options, present_spec, stop_criteria
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment, ready to run.
+    """One experiment, ready to run."""
 
-    Attributes:
-        name: of the experiment and its folder.
-        run: what Tune is told to run: the registered name of an algorithm, or its class.
-        algorithm: the class that is trained.
-        config: the algorithm's settings under their present names; may hold search spaces of Tune's.
-        stop: metrics and the values at which a trial ends, or whatever `ray.tune.run` takes.
-        checkpoint_config: arguments of `ray.tune.CheckpointConfig`.
-        scheduler: one of Tune's objects, or None.
-        time_budget_s: seconds for the whole experiment, if they are limited.
-        options: further arguments of `ray.tune.run`, the storage path always among them.
-        started_with: the spec and the flags that --resume compares.
-        is_resumed: whether it has been started before.
-    """
-
-    name: str
-    run: str | type
-    algorithm: Any
-    config: dict[str, Any]
-    stop: Any
-    checkpoint_config: dict[str, Any]
-    scheduler: Any
-    time_budget_s: float | None
-    options: dict[str, Any]
-    started_with: tuple[dict[str, Any], dict[str, Any]]
-    is_resumed: bool
-
-    @property
-    def title(self) -> str:
-        """Algorithm and environment, in words."""
-        env = self.config.get("env")
-        return f"{self.algorithm.__name__} on {getattr(env, '__name__', env)}"
+    name: str  # also of its folder
+    run: str | type  # what Tune is told to run: the registered name of an algorithm, or its class
+    algorithm: Any  # the class
+    config: dict[str, Any]  # settings of the algorithm; may hold search spaces of Tune's
+    stop: Any  # metrics and the values at which a trial ends, or whatever `ray.tune.run` takes
+    checkpoint_config: dict[str, Any]  # arguments of `ray.tune.CheckpointConfig`
+    scheduler: Any  # one of Tune's, or None
+    time_budget_s: float | None  # for the whole experiment
+    options: dict[str, Any]  # further arguments of `ray.tune.run`, the storage path always among them
+    started_with: tuple[dict[str, Any], dict[str, Any]]  # the spec and the flags, for --resume
+    is_resumed: bool  # whether it has been started before
 
     @property
     def folder(self) -> str:
@@ -82,17 +54,19 @@ def make_experiment(name: str, spec: dict[str, Any], flags: dict[str, Any], resu
     """
     try:
         spec, flags = present_spec(spec), present_spec(flags)
-        stored = resumed_flags(name, spec, flags) if resume else None
-        return _make(name, spec, flags if stored is None else stored, is_resumed=stored is not None)
+        started_flags = resumed_flags(name, spec, flags) if resume else None
+        return _make(name, spec, started_flags or flags, is_resumed=started_flags is not None)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from error
 
 
 def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bool) -> Experiment:
     algorithm = find_algorithm(spec.get("run"))
-    written = spec["config"] if isinstance(spec["run"], type) else _settings(spec, algorithm)
-    both, config = merged(spec, flags), with_search_spaces(nested(written, _settings(flags, algorithm)))
-    arguments, stop = options(both), stop_criteria(both.get("stop"))
+    is_python = isinstance(spec["run"], type)  # whose config is a whole one, and no user's spelling
+    settings = spec["config"] if is_python else read_settings(spec["config"], algorithm)
+    over = read_settings(flags["config"], algorithm)
+    both = merged({**spec, "config": settings}, {**flags, "config": over})
+    arguments, config, stop = options(both), with_search_spaces(both["config"]), stop_criteria(both.get("stop"))
     if "restore" in arguments:
         require_restorable(Path(arguments["restore"]), algorithm)
     check_configs(algorithm, config)
@@ -103,22 +77,13 @@ def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bo
         algorithm=algorithm,
         config=config,
         stop=stop,
-        checkpoint_config=checkpoint_config(mapping(both, "checkpoint_config")),
+        checkpoint_config=checkpoint_config(both["checkpoint_config"]),
         scheduler=make_scheduler(both.get("scheduler"), mapping(both, "scheduler_config"), stop),
         time_budget_s=arguments.pop("time_budget_s", None),
         options=arguments,
         started_with=(spec, flags),
         is_resumed=is_resumed,
     )
-
-
-def _settings(spec: dict[str, Any], algorithm: Any) -> dict[str, Any]:
-    """The algorithm's settings in a spec, the environment among them."""
-    config = read_settings(mapping(spec, "config"), algorithm)
-    env = spec.get("env", config.get("env"))
-    if config.get("env", env) != env:
-        raise UsageError(f"The environment is {env}, but config names {config['env']}. Keep one of them.")
-    return config if env is None else {**config, "env": env}
 
 
 def _notice_equal_runs(arguments: dict[str, Any], config: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pyarrow.fs
 from ray.tune.utils import flatten_dict
 
 from rllib_dima.checkpoint import CheckpointError, locate
@@ -17,7 +16,7 @@ FREE = ("storage_path", "max_concurrent_trials", "time_budget_s")  # may be othe
 
 
 def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Writes down in an experiment's folder with which present spec and flags it is started.
+    """Writes down in an experiment's folder with which present settings of a file and of flags it is started.
 
     Raises:
         RunError: the folder cannot be written.
@@ -32,12 +31,7 @@ def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
 
 
 def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any] | None:
-    """The flags with which an experiment goes on: those it was started with. None if it has not been started.
-
-    Args:
-        name: of the experiment.
-        spec: its present settings in the file, or --run and --env.
-        flags: present settings of the command line, all of which may be left out.
+    """The flags with which an experiment was started, which need not be given again. None if it was not started.
 
     Raises:
         UsageError: the file or a flag is about something else than what was started.
@@ -60,18 +54,14 @@ def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dic
 def _read(file: str) -> dict[str, Any] | None:
     try:
         filesystem, path = locate(file)
-        if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
-            return None
         with filesystem.open_input_stream(path) as stream:
             return json.loads(stream.read())
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, CheckpointError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
 
 
-def _name(value: Any) -> str:
-    """What stands for an object that JSON has no form for: the name of a class or function, or of its class."""
-    return getattr(value, "__qualname__", type(value).__name__)
-
-
 def _text(value: Any) -> str:
-    return json.dumps(value, default=_name, skipkeys=True)
+    """JSON, in which a name stands for a class or function, and that of its class for any other object."""
+    return json.dumps(value, default=lambda it: getattr(it, "__qualname__", type(it).__name__), skipkeys=True)

@@ -78,33 +78,29 @@ def _run_or_fail(experiment: Experiment, verbosity: int, can_grow: bool) -> int:
 
 
 def _run(experiment: Experiment, verbosity: int) -> int:
-    print(f"{experiment.name}: {experiment.title}, {experiment.folder}", flush=True)
+    env = experiment.config.get("env")
+    title = f"{experiment.algorithm.__name__} on {getattr(env, '__name__', env)}"
+    print(f"{experiment.name}: {title}, {experiment.folder}", flush=True)
     if not experiment.stop and experiment.time_budget_s is None:
         notice("there is no stop criterion: training goes on until Ctrl-C")
     if not experiment.is_resumed:
         remember(experiment.folder, *experiment.started_with)
     saving = Saving("checkpoint_frequency" not in experiment.checkpoint_config, experiment.time_budget_s)
-    with kept_signal_handlers():
-        trials = _run_tune(experiment, [ProgressLines(experiment.stop), saving], verbosity)
-    return report(experiment, trials, saving.end)
-
-
-def _run_tune(experiment: Experiment, callbacks: list[Any], verbosity: int) -> list[Any]:
-    """Tune's trials, after all of them have ended."""
-    options = {**experiment.options, "callbacks": [*experiment.options.get("callbacks", []), *callbacks]}
+    callbacks = [*experiment.options.get("callbacks", []), ProgressLines(experiment.stop), saving]
     try:
-        analysis = tune.run(
-            experiment.run,
-            name=experiment.name,
-            config=experiment.config,
-            stop=experiment.stop,
-            checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
-            scheduler=experiment.scheduler,
-            verbose=verbosity,
-            raise_on_failed_trial=False,
-            resume="AUTO+ERRORED" if experiment.is_resumed else None,
-            **options,
-        )
+        with kept_signal_handlers():
+            analysis = tune.run(
+                experiment.run,
+                name=experiment.name,
+                config=experiment.config,
+                stop=experiment.stop,
+                checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
+                scheduler=experiment.scheduler,
+                verbose=verbosity,
+                raise_on_failed_trial=False,
+                resume="AUTO+ERRORED" if experiment.is_resumed else None,
+                **{**experiment.options, "callbacks": callbacks},
+            )
     except Exception as error:  # what Tune itself refuses, before or between trials
         raise RunError(str(error)) from error
-    return analysis.trials
+    return report(experiment, analysis.trials, saving.end)

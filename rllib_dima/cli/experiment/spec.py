@@ -22,7 +22,7 @@ OPTIONS = (*NUMBERS, "storage_path", "restore", "log_to_file", *PYTHON_KEYS)
 
 
 def present_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an experiment, as a file or the command line spells them, under their present names.
+    """The settings of an experiment under their present names, the environment among the algorithm's.
 
     Raises:
         UsageError: a setting that means nothing any more, or stands in the wrong place.
@@ -39,17 +39,16 @@ def present_spec(spec: dict[str, Any]) -> dict[str, Any]:
         check_in_place(new, known, "run")
         result[new] = spec[key]
     beside = {new: spec[old] for old, new in CHECKPOINT_KEYS.items() if old in spec}
-    return merged(result, {"checkpoint_config": beside} if beside else {})
+    env, config = result.pop("env", None), mapping(result, "config")
+    if None not in (env, config.get("env")) and env != config["env"]:
+        raise UsageError(f"The environment is {env}, but config names {config['env']}. Keep one of them.")
+    return merged(result, {"config": {} if env is None else {"env": env}, "checkpoint_config": beside})
 
 
 def merged(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a file and of the command line, which counts more; `config` and `checkpoint_config` are merged.
-
-    Raises:
-        UsageError: one of these two is no mapping.
-    """
-    both = [key for key in ("config", "checkpoint_config") if spec.get(key) and flags.get(key)]
-    return {**spec, **flags, **{key: nested(mapping(spec, key), mapping(flags, key)) for key in both}}
+    """Settings of a file and of the command line, which counts more; `config` and `checkpoint_config` are merged."""
+    both = {key: nested(mapping(spec, key), mapping(flags, key)) for key in ("config", "checkpoint_config")}
+    return {**spec, **flags, **both}
 
 
 def nested(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -62,11 +61,7 @@ def nested(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def mapping(spec: dict[str, Any], key: str) -> dict[str, Any]:
-    """The mapping at a key, empty if there is none.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """The mapping at a key, empty if there is none; a UsageError if it is something else."""
     value = spec.get(key)
     if value is not None and not isinstance(value, dict):
         raise UsageError(f"{key} must be a mapping of names to values, but is {value!r}.")
@@ -87,10 +82,15 @@ def stop_criteria(stop: Any) -> Any:
     if not isinstance(stop, dict):
         raise UsageError(f"stop must map metrics to the values at which a trial ends, but is {stop!r}.")
     criteria = {present_metric(name, "stop"): value for name, value in flatten_dict(stop).items()}
-    for name, value in criteria.items():
-        if not isinstance(value, (int, float)):
-            raise UsageError(f"stop: {name} must be a number, but is {value!r}.")
+    for name in criteria:
+        require_number(criteria, name, f"stop: {name}")
     return criteria
+
+
+def require_number(values: dict[str, Any], name: str, what: str) -> None:
+    """Raises UsageError if a value is no number."""
+    if isinstance(values[name], bool) or not isinstance(values[name], (int, float)):
+        raise UsageError(f"{what} must be a number, but is {values[name]!r}.")
 
 
 def checkpoint_config(own: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +101,7 @@ def checkpoint_config(own: dict[str, Any]) -> dict[str, Any]:
     """
     for key in own:
         check_name(key, [*CHECKPOINT_KEYS.values(), "checkpoint_score_order"], "key in checkpoint_config:")
-    score = own.get("checkpoint_score_attribute")
-    if score is not None:
+    if score := own.get("checkpoint_score_attribute"):
         order = "min" if score.startswith("min-") else own.get("checkpoint_score_order", "max")
         metric = present_metric(score.removeprefix("min-"), "checkpoint_score_attribute")
         own = {**own, "checkpoint_score_attribute": metric, "checkpoint_score_order": order}
@@ -117,13 +116,12 @@ def options(spec: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: a value is no number where one is needed, or there is no checkpoint to restore.
     """
-    chosen = {name: spec[name] for name in OPTIONS if spec.get(name) is not None}
-    for name in NUMBERS:
-        if name in chosen and (isinstance(chosen[name], bool) or not isinstance(chosen[name], (int, float))):
-            raise UsageError(f"{name} must be a number, but is {chosen[name]!r}.")
-    storage_path = str(chosen.get("storage_path", DEFAULT_STORAGE_PATH))
-    if "://" not in storage_path:
-        storage_path = str(Path(storage_path).expanduser().absolute())
+    chosen = {"storage_path": DEFAULT_STORAGE_PATH}
+    chosen |= {name: spec[name] for name in OPTIONS if spec.get(name) is not None}
+    for name in chosen.keys() & NUMBERS:
+        require_number(chosen, name, name)
+    if "://" not in str(chosen["storage_path"]):
+        chosen["storage_path"] = str(Path(chosen["storage_path"]).expanduser().absolute())
     if "restore" in chosen:
         chosen["restore"] = str(find_checkpoint(chosen["restore"]))
-    return {**chosen, "storage_path": storage_path}
+    return chosen
