@@ -11,7 +11,7 @@ from typing import Any
 
 from rllib_dima.algorithms.base import TeamAlgorithm
 from rllib_dima.checkpoint import CLASS_FILE_NAME, MANIFEST_FILE_NAME, CheckpointError, locate, verify
-from rllib_dima.cli.errors import RunError, UsageError, sentence
+from rllib_dima.cli.errors import RunError, UsageError, failing_as
 
 CHECKPOINT_FILE_NAME = "rllib_checkpoint.json"  # in every checkpoint of every algorithm
 RESULTS_FILE_NAME = "result.json"
@@ -29,10 +29,8 @@ def find_checkpoint(folder: str | Path) -> Path:
     """
     if "://" in str(folder) and not str(folder).startswith("file:"):
         raise UsageError(f"{folder} is not on this machine: download the checkpoint first.")
-    try:
+    with failing_as(UsageError, of=CheckpointError):
         path = Path(locate(folder).path)
-    except CheckpointError as error:
-        raise UsageError(str(error)) from error
     if not path.is_dir():
         raise UsageError(f"There is no folder {folder}.")
     if _is_checkpoint(path):
@@ -55,14 +53,10 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
         UsageError: the algorithm runs on RLlib's old API stack.
     """
     verify_part(checkpoint, CLASS_FILE_NAME)
-    try:
+    with failing_as(RunError, f"{checkpoint} cannot be loaded (a module of yours must be named with --import): "):
         record = pickle.loads((checkpoint / CLASS_FILE_NAME).read_bytes())
         algorithm, state = record["class"], record["ctor_args_and_kwargs"][0][0]
         config = algorithm.get_default_config().from_state(state)
-    except Exception as error:  # whatever a damaged pickle, or a class that is not installed here, raises
-        raise RunError(
-            f"{checkpoint} cannot be loaded: {sentence(error)} If it needs a module of yours, name that with --import."
-        ) from error
     if not config.enable_env_runner_and_connector_v2:
         raise UsageError(f"{checkpoint} is of RLlib's old API stack, which this command does not support.")
     return algorithm, config
@@ -70,25 +64,16 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
 
 def verify_part(checkpoint: Path, part: str) -> None:
     """Refuses a damaged file or folder of DIMA's checkpoints before it is unpickled; others' have no checksums."""
-    try:
-        if (checkpoint / MANIFEST_FILE_NAME).is_file():
+    if (checkpoint / MANIFEST_FILE_NAME).is_file():
+        with failing_as(RunError, of=CheckpointError):
             verify(checkpoint, only=part)
-    except CheckpointError as error:
-        raise RunError(str(error)) from error
 
 
 def require_restorable(checkpoint: Path, algorithm: type) -> None:
-    """Refuses to restore an algorithm from a checkpoint of another, or from a damaged one of ours.
-
-    Raises:
-        UsageError: with what is wrong.
-        RunError: the checkpoint is so damaged that it does not tell whose it is.
-    """
+    """Refuses to restore an algorithm from a checkpoint of another, or from a damaged one of ours."""
     if issubclass(algorithm, TeamAlgorithm):
-        try:
+        with failing_as(UsageError, "restore: ", of=CheckpointError):
             return verify(checkpoint, algorithm=algorithm.name())
-        except CheckpointError as error:
-            raise UsageError(f"restore: {error}") from error
     writer, _ = load_config(checkpoint)
     if writer.__name__ not in [base.__name__ for base in algorithm.__mro__]:
         raise UsageError(f"restore: {checkpoint} is a checkpoint of {writer.__name__}, not of {algorithm.__name__}.")

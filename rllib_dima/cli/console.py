@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.utils import flatten_dict
 
-from rllib_dima.cli.errors import FAILED, INTERRUPTED, SUCCEEDED, RunError
+from rllib_dima.cli.errors import FAILED, INTERRUPTED, SUCCEEDED, RunError, failing_as
 from rllib_dima.cli.experiment import saving
 from rllib_dima.cli.vocabulary import KNOWN_METRICS, OTHER_STOPS
 from rllib_dima.core.names import check_name
@@ -24,11 +24,7 @@ _COUNTERS = ("training_iteration", "iterations_since_restore", "time_total_s", "
 
 
 class ProgressLines(Progress):
-    """Prints what Tune hears from trials.
-
-    Args:
-        stop: metrics and values at which trials end, for the time that is left.
-    """
+    """Prints what Tune hears from trials, and how long they take until they meet `stop`."""
 
     def __init__(self, stop: Any) -> None:
         self._stop = stop if isinstance(stop, dict) else {}
@@ -75,29 +71,17 @@ def share_done(result: dict[str, Any], stop: dict[str, float]) -> float:
 
 
 def check_criteria(stop: dict[str, float], result: dict[str, Any]) -> None:
-    """Refuses to train for ever with a metric of `stop` that the second result lacks, if it should have it by then.
-
-    Raises:
-        RunError: there is one, with the nearest metrics.
-    """
+    """Refuses to train for ever with a metric of `stop` that the second result lacks, if it should have it by then."""
     for name in stop:
         if result["iterations_since_restore"] > 1 and name not in KNOWN_METRICS and not name.startswith(_LATE):
-            try:
+            with failing_as(RunError, "stop: ", f" {OTHER_STOPS}"):
                 check_name(name, flatten_dict(result), "metric")
-            except ValueError as error:
-                raise RunError(f"stop: {error} {OTHER_STOPS}") from None
 
 
 def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
-    """Prints every trial's end and, of the best one, how to evaluate it.
+    """Prints how the trials ended and how to evaluate the best; returns the exit code.
 
-    Args:
-        experiment: that ran.
-        trials: Tune's.
-        end: why they were left before their own ends, in the words of `experiment.saving`.
-
-    Returns:
-        The exit code: 130 after Ctrl-C, 1 if a trial failed, else 0.
+    `end` is why they were left before their own ends, if they were, in the words of `experiment.saving`.
     """
     for trial in trials:
         print(_summary(trial))

@@ -17,7 +17,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_dima.algorithms.base_config import TeamConfig
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config, verify_part
-from rllib_dima.cli.errors import RunError, UsageError, sentence
+from rllib_dima.cli.errors import RunError, UsageError, failing_as
 from rllib_dima.cli.experiment.settings import read_settings
 from rllib_dima.cli.session import prepare
 from rllib_dima.cli.video import film, require_display, show
@@ -71,15 +71,11 @@ def _evaluation_config(
         algorithm: class of the algorithm.
         trained: configuration it was trained with; its own `evaluation_config` is applied.
         render_mode: of the environment, if it is to draw.
-        config: settings to change.
-        env: another environment.
-        seed: of the environment.
+        config, env, seed: what is to be different.
     """
-    try:
+    with failing_as(UsageError):
         changes = {**read_settings(config, algorithm), **({} if env is None else {"env": env})}
         result = trained.get_evaluation_config_object().update_from_dict(changes)
-    except Exception as error:  # RLlib raises all kinds
-        raise UsageError(str(error)) from error
     result.in_evaluation = False  # RLlib would add a million to the seed
     result.num_env_runners = 0
     result.num_envs_per_env_runner = 1
@@ -134,13 +130,10 @@ def _team_return(episode: Any, config: Any) -> float:
 def _runner(checkpoint: Path, config: Any) -> Iterator[Any]:
     """An env runner of this process that acts with the checkpoint's policy; closed afterwards."""
     default = MultiAgentEnvRunner if config.is_multi_agent else SingleAgentEnvRunner
-    try:
+    is_unknown = isinstance(config.env, str) and not is_registered(config.env)
+    hint = " (code of yours that registers it must be named with --import)" if is_unknown else ""
+    with failing_as(RunError, f"The environment {config.env!r} and the policy cannot be built{hint}: "):
         runner = (config.env_runner_cls or default)(config=config, worker_index=0)
-    except Exception as error:  # whatever the environment raises
-        message = f"The environment {config.env!r} and the policy cannot be built: {sentence(error)}"
-        if isinstance(config.env, str) and not is_registered(config.env):
-            message += " Code of yours that registers an environment must be named with --import."
-        raise RunError(message) from error
     try:
         _restore_policy(runner, checkpoint)
         yield runner
@@ -162,10 +155,8 @@ def _restore_policy(runner: Any, checkpoint: Path) -> None:
             parts[f"env_runner/{name}"] = connector
     for folder, component in parts.items():
         verify_part(checkpoint, folder)
-        try:
+        with failing_as(RunError, f"{checkpoint / folder} cannot be loaded: "):
             component.restore_from_path((checkpoint / folder).as_posix())
-        except Exception as error:  # whatever a damaged file or a network of another size raises
-            raise RunError(f"{checkpoint / folder} cannot be loaded: {error}") from error
 
 
 def _render_without_display() -> None:

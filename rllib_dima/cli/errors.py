@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -19,6 +21,17 @@ def sentence(error: Exception | str) -> str:
     """The message of an error, with a full stop if it lacks one."""
     message = str(error).rstrip()
     return message if message.endswith((".", "?", "!")) else f"{message}."
+
+
+@contextmanager
+def failing_as(
+    kind: type[click.ClickException], before: str = "", after: str = "", of: type[Exception] | tuple = Exception
+) -> Iterator[None]:
+    """Turns the errors `of` some kinds into one of the command's, with something said before and after the message."""
+    try:
+        yield
+    except of as error:
+        raise kind(f"{before}{error}{after}") from error
 
 
 def notice(message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import rllib_dima
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.errors import UsageError, failing_as
 from rllib_dima.cli.grammar import Group
 from rllib_dima.cli.train import EXPERIMENT_FLAGS
 from rllib_dima.core.names import check_name
@@ -55,16 +55,10 @@ def examples_folder() -> Path:
 
 
 def find_example(name: str) -> Path:
-    """The file of an example, by its name with or without the ending.
-
-    Raises:
-        UsageError: there is none, with the nearest names.
-    """
+    """The file of an example, by its name with or without the ending."""
     files, stem = _examples(), name.removesuffix(".yaml")
-    try:
+    with failing_as(UsageError, after=" `rllib example list` shows all."):
         check_name(stem, files, "example")
-    except ValueError as error:
-        raise UsageError(f"{error} `rllib example list` shows all.") from None
     return files[stem]
 
 

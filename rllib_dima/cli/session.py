@@ -15,19 +15,14 @@ import ray.rllib  # sets its log level
 
 import rllib_dima
 from rllib_dima.algorithms.resources import lacking
-from rllib_dima.cli.errors import RunError, UsageError
+from rllib_dima.cli.errors import RunError, UsageError, failing_as
 from rllib_dima.cli.experiment.files import import_code
 
 _CONNECT_TIMEOUT_S = 10.0
 
 
 def prepare(verbosity: int, imports: Iterable[str]) -> None:
-    """Registers DIMA, imports what the user names, and sets how much Ray writes.
-
-    Args:
-        verbosity: 0 errors only, 1 information, 2 everything.
-        imports: modules and .py files.
-    """
+    """Registers DIMA, imports what the user names, and sets how much Ray writes (errors, information, everything)."""
     rllib_dima.register()
     level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     for library in ("ray.tune", "ray.rllib", "ray.train", "ray.air"):
@@ -55,10 +50,6 @@ def ray_session(address: str | None, is_verbose: bool, has_dashboard: bool, mach
         is_verbose: whether Ray reports, and prints what trials print.
         has_dashboard: whether a Ray that is started here has one.
         machine: what a Ray that is started here may use of this machine, by the names of `ray.init`.
-
-    Raises:
-        UsageError: `machine` is limited although Ray runs elsewhere.
-        RunError: Ray could not be reached or started.
     """
     if ray.is_initialized():
         yield
@@ -66,12 +57,10 @@ def ray_session(address: str | None, is_verbose: bool, has_dashboard: bool, mach
     if machine and is_cluster(address):
         given = ", ".join(f"--ray-{name.replace('_', '-')}" for name in machine)
         raise UsageError(f"{given} is about a Ray started on this machine, but an address of a running Ray is given.")
-    try:
+    level = logging.INFO if is_verbose else logging.ERROR
+    with failing_as(RunError, f"Could not {f'connect to Ray at {address}' if address else 'start Ray'}: "):
         _check_reachable(address)
-        level = logging.INFO if is_verbose else logging.ERROR
         ray.init(address, include_dashboard=has_dashboard, logging_level=level, log_to_driver=is_verbose, **machine)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"Could not {f'connect to Ray at {address}' if address else 'start Ray'}: {error}") from error
     try:
         yield
     finally:

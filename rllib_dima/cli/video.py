@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rllib_dima.cli.errors import RunError, UsageError
+from rllib_dima.cli.errors import RunError, UsageError, failing_as
 
 FORMATS = (".mp4", ".gif", ".mov", ".mkv", ".webm", ".avi")
 DEFAULT_FRAMES_PER_SECOND = 30  # of environments that do not tell theirs
@@ -22,11 +21,7 @@ def show(env: Any, **kwargs: Any) -> None:
 
 
 def require_display() -> None:
-    """Refuses to open a window where none can be; MuJoCo's viewer would end the process.
-
-    Raises:
-        UsageError: with what to do instead.
-    """
+    """Refuses to open a window where none can be; MuJoCo's viewer would end the process."""
     import glfw  # of MuJoCo's
 
     with warnings.catch_warnings():
@@ -84,16 +79,12 @@ def _check_can_write(file: Path) -> None:
     """Raises before an episode is run, not after."""
     if file.suffix.lower() not in FORMATS:
         raise UsageError(f"The video {file} must end in one of {', '.join(FORMATS)}.")
-    try:
-        for module in ("imageio", "imageio_ffmpeg"):
-            importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"Videos need {error.name}: pip install imageio imageio-ffmpeg.") from None
-    try:
+    with failing_as(UsageError, "Videos need more: pip install imageio imageio-ffmpeg. ", of=ModuleNotFoundError):
+        import imageio  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401
+    with failing_as(UsageError, f"The video {file} cannot be written: ", of=OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         is_there = file.exists()
         file.open("ab").close()
         if not is_there:
             file.unlink()
-    except OSError as error:
-        raise UsageError(f"The video {file} cannot be written: {error}") from None

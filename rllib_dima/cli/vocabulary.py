@@ -65,11 +65,7 @@ _PLACES = {"config": "in config", "run": "beside run", "stop": "in stop"}
 
 
 def translate_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """An algorithm's settings under their present names.
-
-    Raises:
-        UsageError: a setting has both its old and its present name.
-    """
+    """An algorithm's settings under their present names; a UsageError if one has its old name as well."""
     result: dict[str, Any] = {}
     for name, value in settings.items():
         present = _gpus(value) if name == "num_gpus" else {RENAMED_SETTINGS.get(name, name): value}
@@ -127,12 +123,7 @@ def names_in(place: str) -> set[str]:
 
 
 def check_in_place(name: str, known: Collection[str], place: str) -> None:
-    """Refuses a name that is unknown in `place`, "config" or "run".
-
-    Raises:
-        UsageError: another place knows it.
-        ValueError: no place knows it; with the nearest known names.
-    """
+    """Refuses a name that is unknown in `place`, "config" or "run", with where it belongs or the nearest known ones."""
     for other in _PLACES if name not in known else ():
         if other != place and name in names_in(other):
             raise UsageError(f"{name!r} means nothing {_PLACES[place]}: it belongs {_PLACES[other]}.")
@@ -140,13 +131,7 @@ def check_in_place(name: str, known: Collection[str], place: str) -> None:
 
 
 def hint_at_flag(flag: str, flags: Collection[str], commands: Collection[str]) -> str:
-    """What an unknown flag was probably meant to be, as one would write it.
-
-    Args:
-        flag: that is not known.
-        flags: of the command. If --stop is among them, metrics and settings are known as well.
-        commands: that a user may have taken for flags.
-    """
+    """What an unknown flag was probably meant to be, as one writes it: a flag, command, metric or setting."""
     name = flag.lstrip("-").replace("-", "_")
     places = [{known[2:].replace("-", "_"): known for known in flags}]
     places += [{command.split()[-1]: f"`rllib {command}`" for command in commands}]

@@ -42,6 +42,7 @@ def test_the_broken_step_is_in_no_trajectory_and_the_episode_is_truncated_before
 
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_broken_episodes_are_counted_and_in_no_statistics(num_envs, caplog):
+    caplog.set_level("WARNING", logger="ray.rllib")  # which the command sets for its process
     runner = make_runner(fragile_config({1: 3}).env_runners(num_envs_per_env_runner=num_envs))
     episodes = [episode for _ in range(4) for episode in runner.sample(num_timesteps=5 * num_envs)]  # 7 + 3 + 7 + 3
     metrics = runner.get_metrics()

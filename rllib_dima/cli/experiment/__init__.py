@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.search.sample import Domain
 
 from rllib_dima.cli.checkpoints import require_restorable
-from rllib_dima.cli.errors import UsageError, notice
+from rllib_dima.cli.errors import UsageError, failing_as, notice
 from rllib_dima.cli.experiment.resume import resumed_flags
 from rllib_dima.cli.experiment.schedulers import make_scheduler
 from rllib_dima.cli.experiment.search_space import with_search_spaces
@@ -40,24 +40,21 @@ class Experiment:
 
 
 def make_experiment(name: str, spec: dict[str, Any], flags: dict[str, Any], resume: bool = False) -> Experiment:
-    """The experiment that a file describes and the command line changes. Its configuration has been built and checked.
+    """The experiment that a file describes and the command line changes, checked as far as it can be without Ray.
 
     Args:
         name: of the experiment.
         spec: its settings, as the file spells them.
-        flags: settings of the command line, which count more: `config` and `checkpoint_config` are merged into the
-            file's, the others replace them.
+        flags: settings of the command line, which count more.
         resume: whether to go on with it as it was started, if it was.
 
     Raises:
         UsageError: unknown names, wrong values, or settings that the algorithm refuses.
     """
-    try:
+    with failing_as(UsageError, f"{name}: ", of=(UsageError, ValueError)):
         spec, flags = present_spec(spec), present_spec(flags)
         started_flags = resumed_flags(name, spec, flags) if resume else None
         return _make(name, spec, started_flags or flags, is_resumed=started_flags is not None)
-    except (UsageError, ValueError) as error:
-        raise UsageError(f"{name}: {error}") from error
 
 
 def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bool) -> Experiment:

@@ -18,8 +18,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.cli.experiment.spec import PYTHON_KEYS
-from rllib_dima.cli.grammar import FILE_ENDINGS
-from rllib_dima.cli.values import problem, read_values
+from rllib_dima.cli.grammar import FILE_ENDINGS, problem, read_values
 from rllib_dima.cli.vocabulary import KEYS
 
 Specs = dict[str, dict[str, Any]]
@@ -28,9 +27,6 @@ Specs = dict[str, dict[str, Any]]
 
 def read_experiments(file: str | Path) -> Specs:
     """The experiments of a .yaml, .yml, .json or .py file, as it spells them.
-
-    Those of a .py file have "run" (a class), "config" (all settings of its `config`) and what the file's `stop`,
-    `run_config` and `tune_config` set.
 
     Raises:
         UsageError: the file is missing, cannot be read, or is none of these kinds.
@@ -63,7 +59,7 @@ def _read_values(path: Path) -> Specs:
 
 
 def _read_python(path: Path) -> Specs:
-    """The experiment of a Python file; its name is that of its `run_config`, or the file's."""
+    """The experiment of a Python file, whose "run" is a class and whose "config" holds all settings."""
     module = import_code(str(path))
     config = _defined(module, "config", AlgorithmConfig)
     if config is None:
@@ -96,9 +92,6 @@ def _changed(settings: RunConfig | TuneConfig | CheckpointConfig | FailureConfig
 def import_code(name: str) -> ModuleType:
     """Imports a module by name, or a .py file by path.
 
-    Classes and functions of a file are pickled by value afterwards, so that they work in Ray's processes, which cannot
-    import the file.
-
     Raises:
         UsageError: there is no such module or file, or importing it failed.
     """
@@ -118,7 +111,7 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None  # its name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    cloudpickle.register_pickle_by_value(module)
+    cloudpickle.register_pickle_by_value(module)  # as Ray's processes cannot import it
     spec.loader.exec_module(module)
     return module
 

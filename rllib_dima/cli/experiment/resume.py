@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 from ray.tune.utils import flatten_dict
 
-from rllib_dima.checkpoint import CheckpointError, locate
-from rllib_dima.cli.errors import RunError, UsageError
+from rllib_dima.checkpoint import locate
+from rllib_dima.cli.errors import RunError, UsageError, failing_as
 from rllib_dima.cli.experiment.spec import merged, options
 
 FILE_NAME = "rllib_command.json"
@@ -21,13 +22,11 @@ def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
     Raises:
         RunError: the folder cannot be written.
     """
-    try:
+    with failing_as(RunError, f"The results cannot be written to {folder}: "):
         filesystem, path = locate(folder)
         filesystem.create_dir(path)
         with filesystem.open_output_stream(f"{path}/{FILE_NAME}") as file:
             file.write(_text({"spec": spec, "flags": flags}).encode())
-    except (OSError, ValueError, CheckpointError) as error:  # pyarrow's are of the first kinds
-        raise RunError(f"The results cannot be written to {folder}: {error}") from error
 
 
 def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any] | None:
@@ -52,14 +51,11 @@ def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dic
 
 
 def _read(file: str) -> dict[str, Any] | None:
-    try:
+    with failing_as(UsageError, f"{file} cannot be read: "), contextlib.suppress(FileNotFoundError):
         filesystem, path = locate(file)
         with filesystem.open_input_stream(path) as stream:
             return json.loads(stream.read())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, CheckpointError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+    return None
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 
 from rllib_dima.cli.console import ProgressLines, report
-from rllib_dima.cli.errors import FAILED, INTERRUPTED, RunError, UsageError, notice
+from rllib_dima.cli.errors import FAILED, INTERRUPTED, RunError, UsageError, failing_as, notice
 from rllib_dima.cli.experiment import Experiment, make_experiment
 from rllib_dima.cli.experiment.files import Specs, read_experiments
 from rllib_dima.cli.experiment.resume import remember
@@ -31,14 +31,7 @@ def run_experiments(
     experiment_name: str | None = None,
     **settings: Any,
 ) -> int:
-    """Runs experiments; the parameters are the flags of `rllib train`.
-
-    Args:
-        source: a file, or settings by experiment.
-        **settings: limits of Ray, and settings that count more than those of the source; None where not given.
-
-    Returns:
-        The exit code: 0 if all trials ended well, 1 if one failed, 130 after Ctrl-C.
+    """Runs the experiments of a file, or of settings by name, with the flags of `rllib train`; returns the exit code.
 
     Raises:
         UsageError: something is wrong with the flags or the file; nothing has run then.
@@ -87,20 +80,17 @@ def _run(experiment: Experiment, verbosity: int) -> int:
         remember(experiment.folder, *experiment.started_with)
     saving = Saving("checkpoint_frequency" not in experiment.checkpoint_config, experiment.time_budget_s)
     callbacks = [*experiment.options.get("callbacks", []), ProgressLines(experiment.stop), saving]
-    try:
-        with kept_signal_handlers():
-            analysis = tune.run(
-                experiment.run,
-                name=experiment.name,
-                config=experiment.config,
-                stop=experiment.stop,
-                checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
-                scheduler=experiment.scheduler,
-                verbose=verbosity,
-                raise_on_failed_trial=False,
-                resume="AUTO+ERRORED" if experiment.is_resumed else None,
-                **{**experiment.options, "callbacks": callbacks},
-            )
-    except Exception as error:  # what Tune itself refuses, before or between trials
-        raise RunError(str(error)) from error
+    with failing_as(RunError), kept_signal_handlers():
+        analysis = tune.run(
+            experiment.run,
+            name=experiment.name,
+            config=experiment.config,
+            stop=experiment.stop,
+            checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
+            scheduler=experiment.scheduler,
+            verbose=verbosity,
+            raise_on_failed_trial=False,
+            resume="AUTO+ERRORED" if experiment.is_resumed else None,
+            **{**experiment.options, "callbacks": callbacks},
+        )
     return report(experiment, analysis.trials, saving.end)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import SCHEDULER_IMPORT, create_scheduler
 
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.errors import UsageError, failing_as
 from rllib_dima.core.names import check_name
 
 DEFAULTS = {"metric": "env_runners/episode_return_mean", "mode": "max"}
@@ -16,13 +16,12 @@ _TIME_ATTRIBUTES = ("training_iteration", "num_env_steps_sampled_lifetime", "tim
 
 
 def make_scheduler(name: str | Any, arguments: dict[str, Any], stop: Any) -> Any:
-    """A scheduler of Tune's, or None for Tune's default.
+    """A scheduler of Tune's; None, or what is one already, is returned as it is.
 
     Args:
-        name: as in `ray.tune.create_scheduler`, in any case, or "asha"; or a scheduler, which is returned as it is.
+        name: as in `ray.tune.create_scheduler`, in any case, or "asha".
         arguments: of the scheduler's class. Not given, the metric is the mean training return, to be maximised, and
-            `max_t` comes from the stop criterion.
-        stop: metrics and values at which trials end.
+            `max_t` comes from `stop`, at which trials end.
 
     Raises:
         UsageError: an unknown name or argument, or a wrong value.
@@ -31,7 +30,7 @@ def make_scheduler(name: str | Any, arguments: dict[str, Any], stop: Any) -> Any
         if arguments:
             raise UsageError("scheduler_config needs the name of a scheduler.")
         return name
-    try:
+    with failing_as(UsageError, f"scheduler {name}: "):
         check_name(name.lower(), [*SCHEDULER_IMPORT, "asha"], "scheduler")
         key = "async_hyperband" if name.lower() == "asha" else name.lower()
         found: Any = SCHEDULER_IMPORT[key]
@@ -40,8 +39,6 @@ def make_scheduler(name: str | Any, arguments: dict[str, Any], stop: Any) -> Any
             check_name(argument, known, "argument in scheduler_config:")
         ends = _end_of_trials(arguments, stop) if "max_t" in known and "max_t" not in arguments else {}
         return create_scheduler(key, **{**DEFAULTS, **ends, **arguments})  # which passes those on that the class takes
-    except Exception as error:  # whatever the scheduler checks
-        raise UsageError(f"scheduler {name}: {error}") from error
 
 
 def _end_of_trials(arguments: dict[str, Any], stop: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Float, Integer
 from ray.tune.search.variant_generator import assign_value, parse_spec_vars
 
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.errors import UsageError, failing_as
 
 GRID = "grid_search"
 DISTRIBUTIONS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randint", "qrandint")
@@ -45,11 +45,9 @@ def _search_space(name: str, arguments: Any, path: str) -> Any:
     if name == GRID:
         return {GRID: arguments}
     make = getattr(tune, name)
-    try:
+    with failing_as(UsageError, f"{path}: {name} does not take {arguments}: ", f". See `ray.tune.{name}`."):
         domain = make(arguments) if name == "choice" else make(*arguments)
-        domain.sample()
-    except Exception as error:  # Tune checks numbers when it draws, with whatever errors numpy raises
-        raise UsageError(f"{path}: {name} does not take {arguments}: {error}. See `ray.tune.{name}`.") from None
+        domain.sample()  # Tune checks numbers when it draws
     return domain
 
 

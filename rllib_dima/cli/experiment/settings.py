@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Any
 
@@ -15,7 +14,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import TRAINABLE_CLASS, _global_registry, get_trainable_cls
 
 from rllib_dima.algorithms.base_config import TeamConfig
-from rllib_dima.cli.errors import UsageError
+from rllib_dima.cli.errors import UsageError, failing_as
 from rllib_dima.cli.experiment.search_space import is_search_space, variants
 from rllib_dima.cli.vocabulary import REFUSED, check_in_place, translate_settings
 from rllib_dima.core.layout import AgentLayout
@@ -28,14 +27,10 @@ _SPOKEN = {"framework", "callbacks", "lambda", "input", "model_config", "train_b
 
 
 def find_algorithm(run: str | type | None) -> Any:
-    """The class of an algorithm.
-
-    Args:
-        run: registered name, or the class itself.
+    """The class of an algorithm that is registered under a name, or a class itself.
 
     Raises:
-        UsageError: there is no name, or what it names is no algorithm of RLlib's.
-        ValueError: no such name, with the nearest known ones.
+        UsageError, ValueError: there is no such name, or what it names is no algorithm of RLlib's.
     """
     if run is None:
         raise UsageError("The algorithm to train is missing: `run: DIMA` in a file, or --run DIMA.")
@@ -58,8 +53,7 @@ def read_settings(config: dict[str, Any], algorithm: Any) -> dict[str, Any]:
     """Settings of an algorithm under their present names, of which it knows every one.
 
     Raises:
-        UsageError: a setting that means nothing on RLlib's new API stack, with what to do instead.
-        ValueError: an unknown name, with the nearest known ones.
+        UsageError, ValueError: a name that is unknown, means nothing any more, or stands in the wrong place.
     """
     config, default, known = translate_settings(config), algorithm.get_default_config(), settings_of(algorithm)
     refused = REFUSED.keys() - getattr(default, "unused_settings", {}).keys()  # which say it better
@@ -77,14 +71,10 @@ def read_settings(config: dict[str, Any], algorithm: Any) -> dict[str, Any]:
 
 
 def check_configs(algorithm: Any, config: dict[str, Any]) -> None:
-    """Builds and validates the algorithm's configuration for every value in a search space, one at a time.
-
-    Raises:
-        UsageError: the algorithm refuses one of them, or the environment does not exist, or they do not go together.
-    """
+    """Refuses a configuration that the algorithm or the environment refuses for any value in its search spaces."""
     layouts: dict[str, AgentLayout] = {}
     for variant in variants(config):
-        try:
+        with failing_as(UsageError):
             candidate = algorithm.get_default_config().update_from_dict(variant)
             candidate.validate()
             if not (candidate.enable_rl_module_and_learner and candidate.enable_env_runner_and_connector_v2):
@@ -95,14 +85,11 @@ def check_configs(algorithm: Any, config: dict[str, Any]) -> None:
                 env = repr((candidate.env, candidate.env_config))
                 layouts[env] = layouts.get(env) or _layout(candidate)
                 candidate.hyperparameters().check_team(layouts[env])
-        except Exception as error:  # RLlib raises all kinds
-            raise UsageError(str(error)) from error
 
 
 def _layout(config: TeamConfig) -> AgentLayout:
     """Builds the environment, to see whether it can be built and which agents it has."""
-    try:
-        with contextlib.closing(make_cooperative_env(config, EnvContext(config.env_config, worker_index=0))) as env:
-            return env.layout
-    except Exception as error:  # whatever the environment raises
-        raise UsageError(f"The environment {config.env} cannot be built: {error}") from error
+    with failing_as(UsageError, f"The environment {config.env} cannot be built: "):
+        env = make_cooperative_env(config, EnvContext(config.env_config, worker_index=0))
+        env.close()
+    return env.layout

@@ -25,8 +25,7 @@ def present_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """The settings of an experiment under their present names, the environment among the algorithm's.
 
     Raises:
-        UsageError: a setting that means nothing any more, or stands in the wrong place.
-        ValueError: an unknown name, with the nearest known ones.
+        UsageError, ValueError: a name that is unknown, means nothing any more, or stands in the wrong place.
     """
     known = (*KEYS, *PYTHON_KEYS) if isinstance(spec.get("run"), type) else KEYS
     result: dict[str, Any] = {}
@@ -69,10 +68,7 @@ def mapping(spec: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def stop_criteria(stop: Any) -> Any:
-    """Present paths of metrics, and the values at which a trial ends.
-
-    Args:
-        stop: metrics by old or present name, nested or joined by "/"; or of a .py file whatever `ray.tune.run` takes.
+    """Present paths of metrics, and the values at which a trial ends; or of a .py file whatever `ray.tune.run` takes.
 
     Raises:
         UsageError: a metric is misspelt, a value is no number, or `stop` is nothing that Tune takes.
@@ -94,11 +90,7 @@ def require_number(values: dict[str, Any], name: str, what: str) -> None:
 
 
 def checkpoint_config(own: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `ray.tune.CheckpointConfig`: a checkpoint at the end, and the newest three of those written by time.
-
-    Raises:
-        ValueError: an unknown name, with the nearest known ones, or a wrong value.
-    """
+    """Arguments of `ray.tune.CheckpointConfig`: a checkpoint at the end, and the newest three of those by time."""
     for key in own:
         check_name(key, [*CHECKPOINT_KEYS.values(), "checkpoint_score_order"], "key in checkpoint_config:")
     if score := own.get("checkpoint_score_attribute"):
@@ -111,11 +103,7 @@ def checkpoint_config(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def options(spec: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `ray.tune.run` that are passed as they are, except that paths become absolute.
-
-    Raises:
-        UsageError: a value is no number where one is needed, or there is no checkpoint to restore.
-    """
+    """Arguments of `ray.tune.run` that are passed as they are, except that paths become absolute."""
     chosen = {"storage_path": DEFAULT_STORAGE_PATH}
     chosen |= {name: spec[name] for name in OPTIONS if spec.get(name) is not None}
     for name in chosen.keys() & NUMBERS:
