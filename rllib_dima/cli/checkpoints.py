@@ -14,18 +14,13 @@ from rllib_dima.checkpoint import CLASS_FILE_NAME, MANIFEST_FILE_NAME, Checkpoin
 from rllib_dima.cli.errors import RunError, UsageError, failing_as
 
 CHECKPOINT_FILE_NAME = "rllib_checkpoint.json"  # in every checkpoint of every algorithm
-RESULTS_FILE_NAME = "result.json"
 
 
 def find_checkpoint(folder: str | Path) -> Path:
-    """The absolute path of the checkpoint that a folder is or contains.
-
-    Args:
-        folder: a path or file:// URI of a checkpoint; of a trial, of which the newest checkpoint is taken; or of an
-            experiment, of which the trial with the highest last return is taken.
+    """The absolute path of a checkpoint, of a trial's newest, or of that of the trial with the highest last return.
 
     Raises:
-        UsageError: there is no such folder, or no checkpoint in it.
+        UsageError: there is no such folder, given as a path or file:// URI, or no checkpoint in it.
     """
     if "://" in str(folder) and not str(folder).startswith("file:"):
         raise UsageError(f"{folder} is not on this machine: download the checkpoint first.")
@@ -33,15 +28,12 @@ def find_checkpoint(folder: str | Path) -> Path:
         path = Path(locate(folder).path)
     if not path.is_dir():
         raise UsageError(f"There is no folder {folder}.")
-    if _is_checkpoint(path):
+    if (path / CHECKPOINT_FILE_NAME).is_file():
         return path
     trials = [path, *sorted(path.iterdir())]
     newest = {trial: checkpoint for trial in trials if (checkpoint := _newest_checkpoint(trial)) is not None}
     if not newest:
-        raise UsageError(
-            f"{folder} holds no checkpoint: neither {CHECKPOINT_FILE_NAME}, nor folders named checkpoint_000000 and so "
-            "on, nor trials with such folders."
-        )
+        raise UsageError(f"{folder} is no checkpoint, and holds none: no checkpoint_000000/{CHECKPOINT_FILE_NAME}.")
     return newest[max(newest, key=last_return)]
 
 
@@ -79,19 +71,15 @@ def require_restorable(checkpoint: Path, algorithm: type) -> None:
         raise UsageError(f"restore: {checkpoint} is a checkpoint of {writer.__name__}, not of {algorithm.__name__}.")
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return (path / CHECKPOINT_FILE_NAME).is_file()
-
-
 def _newest_checkpoint(trial: Path) -> Path | None:
     """The checkpoint with the highest number in the folder of a trial, or None."""
-    found = [path for path in trial.glob("checkpoint_*") if _is_checkpoint(path)]
-    return max(found, key=lambda path: path.name, default=None)
+    found = sorted(trial.glob(f"checkpoint_*/{CHECKPOINT_FILE_NAME}"))
+    return found[-1].parent if found else None
 
 
 def last_return(trial: Path) -> float:
     """The last training return that a trial reported, or minus infinity if it reported none."""
-    results = trial / RESULTS_FILE_NAME
+    results = trial / "result.json"
     for line in reversed(results.read_text(encoding="utf-8").splitlines() if results.is_file() else []):
         with contextlib.suppress(ValueError, KeyError, TypeError):  # no return yet, or cut off while being written
             value = float(json.loads(line)["env_runners"]["episode_return_mean"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.utils import flatten_dict
@@ -45,19 +45,15 @@ class ProgressLines(Progress):
         super().on_trial_result(iteration, trials, trial, result, **info)
 
     def describe(self, result: dict[str, Any]) -> str:
-        """The line about a report."""
-        return describe(result, self._stop)
+        """`progress_line`, how long the trial has taken, and how long it will probably take until it ends."""
+        seconds, share = result["time_total_s"], share_done(result, self._stop)
+        line = f"{progress_line(result)}   total {timedelta(seconds=round(seconds))}"
+        left = f"   left {timedelta(seconds=round(seconds / share - seconds))}" if 0 < share < 1 else ""
+        return f"{line}{left}"
 
     def on_checkpoint(self, iteration: int, trials: list, trial: Any, checkpoint: Any, **info: Any) -> None:
         """A trial has written a checkpoint."""
         print(f"checkpoint: {checkpoint.path}", flush=True)
-
-
-def describe(result: dict[str, Any], stop: dict[str, float]) -> str:
-    """`progress_line`, how long the trial has taken, and how long it will probably take to meet `stop`."""
-    seconds, share = result["time_total_s"], share_done(result, stop)
-    line = f"{progress_line(result)}   total {_duration(seconds)}"
-    return f"{line}   left {_duration(seconds / share - seconds)}" if 0 < share < 1 else line
 
 
 def share_done(result: dict[str, Any], stop: dict[str, float]) -> float:
@@ -84,7 +80,10 @@ def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
     `end` is why they were left before their own ends, if they were, in the words of `experiment.saving`.
     """
     for trial in trials:
-        print(_summary(trial))
+        result, mean = trial.last_result or {}, _last_return(trial)
+        iterations, steps = result.get("training_iteration", 0), result.get("num_env_steps_sampled_lifetime", 0)
+        outcome = f"return {mean:.1f}" if math.isfinite(mean) else "no episode has ended"
+        print(f"{trial}: {iterations} iterations, {steps:.0f} steps, {outcome}")
     failed = [trial for trial in trials if trial.status == "ERROR"]
     for trial in failed:
         print(f"rllib: {trial} failed: {_cause(trial)}\nThe traceback is in {trial.path}/error.txt", file=sys.stderr)
@@ -97,14 +96,6 @@ def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
     if end == saving.INTERRUPTED:
         return INTERRUPTED
     return FAILED if failed else SUCCEEDED
-
-
-def _summary(trial: Any) -> str:
-    """Name, iterations, steps and return of a trial."""
-    result, mean = trial.last_result or {}, _last_return(trial)
-    iterations, steps = result.get("training_iteration", 0), result.get("num_env_steps_sampled_lifetime", 0)
-    outcome = f"return {mean:.1f}" if math.isfinite(mean) else "no episode has ended"
-    return f"{trial}: {iterations} iterations, {steps:.0f} steps, {outcome}"
 
 
 def _cause(trial: Any) -> str:
@@ -121,8 +112,3 @@ def _last_return(trial: Any) -> float:
     """The last training return of a trial, or minus infinity if it has none."""
     mean = (trial.last_result or {}).get("env_runners", {}).get("episode_return_mean", math.nan)
     return mean if math.isfinite(mean) else -math.inf
-
-
-def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
-    return str(datetime.timedelta(seconds=round(seconds)))

@@ -99,8 +99,9 @@ def run_episodes(
 
     def on_episode_end(episode: Any, **kwargs: Any) -> None:
         reason = breakdown(episode) if config.is_multi_agent else None
-        if reason is None:
-            returns.append(_team_return(episode, config))
+        if reason is None:  # of DIMA every agent holds the team's return
+            agent = next(iter(episode.agent_episodes.values())) if isinstance(config, TeamConfig) else episode
+            returns.append(float(agent.get_return()))
             outcome = f"return {returns[-1]:9.1f}"
         else:
             broken.append(reason)
@@ -118,12 +119,6 @@ def run_episodes(
     if not returns:
         raise RunError(f"The simulator broke down in all {len(broken)} episodes: {broken[-1]}")
     return returns
-
-
-def _team_return(episode: Any, config: Any) -> float:
-    """The return of an episode: the team's for DIMA, where every agent holds it, and else as RLlib counts it."""
-    agent = next(iter(episode.agent_episodes.values())) if isinstance(config, TeamConfig) else episode
-    return float(agent.get_return())
 
 
 @contextmanager

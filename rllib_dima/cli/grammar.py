@@ -106,15 +106,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        names = [key.value for key in keys]
         for key in keys:
-            if names.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} occurs twice", key.start_mark
-                )
+            if [other.value for other in keys].count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark)
             if key.style is None and ":" in key.value:
-                message = f"{key.value!r} needs a space after the colon"
-                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} lacks a space after :", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:

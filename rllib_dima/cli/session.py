@@ -77,7 +77,4 @@ def _check_reachable(address: str | None) -> None:
 def require_resources(algorithm: Any, config: dict[str, Any]) -> None:
     """Refuses to start a trial that would wait for ever, because Ray has too few CPUs or GPUs for it."""
     if what := lacking(algorithm.default_resource_request(config).bundles):
-        raise RunError(
-            f"A trial needs {what}. Lower num_env_runners, num_learners or num_gpus_per_learner, or tell Ray that the "
-            "machine has more with --ray-num-cpus or --ray-num-gpus."
-        )
+        raise RunError(f"A trial needs {what}. Lower num_env_runners, num_learners or num_gpus_per_learner in config.")

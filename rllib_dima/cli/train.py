@@ -45,9 +45,7 @@ EXPERIMENT_FLAGS = [
     IMPORTS,
     VERBOSITY,
     click.Option(["--log-debug"], is_flag=True, help="The same as -vv."),
-    _value(
-        "--storage-path --local-dir --upload-dir storage_path", str, "DIR", "Results' folder or URI: ~/ray_results."
-    ),
+    _value("--storage-path --local-dir --upload-dir storage_path", str, "DIR", "Folder or URI (~/ray_results)."),
     _value("--checkpoint-freq", int, "N", "Iterations between checkpoints, instead of 10 minutes; 0: none."),
     click.Option(["--checkpoint-at-end/--no-checkpoint-at-end"], default=None, help="A checkpoint when a trial ends."),
     _value("--keep-checkpoints-num", _AT_LEAST_1, "N", "Checkpoints to keep of each trial."),
@@ -64,11 +62,12 @@ EXPERIMENT_FLAGS = [
 
 def _file(ctx: click.Context, _: click.Parameter, words: Sequence[str]) -> str | None:
     """The file in `rllib train file FILE`, whose flags can stand anywhere."""
-    if words:
-        check_word(words[0], ["file"], ctx)
-        if len(words) != 2:
-            raise click.UsageError(f"`rllib train file` takes one FILE, but has {len(words) - 1}", ctx)
-    return words[1] if words else None
+    if not words:
+        return None
+    check_word(words[0], ["file"], ctx)
+    if len(words) != 2:
+        raise click.UsageError(f"`rllib train file` takes one FILE, but has {len(words) - 1}", ctx)
+    return words[1]
 
 
 @click.command(cls=Command, short_help="Train with Ray Tune.", params=EXPERIMENT_FLAGS)
@@ -94,23 +93,19 @@ def train(file: str | None, run: str | None, env: str | None, **flags: Any) -> i
           dynamics_lr: 1e-4
           seed: {grid_search: [0, 1, 2]}       # a trial for each; {loguniform: [1e-5, 1e-3]} draws num_samples times
 
-    A mapping with one key, which is grid_search, choice, uniform, loguniform, randint, lograndint, randn or one of
-    these with a q in front (quantised), is a search space; its list holds what the function of that name in ray.tune
-    takes. Further keys: storage_path, restore, max_failures, time_budget_s, max_concurrent_trials, scheduler,
-    scheduler_config, log_to_file. Old spellings (num_workers, episode_reward_mean, local_dir, ...) are translated,
-    unknown keys are refused.
+    grid_search, and choice, uniform, loguniform, randint, lograndint, randn and their quantised forms (quniform, ...)
+    are search spaces: their lists hold what the function of that name in ray.tune takes. Further keys: storage_path,
+    restore, max_failures, time_budget_s, max_concurrent_trials, scheduler, scheduler_config, log_to_file.
 
     .py files define `config` (an AlgorithmConfig) and may define `stop`, `run_config` and `tune_config` (ray.tune's).
 
-    What counts: the command line over the file over the algorithm's defaults. --config is merged into the file's
-    config, key by key also in nested mappings; --stop replaces the file's stop; every other flag replaces the setting
-    of its name. Results are in ~/ray_results/<experiment> or <storage path>/<experiment>.
+    The command line counts more than the file: --config is merged into the file's config, key by key; every other flag
+    replaces the setting of its name. Results are in ~/ray_results/<experiment> or <storage path>/<experiment>.
 
-    Checkpoints are written every 10 minutes, of which the newest three are kept, and at the end of a trial. With
-    --checkpoint-freq they come every N iterations instead, and all are kept. On Ctrl-C, SIGTERM and at the end of the
-    time budget every running trial ends its iteration and is saved; a second Ctrl-C leaves at once. Only what was
-    trained since the last checkpoint is lost then, or with the process (kill -9). The same command with --resume goes
-    on.
+    Checkpoints are written every 10 minutes (the newest three are kept) and at the end of a trial; with
+    --checkpoint-freq every N iterations instead (all are kept). On Ctrl-C, SIGTERM and at the end of the time budget
+    every running trial ends its iteration and is saved; a second Ctrl-C leaves at once. The same command with --resume
+    goes on from the last checkpoints.
 
     Exit codes: 0 all trials ended well, 1 a trial failed, 2 wrong usage, 130 interrupted with Ctrl-C or SIGTERM.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ def film(file: Path, num_episodes: int) -> Iterator[Callable[..., None]]:
         RunError: an environment draws no picture.
     """
     _check_can_write(file)
+    import imageio.v2
+
     writers: list[Any] = []
     num_frames: dict[str, int] = {}  # by episode
 
@@ -48,12 +51,12 @@ def film(file: Path, num_episodes: int) -> Iterator[Callable[..., None]]:
         first = env.unwrapped.envs[0]
         picture = first.render()
         if picture is None:
-            raise RunError(
-                f"{first.unwrapped} draws no picture: its render() returned None. It must honour "
-                'env_config["render_mode"] == "rgb_array".'
-            )
+            raise RunError(f"{first.unwrapped} draws no picture: its render() returned None in render_mode rgb_array.")
         if not writers:
-            writers.append(_open(file, first.metadata.get("render_fps") or DEFAULT_FRAMES_PER_SECOND))
+            fps = first.metadata.get("render_fps") or DEFAULT_FRAMES_PER_SECOND
+            per_frame = {"duration": 1000 / fps, "loop": 0}  # milliseconds
+            options = per_frame if file.suffix.lower() == ".gif" else {"fps": fps, "macro_block_size": 2}
+            writers.append(imageio.v2.get_writer(file, **options))
         writers[0].append_data(picture)
         number = num_frames[episode.id_] = num_frames.get(episode.id_, 0) + 1
         if number % FRAMES_PER_LINE == 0:
@@ -67,14 +70,6 @@ def film(file: Path, num_episodes: int) -> Iterator[Callable[..., None]]:
     print(f"video: {file}")
 
 
-def _open(file: Path, frames_per_second: float) -> Any:
-    import imageio.v2
-
-    if file.suffix.lower() == ".gif":
-        return imageio.v2.get_writer(file, duration=1000 / frames_per_second, loop=0)  # milliseconds per frame
-    return imageio.v2.get_writer(file, fps=frames_per_second, macro_block_size=2)
-
-
 def _check_can_write(file: Path) -> None:
     """Raises before an episode is run, not after."""
     if file.suffix.lower() not in FORMATS:
@@ -84,7 +79,5 @@ def _check_can_write(file: Path) -> None:
         import imageio_ffmpeg  # noqa: F401
     with failing_as(UsageError, f"The video {file} cannot be written: ", of=OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        is_there = file.exists()
-        file.open("ab").close()
-        if not is_there:
-            file.unlink()
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise PermissionError("there is no permission")

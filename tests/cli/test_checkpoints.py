@@ -12,7 +12,7 @@ from support.trap import Trap
 
 from rllib_dima.checkpoint import write_manifest
 from rllib_dima.cli.checkpoints import find_checkpoint, last_return, load_config
-from rllib_dima.cli.console import ProgressLines, check_criteria, describe, report, share_done
+from rllib_dima.cli.console import ProgressLines, check_criteria, report, share_done
 from rllib_dima.cli.errors import RunError, UsageError
 from rllib_dima.cli.experiment import saving
 
@@ -87,16 +87,17 @@ RESULT = {
 
 
 def test_a_line_tells_steps_return_and_the_time_that_is_left():
-    line = describe(RESULT, {"num_env_steps_sampled_lifetime": 1800, "env_runners/episode_return_mean": 20})
+    stop = {"num_env_steps_sampled_lifetime": 1800, "env_runners/episode_return_mean": 20}
+    line = ProgressLines(stop).describe(RESULT)
     assert " ".join(line.split()) == "iteration 3 steps 600 return 12.3 2.5 s total 0:01:30 left 0:03:00"
     evaluated = {**RESULT, "env_runners": {}, "evaluation": {"env_runners": {"episode_return_mean": 7.0}}}
-    line = " ".join(describe(evaluated, {}).split())
+    line = " ".join(ProgressLines({}).describe(evaluated).split())
     assert line == "iteration 3 steps 600 return - 2.5 s evaluation 7.0 total 0:01:30"
 
 
 def test_the_line_of_dima_holds_its_losses():
     model = {"decoder_loss": 0.25, "dynamics_loss": 0.5, "reward_loss": 0.125}
-    line = describe({**RESULT, "learners": {"world_model": model, "critic": {"value_loss": 0.75}}}, {})
+    line = ProgressLines({}).describe({**RESULT, "learners": {"world_model": model, "critic": {"value_loss": 0.75}}})
     assert "decoder 0.250 dynamics 0.500 reward 0.125 value 0.750" in line and "total 0:01:30" in line
 
 

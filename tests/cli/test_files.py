@@ -50,7 +50,7 @@ def test_yaml_and_json_hold_the_same_experiments(tmp_path):
         ("a.yaml", "a:\n  config:\n    lr: 1\n    lr: 2\n", "'lr' occurs twice"),
         ("a.yaml", "a: [1\n", "is no YAML"),
         ("a.yaml", "", "but holds None"),
-        ("a.yaml", "- a\n", "but holds \['a'\]"),
+        ("a.yaml", "- a\n", r"but holds \['a'\]"),
         ("a.yaml", "run: DIMA\nenv: x\n", "my_experiment.* but 'run' is 'DIMA'"),
         ("a.json", '{"a": {"run": 1, "run": 2}}', "'run' occurs twice"),
         ("a.json", "{", "is no JSON"),

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from ray import cloudpickle
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune import RunConfig, TuneConfig
 
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.cli.experiment.spec import PYTHON_KEYS
@@ -62,7 +62,7 @@ def _read_python(path: Path) -> Specs:
     """The experiment of a Python file, whose "run" is a class and whose "config" holds all settings."""
     module = import_code(str(path))
     config = _defined(module, "config", AlgorithmConfig)
-    if config is None:
+    if config.algo_class is None:
         raise UsageError(f"{path} must define `config`, such as DIMAConfig().environment(...).")
     given = _changed(_defined(module, "run_config", RunConfig)) | _changed(_defined(module, "tune_config", TuneConfig))
     spec = {name: given[name] for name in (*KEYS, *PYTHON_KEYS) if given.get(name)}
@@ -70,23 +70,23 @@ def _read_python(path: Path) -> Specs:
         spec["max_failures"] = given["failure_config"].max_failures
     if "checkpoint_config" in given:
         spec["checkpoint_config"] = _changed(given["checkpoint_config"])
-    if getattr(module, "stop", None) is not None:
-        spec["stop"] = module.stop
+    if stop := getattr(module, "stop", None):
+        spec["stop"] = stop
     return {given.get("name") or path.stem: {**spec, "run": config.algo_class, "config": config.to_dict()}}
 
 
 def _defined(module: ModuleType, name: str, kind: type) -> Any:
-    """What a module defines under a name, or None."""
-    value = getattr(module, name, None)
-    if value is not None and not isinstance(value, kind):
+    """What a module defines under a name, or the default of its kind."""
+    value = getattr(module, name, kind())
+    if not isinstance(value, kind):
         raise UsageError(f"{module.__file__}: {name} must be a {kind.__name__} of Ray, but is {reprlib.repr(value)}.")
     return value
 
 
-def _changed(settings: RunConfig | TuneConfig | CheckpointConfig | FailureConfig | None) -> dict[str, Any]:
-    """The attributes of one of Tune's settings that are not the default."""
-    defaults = vars(type(settings)()) if settings is not None else {}
-    return {name: value for name, value in vars(settings).items() if value != defaults[name]} if defaults else {}
+def _changed(settings: Any) -> dict[str, Any]:
+    """The attributes of a RunConfig and its like that are not the default."""
+    defaults = vars(type(settings)())
+    return {name: value for name, value in vars(settings).items() if value != defaults[name]}
 
 
 def import_code(name: str) -> ModuleType:

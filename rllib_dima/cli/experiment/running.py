@@ -53,24 +53,20 @@ def run_experiments(
     codes = []
     with ray_session(ray_address, verbosity > 0, ray_ui, machine):
         for experiment in experiments:
-            codes.append(_run_or_fail(experiment, verbosity, is_cluster(ray_address)))
+            try:
+                codes.append(_run(experiment, verbosity, can_grow=is_cluster(ray_address)))
+            except RunError as error:  # which does not keep the next from running
+                print(f"rllib: {experiment.name}: {error}", file=sys.stderr)
+                codes.append(FAILED)
             if codes[-1] == INTERRUPTED:
                 break
     return max(codes)
 
 
-def _run_or_fail(experiment: Experiment, verbosity: int, can_grow: bool) -> int:
-    """Runs one experiment and prints how it ended; one that cannot run does not keep the next from running."""
-    try:
-        if not can_grow:
-            require_resources(experiment.algorithm, next(variants(experiment.config)))
-        return _run(experiment, verbosity)
-    except RunError as error:
-        print(f"rllib: {experiment.name}: {error}", file=sys.stderr)
-        return FAILED
-
-
-def _run(experiment: Experiment, verbosity: int) -> int:
+def _run(experiment: Experiment, verbosity: int, can_grow: bool) -> int:
+    """Runs one experiment, prints how it ended, and returns the exit code."""
+    if not can_grow:
+        require_resources(experiment.algorithm, next(variants(experiment.config)))
     env = experiment.config.get("env")
     title = f"{experiment.algorithm.__name__} on {getattr(env, '__name__', env)}"
     print(f"{experiment.name}: {title}, {experiment.folder}", flush=True)

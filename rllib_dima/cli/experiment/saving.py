@@ -22,14 +22,11 @@ class Saving(Callback):
     """Asks trials for checkpoints, and ends the experiment on Ctrl-C, SIGTERM or after a time.
 
     An end comes as soon as every trial that is running has finished its iteration and written a checkpoint. For Tune
-    the trials are then unfinished, so that they can be resumed.
+    the trials are then unfinished, so that they can be resumed; `end` says why: `INTERRUPTED` or `OUT_OF_TIME`.
 
     Args:
         by_time: whether trials write checkpoints every `PERIOD_S`.
         time_budget_s: seconds until the end, if there is one.
-
-    Attributes:
-        end: why the experiment was left, `INTERRUPTED` or `OUT_OF_TIME`; None if it was not.
     """
 
     def __init__(self, by_time: bool, time_budget_s: float | None = None) -> None:
@@ -66,9 +63,7 @@ class Saving(Callback):
             return
         if self._unsaved is None:
             self._unsaved = set(trials)
-            print(
-                f"\n{self.end}. Running trials end their iteration and are saved; Ctrl-C to leave at once.", flush=True
-            )
+            print(f"\n{self.end}. Running trials end an iteration and are saved; Ctrl-C to leave at once.", flush=True)
         self._unsaved = {trial for trial in self._unsaved if trial.status == Trial.RUNNING}
         if not self._unsaved:
             self._leave_tune(signal.SIGINT, None)
