@@ -1,5 +1,9 @@
-"""Every Python block of README and documentation runs: training with the smallest networks and episodes."""
+"""Every Python block of README and documentation runs, and every command that trains or evaluates.
 
+With the smallest networks, the shortest episodes and few iterations; no video, which needs a display.
+"""
+
+import json
 import logging
 import runpy
 
@@ -7,13 +11,15 @@ import pytest
 import ray
 from ray import tune
 from ray.rllib.env.env_context import EnvContext
-from support.pages import PAGES, ROOT, blocks
+from support.pages import PAGES, ROOT, blocks, commands
 from support.team import TINY, Team
 
 from rllib_dima import DIMAConfig
+from rllib_dima.cli import main
 from rllib_dima.envs import make
 
 TASK = "mamujoco_halfcheetah_2x3"
+SHORT = {**TINY, "num_steps_before_learning": 20, "env_config": {"max_episode_steps": 20}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +45,7 @@ def test_every_python_block_runs(monkeypatch, tmp_path):
     built, build = [], DIMAConfig.build
 
     def build_small(config):
-        config.training(**TINY, num_steps_before_learning=20).environment(env_config={"max_episode_steps": 20})
+        config.update_from_dict(SHORT)
         built.append(build(config))
         return built[-1]
 
@@ -60,6 +66,20 @@ def test_every_python_block_runs(monkeypatch, tmp_path):
                 done.add(block)
     assert len(built) == 1 and built[0].training_iteration == 60
     built[0].stop()
+
+
+def test_training_and_evaluation_on_the_command_line_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    trainings = {tuple(words[2:4]): words for words in commands() if words[:2] == ["rllib", "train"]}
+    assert set(trainings) == {("file", "tuned_examples/dima_ant.yaml"), ("--run", "DIMA")}
+    for _, *words in trainings.values():  # of an option that is given twice, the last counts
+        config = json.loads(words[words.index("--config") + 1]) if "--config" in words else {}
+        short = ["--config", json.dumps({**config, **SHORT}), "--stop", '{"training_iteration": 2}']
+        assert main([*words, *short, "--storage-path", str(tmp_path), "--experiment-name", "run"]) == 0
+    ((_, *words),) = {tuple(words) for words in commands() if words[:2] == ["rllib", "evaluate"]}
+    words = words[: words.index("--out")]
+    assert main([str(tmp_path / "run") if word == "CHECKPOINT" else word for word in words]) == 0
+    assert "over 10 episodes" in capsys.readouterr().out
 
 
 def test_the_table_of_hyperparameters_holds_every_one_and_the_presets():

@@ -1,6 +1,7 @@
 """README and documentation: their code blocks."""
 
 import re
+import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,4 +17,10 @@ def blocks(page, language):
 def commands():
     """Every command of the pages' blocks, as a list of its words."""
     lines = (line for page in PAGES for block in blocks(page, "") for line in block.replace("\\\n", "").splitlines())
-    return [line.split("#")[0].split() for line in lines if line.split("#")[0].strip()]
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def measurements():
+    """Every command of the measured results, which are indented, as a list of its words."""
+    text = (ROOT / "benchmarks/RESULTS.md").read_text()
+    return [line.split() for line in re.findall(r"^    ((?:make|python) [^#\n]*)", text, re.MULTILINE)]
