@@ -380,22 +380,19 @@ def require_usable(quantity: str, values: np.ndarray | float) -> None:
         raise NonFiniteError(_non_finite(quantity, values), advice)
 
 
-def require_finite(
-    quantity: str, values: np.ndarray | float, step: int, error: type[RuntimeError] = SimulationError
-) -> None:
-    """The same for a simulator's own numbers.
+def require_finite(quantity: str, values: np.ndarray | float, step: int) -> None:
+    """Refuses them of a simulator, which has broken down.
 
     Args:
         quantity: what the numbers are, for the error.
         values: array of any shape, or a number.
         step: steps since the reset.
-        error: what to raise.
 
     Raises:
-        SimulationError: an entry is NaN, infinite or larger than `LARGEST` in size; or `error`.
+        SimulationError: an entry is NaN, infinite or larger than `LARGEST` in size.
     """
     if not in_range(values):
-        raise error(f"In step {step} of the episode (0 is the reset), {_non_finite(quantity, values)}")
+        raise SimulationError(f"In step {step} of the episode (0 is the reset), {_non_finite(quantity, values)}")
 
 
 def _non_finite(quantity: str, values: np.ndarray | float) -> str:
@@ -452,15 +449,16 @@ def reward_number(agent: Any, reward: Any) -> float:
         ContractError: it is no single number.
         NonFiniteError: it is NaN, infinite or larger than `LARGEST` in size.
     """
-    array = reward if type(reward) is float else _numbers(reward)
-    if array is None or np.shape(array) != ():
+    array = None if type(reward) is float else _numbers(reward)
+    if type(reward) is not float and (array is None or array.shape != ()):
         raise ContractError(
             f"The reward of agent {agent!r} is {reward!r} ({type(reward).__name__}), but must be one number.",
             "Return a float for every agent, for example float(reward) or float(reward.sum()).",
         )
-    if not abs(array) <= LARGEST:
-        require_usable(f"the reward of agent {agent!r}", array)
-    return float(array)
+    number = reward if array is None else float(array)
+    if not abs(number) <= LARGEST:
+        require_usable(f"the reward of agent {agent!r}", number)
+    return number
 
 
 def require_multi_agent(env: Any) -> None:

@@ -178,7 +178,7 @@ class BiDexHands(TeamEnv):
 
     def _read_state(self) -> None:
         state = self._observer.state(self._actions)
-        require_finite("the state", state, self._num_steps, SimulationError)
+        require_finite("the state", state, self._num_steps)
         self._state = state.clip(-LIMIT, LIMIT).astype(np.float32)
 
     def _observations(self) -> dict[str, np.ndarray]:

@@ -144,8 +144,7 @@ class _Inspection:
             require_one_kind(self._actions_of)
         with self.report.guard("state"):
             self._has_state = self._settings.get("state") != "observations" and offers_state(self._env)
-            spaces |= {STATE: self._env.state_space} if self._has_state else {}
-            self._look_at_state_space()
+            spaces |= self._state_space() if self._has_state else {}
         self._results = ResultChecks(self.report, self._agents, spaces, self._settings.get("team_reward", "shared"))
 
     def _space(self, kind: str, agent: Any) -> gymnasium.Space | None:
@@ -161,12 +160,12 @@ class _Inspection:
                 box_size(space, f"The observation space of agent {agent!r}")
         return space
 
-    def _look_at_state_space(self) -> None:
-        if self._has_state:
-            size = box_size(self._env.state_space, "state_space")
-            if isinstance(self._env, PettingZooEnv) and getattr(self._env.par_env, "state_space", None) is None:
-                found = f"it has state() but no state_space; DIMA takes the size of the first state, {size}."
-                self.report.add("warning", "state", found, "Add a state_space, a gymnasium.spaces.Box.")
+    def _state_space(self) -> dict[str, gymnasium.Space]:
+        size = box_size(self._env.state_space, "state_space")
+        if isinstance(self._env, PettingZooEnv) and getattr(self._env.par_env, "state_space", None) is None:
+            found = f"it has state() but no state_space; DIMA takes the size of the first state, {size}."
+            self.report.add("warning", "state", found, "Add a state_space, a gymnasium.spaces.Box.")
+        return {STATE: self._env.state_space}
 
     def _play(self, label: str, seed: int | None, actions: Iterable[dict] = ()) -> Iterator[Moment]:
         """A new episode, until it ends, fails or has no more actions."""

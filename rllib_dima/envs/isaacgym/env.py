@@ -20,7 +20,7 @@ from gymnasium.spaces import Box
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.bidexhands.tasks import AGENT_IDS, TASKS
-from rllib_dima.envs.cooperative import SimulationError, require_finite
+from rllib_dima.envs.cooperative import require_finite
 from rllib_dima.envs.isaacgym import worker
 from rllib_dima.envs.isaacgym.process import Setup, SimulatorProcess, find_checkout, find_python
 from rllib_dima.envs.team import TeamEnv
@@ -141,8 +141,8 @@ class IsaacGymBiDexHands(TeamEnv):
         numbers = np.frombuffer(answer, np.float32, offset=worker.OUTCOME.size)
         state, observations = np.split(numbers, [self.task.state_size])
         # The observations are parts of the state.
-        require_finite("the simulator's state", state, self._num_steps, SimulationError)
-        require_finite("the reward", reward, self._num_steps, SimulationError)
+        require_finite("the simulator's state", state, self._num_steps)
+        require_finite("the reward", reward, self._num_steps)
         self._state = state
         self._own = observations.reshape(len(self.agents), self.task.observation_size)
         return reward, done, success

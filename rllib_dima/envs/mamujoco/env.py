@@ -175,7 +175,7 @@ class MAMuJoCo(TeamEnv):
         observations = self._read(observation)
         reward = float(reward)
         if not math.isfinite(reward):
-            require_finite("the reward", reward, self._num_steps, SimulationError)
+            require_finite("the reward", reward, self._num_steps)
         is_late = self._num_steps >= self.max_episode_steps
         return observations, reward, bool(terminated), bool(truncated) or is_late, self._infos(info)
 

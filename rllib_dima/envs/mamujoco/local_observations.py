@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from rllib_dima.envs.cooperative import SimulationError, require_finite
+from rllib_dima.envs.cooperative import require_finite
 from rllib_dima.envs.mamujoco.observations import _SAFE_VARIANCE, require_finite_state
 from rllib_dima.envs.mamujoco.scenarios import Scenario, find_graph
 
@@ -91,7 +91,7 @@ class LocalObservations:
             entries = np.minimum(np.maximum(entries, self._low), self._high)
         entries = entries.astype(np.float32)
         if not math.isfinite(entries.dot(entries)):  # cheaper than testing every entry; it may overflow
-            require_finite("the local observations", entries, step, SimulationError)
+            require_finite("the local observations", entries, step)
         return {agent: entries[span] for agent, span in self._spans}
 
 

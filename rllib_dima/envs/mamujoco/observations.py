@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rllib_dima.envs.cooperative import SimulationError, require_finite
+from rllib_dima.envs.cooperative import require_finite
 
 _SAFE_VARIANCE = 1e60  # of numbers that are certainly finite as float32
 
@@ -70,4 +70,4 @@ def require_finite_state(state: np.ndarray, step: int) -> None:
         SimulationError: an entry is NaN or infinite.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-        require_finite("the simulator's observation", state.astype(np.float32), step, SimulationError)
+        require_finite("the simulator's observation", state.astype(np.float32), step)
