@@ -1,4 +1,4 @@
-"""Which of RLlib's settings are not read here, and the rules for the values of those that are."""
+"""Which of RLlib's settings are read here, what to set instead of others, and the rules for values."""
 
 from __future__ import annotations
 
@@ -10,31 +10,71 @@ import gymnasium as gym
 
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
 
-# Settings of RLlib that no algorithm here reads, and what to set instead. Setting one of them is an error; setting it
-# to its default, too, where that can be told (`training()`, `update_from_dict()`).
-UNUSED_SETTINGS: dict[str, str] = {
+# What algorithms here read of RLlib's settings. Setting any other one is an error, also one that a new release of Ray
+# brings; setting it to its default, too, where that can be told (`training()`, `update_from_dict()`).
+READ_SETTINGS = frozenset(
+    (
+        *("algo_class", "env", "env_config", "disable_env_checking", "clip_actions", "explore", "seed"),
+        *("placement_strategy", "num_cpus_for_main_process", "custom_resources_for_main_process", "local_gpu_idx"),
+        *("extra_python_environs_for_driver", "extra_python_environs_for_worker"),
+        *("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2", "framework_str", "input_"),
+        # environment runners
+        *("env_runner_cls", "num_env_runners", "num_envs_per_env_runner", "gym_env_vectorize_mode"),
+        *("num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner"),
+        *("create_env_on_local_worker", "validate_env_runners_after_construction", "episodes_to_numpy"),
+        *("sample_timeout_s", "max_requests_in_flight_per_env_runner", "episode_lookback_horizon"),
+        *("merge_env_runner_states", "broadcast_env_runner_states"),
+        # what happens when they fail
+        *("restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts"),
+        *("delay_between_env_runner_restarts_s", "num_consecutive_env_runner_failures_tolerance"),
+        *("env_runner_health_probe_timeout_s", "env_runner_restore_timeout_s", "restart_failed_sub_environments"),
+        # learners
+        *("_learner_class", "learner_config_dict", "num_learners", "max_requests_in_flight_per_learner"),
+        *("num_cpus_per_learner", "num_gpus_per_learner", "custom_resources_per_learner"),
+        # evaluation
+        *("evaluation_interval", "evaluation_duration", "evaluation_duration_unit", "evaluation_config"),
+        *("evaluation_num_env_runners", "evaluation_parallel_to_training", "evaluation_sample_timeout_s"),
+        *("evaluation_auto_duration_min_env_steps_per_sample", "evaluation_auto_duration_max_env_steps_per_sample"),
+        *("evaluation_force_reset_envs_before_iteration", "evaluation_unhealthy_workers_timeout_s"),
+        *("evaluation_error_after_n_consecutive_skips", "custom_evaluation_function"),
+        # callbacks and reports
+        *("callbacks_class", "callbacks_on_algorithm_init", "callbacks_on_checkpoint_loaded"),
+        *("callbacks_on_env_runners_recreated", "callbacks_on_environment_created", "callbacks_on_sample_end"),
+        *("callbacks_on_episode_created", "callbacks_on_episode_start", "callbacks_on_episode_step"),
+        *("callbacks_on_episode_end", "callbacks_on_evaluate_start", "callbacks_on_evaluate_end"),
+        *("callbacks_on_train_result", "metrics_num_episodes_for_smoothing", "stats_cls_lookup"),
+        *("min_time_s_per_iteration", "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration"),
+        *("log_level", "log_sys_usage"),
+        # RLlib's own notes
+        *("_fake_gpus", "_is_atari", "_is_frozen", "_is_online", "_prior_exploration_config", "_validate_config"),
+        *("_dont_auto_sync_env_runner_states", "_use_msgpack_checkpoints", "in_evaluation", "simple_optimizer"),
+    )
+)
+
+# What to set instead of those that are not read.
+ALTERNATIVES: dict[str, str] = {
     "lr": "Set the learning rates of the networks, such as actor_lr.",
     "grad_clip": "Set those of the networks, such as actor_grad_clip.",
     "grad_clip_by": "Gradients are clipped by the global norm of each network.",
-    "train_batch_size": "Set env_steps_per_iteration, or the algorithm's own batch sizes.",
-    "_train_batch_size_per_learner": "Set env_steps_per_iteration, or the algorithm's own batch sizes.",
+    **dict.fromkeys(
+        ("train_batch_size", "_train_batch_size_per_learner"),
+        "Set env_steps_per_iteration, or the algorithm's own batch sizes.",
+    ),
     "num_epochs": "Set ppo_epochs.",
     "minibatch_size": "Set ppo_minibatches, the number of minibatches per PPO epoch.",
     "shuffle_batch_per_epoch": "Batches are always shuffled.",
-    "model": "Set model_size, or the sizes of the networks, such as actor_hidden_size.",
-    "_model_config": "Set model_size, or the sizes of the networks, such as actor_hidden_size.",
+    **dict.fromkeys(
+        ("model", "_model_config"), "Set model_size, or the sizes of the networks, such as actor_hidden_size."
+    ),
     "_rl_module_spec": "The networks are fixed; set their sizes, such as actor_hidden_size.",
     "optimizer": "The optimisers are fixed; set their learning rates, such as actor_lr.",
     "observation_space": "The environment tells its spaces: set its observation_spaces.",
     "action_space": "The environment tells its spaces: set its action_spaces.",
     "observation_filter": "Scale observations in the environment.",
-    "update_worker_filter_stats": "There are no observation filters; scale observations in the environment.",
-    "use_worker_filter_stats": "There are no observation filters; scale observations in the environment.",
     "preprocessor_pref": "There are no preprocessors; change observations in the environment.",
     "observation_fn": "Change observations in the environment.",
     "compress_observations": "To save memory, set replay_capacity or replay_device.",
     "remote_worker_envs": "Set num_env_runners for environments in other processes.",
-    "remote_env_batch_wait_ms": "Set num_env_runners for environments in other processes.",
     "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
     "num_gpus": "Set num_gpus_per_learner.",
     # Of connectors one cannot tell whether they change what the policy sees or does, which neither agent ids nor the
@@ -47,26 +87,26 @@ UNUSED_SETTINGS: dict[str, str] = {
         "Change actions in the environment or a wrapper around it, which the trained policy's users have as well; to "
         "log, use callbacks."
     ),
-    "add_default_connectors_to_env_to_module_pipeline": "The policy needs RLlib's connectors.",
-    "add_default_connectors_to_module_to_env_pipeline": "The policy needs RLlib's connectors.",
+    **dict.fromkeys(
+        ("add_default_connectors_to_env_to_module_pipeline", "add_default_connectors_to_module_to_env_pipeline"),
+        "The policy needs RLlib's connectors.",
+    ),
     "exploration_config": "Exploration is sampling from the policy; evaluation_config has explore=False.",
-    "_learner_connector": "Learners receive episodes directly.",
-    "add_default_connectors_to_learner_pipeline": "Learners receive episodes directly.",
+    **dict.fromkeys(
+        ("_learner_connector", "add_default_connectors_to_learner_pipeline", "num_aggregator_actors_per_learner"),
+        "Learners receive episodes directly.",
+    ),
     "clip_rewards": "Rewards are learnt as they are; clip them in the environment.",
     "rollout_fragment_length": "Set env_steps_per_iteration; runners share it evenly.",
     "batch_mode": "An iteration collects exactly env_steps_per_iteration steps and cuts episodes where needed.",
     "count_steps_by": "Environment steps are counted, in which all agents act at once.",
     "normalize_actions": "The policy acts in [-1, 1], which the environment's wrapper scales to its bounds.",
-    "policies": "All agents share one policy.",
-    "policy_mapping_fn": "All agents share one policy.",
-    "policies_to_train": "All agents share one policy.",
-    "algorithm_config_overrides_per_module": "All agents share one policy.",
+    **dict.fromkeys(
+        ("policies", "policy_mapping_fn", "policies_to_train", "algorithm_config_overrides_per_module"),
+        "All agents share one policy.",
+    ),
     "create_local_env_runner": "The local runner is needed to restart remote ones with the policy alone.",
-    "num_aggregator_actors_per_learner": "Learners receive episodes directly.",
     "_torch_lr_scheduler_classes": "Learning rates are constant.",
-    "_torch_grad_scaler_class": "Training goes without loss scaling.",
-    "torch_compile_learner": "RLlib's switch does nothing for modules of several agents.",
-    "torch_compile_worker": "RLlib's switch does nothing on the new API stack.",
     "torch_skip_nan_gradients": "A run stops with an error that names what became NaN.",
     "log_gradients": "Each network's gradient norm is logged.",
 }
@@ -119,6 +159,7 @@ RULES: dict[str, _Rule] = {
         (dict,),
         lambda value: STATS_CLASSES.items() <= value.items(),
     ),
+    "framework_str": _Rule("'torch', because all networks are PyTorch's", (str,), "torch".__eq__),
     "input_": _Rule(
         "'sampler', because algorithms here learn from steps that they collect themselves", (str,), "sampler".__eq__
     ),

@@ -37,7 +37,7 @@ from rllib_dima.envs.creation import require_creator
 from rllib_dima.learning.rl_modules import POLICY_ID, TeamMultiRLModule, TeamNetwork, TeamPolicy, module_id
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
-from rllib_dima.settings import CHANGED_FOR_EVALUATION, RULES, UNUSED_SETTINGS, check_value
+from rllib_dima.settings import ALTERNATIVES, CHANGED_FOR_EVALUATION, READ_SETTINGS, RULES, check_value
 
 NOT_PROVIDED: Any = NotProvided  # RLlib's default of what was not given, which annotations leave out
 PRESETS = ("model_size", "recipe")
@@ -58,13 +58,13 @@ class TeamConfig(AlgorithmConfig):
     Attributes:
         hyperparameter_class: its fields are what `training()` takes.
         trainer_class: what learners train with; its NETWORKS become RLlib's modules.
-        unused_settings: settings of RLlib that the algorithm does not read, and what to set instead.
+        alternatives: what to set instead of settings of RLlib that the algorithm does not read, where there is such.
         shown_losses: what stands on top of every result beside the return: the loss's name, and its module's.
     """
 
     hyperparameter_class: ClassVar[type[Hyperparameters]]
     trainer_class: ClassVar[type[Trainer]]
-    unused_settings: ClassVar[dict[str, str]] = UNUSED_SETTINGS
+    alternatives: ClassVar[dict[str, str]] = ALTERNATIVES
     shown_losses: ClassVar[dict[str, str]] = {}
 
     # RLlib's, which declares that they may be None; `validate()` refuses that.
@@ -118,7 +118,7 @@ class TeamConfig(AlgorithmConfig):
             ValueError: on an unknown name, with the nearest known ones. Values are checked by `validate()`.
         """
         for name in hyperparameters:
-            if name in self.unused_settings:
+            if name in _unused_settings(type(self)):
                 raise ValueError(self.not_used(name))
             check_name(name, self.hyperparameter_class.names(), "hyperparameter")
         presets = {"model_size": model_size, "recipe": recipe}
@@ -260,9 +260,8 @@ class TeamConfig(AlgorithmConfig):
         for key in settings:
             if key not in ("multiagent", TRIAL_INFO):
                 self._check_setting(self._translate_special_keys(key, warn_deprecated=False))
-        unused = settings.keys() & self.unused_settings.keys()
-        if len(unused) < len(self.unused_settings):  # a whole configuration, as of to_dict(), holds all of them
-            for name in unused:
+        if not settings.keys() >= self.alternatives.keys():  # a whole configuration, as of to_dict(), holds them all
+            for name in settings.keys() & _unused_settings(type(self)):
                 raise ValueError(self.not_used(name))
         for key in ("model", "optimizer"):  # RLlib would pass these to training(), which is for hyperparameters
             if key in settings:
@@ -349,7 +348,7 @@ class TeamConfig(AlgorithmConfig):
 
     def _check_unused_settings(self) -> None:
         defaults = _defaults(type(self))
-        for name in self.unused_settings:
+        for name in _unused_settings(type(self)):
             if self.in_evaluation and name in CHANGED_FOR_EVALUATION:
                 continue
             if getattr(self, name) != defaults[name]:
@@ -358,7 +357,8 @@ class TeamConfig(AlgorithmConfig):
     def not_used(self, name: str) -> str:
         """What to say of a setting that the algorithm does not use."""
         algorithm = self.algo_class.__name__
-        return f"{algorithm} does not use {name.lstrip('_')!r}, which was set. {self.unused_settings[name]}"
+        advice = self.alternatives.get(name, "Leave it out.")
+        return f"{algorithm} does not use {name.lstrip('_')!r}, which was set. {advice}"
 
     @classmethod
     def _own_settings(cls) -> tuple[str, ...]:
@@ -419,6 +419,12 @@ def _known_settings(config_class: type[TeamConfig]) -> frozenset[str]:
     """Public settings of RLlib and of an algorithm. (`worker_index` is what RLlib sets on runners' configs.)"""
     of_rllib = {name for name in vars(AlgorithmConfig()) if name[0] != "_"}
     return frozenset({*of_rllib, *config_class._own_settings(), "worker_index"})
+
+
+@lru_cache
+def _unused_settings(config_class: type[TeamConfig]) -> frozenset[str]:
+    """Settings of RLlib that an algorithm does not read."""
+    return frozenset(vars(AlgorithmConfig()).keys() - READ_SETTINGS - {*config_class._own_settings()})
 
 
 @lru_cache

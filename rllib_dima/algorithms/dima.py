@@ -12,7 +12,7 @@ from rllib_dima.algorithms.base import TeamAlgorithm
 from rllib_dima.algorithms.base_config import TeamConfig
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.trainer import DIMATrainer
-from rllib_dima.settings import UNUSED_SETTINGS
+from rllib_dima.settings import ALTERNATIVES
 
 _BATCHES = "Set env_steps_per_iteration, or the batch sizes of the networks, such as dynamics_batch_size."
 
@@ -27,8 +27,8 @@ class DIMAConfig(TeamConfig):
     """
 
     hyperparameter_class, trainer_class = DIMAHyperparameters, DIMATrainer
-    unused_settings: ClassVar[dict[str, str]] = {
-        **UNUSED_SETTINGS,
+    alternatives: ClassVar[dict[str, str]] = {
+        **ALTERNATIVES,
         "lr": "Set actor_lr, critic_lr, decoder_lr, dynamics_lr or reward_lr.",
         "grad_clip": (
             "Set actor_grad_clip, critic_grad_clip, decoder_grad_clip, dynamics_grad_clip or reward_grad_clip."

@@ -19,6 +19,7 @@ from support.team import Team, team_config
 import rllib_dima
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.settings import ALTERNATIVES, READ_SETTINGS
 
 UNIT = Box(-1, 1, (1,), np.float32)
 
@@ -161,6 +162,10 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.debugging(seed=-1), "seed must be None or a whole number from 0 .* but is -1"),
         (lambda c: c.api_stack(False, False), "enable_rl_module_and_learner must be True, .* but is False"),
         (lambda c: c.offline_data(input_="/data"), "input_ must be 'sampler'"),
+        (lambda c: c.offline_data(output="/data"), "does not use 'output', which was set. Leave it out."),
+        (lambda c: c.framework("tf2"), "framework_str must be 'torch', .* but is 'tf2'"),
+        (lambda c: c.update_from_dict({"learning_starts": 5}), "does not use 'learning_starts'"),
+        (lambda c: c.update_from_dict({"policy_map_capacity": 100}), "does not use 'policy_map_capacity'"),
     ],
 )
 def test_bad_settings_are_refused_before_training(change, message):
@@ -172,6 +177,27 @@ def test_connectors_of_evaluation_alone_are_refused_as_well():
     config = ant().evaluation(evaluation_config={"_env_to_module_connector": MeanStdFilter})
     with pytest.raises(ValueError, match="Change observations"):
         config.get_evaluation_config_object().validate()
+
+
+def test_settings_that_are_read_exist_and_those_of_a_new_ray_are_refused(monkeypatch):
+    original = AlgorithmConfig.__init__
+    of_rllib = vars(AlgorithmConfig()).keys()
+    assert of_rllib >= READ_SETTINGS and of_rllib - READ_SETTINGS >= ALTERNATIVES.keys()
+
+    def with_one_more(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.new_in_ray = 1
+
+    monkeypatch.setattr(AlgorithmConfig, "__init__", with_one_more)
+
+    class Tomorrows(DIMAConfig):
+        """A class of its own, for which nothing is remembered yet."""
+
+    config = Tomorrows().environment("mamujoco_ant_4x2")
+    config.validate()
+    config.new_in_ray = 2
+    with pytest.raises(ValueError, match="does not use 'new_in_ray', which was set"):
+        config.validate()
 
 
 def test_environment_is_required():

@@ -56,7 +56,7 @@ def read_settings(config: dict[str, Any], algorithm: Any) -> dict[str, Any]:
         UsageError, ValueError: a name that is unknown, means nothing any more, or stands in the wrong place.
     """
     config, default, known = translate_settings(config), algorithm.get_default_config(), settings_of(algorithm)
-    refused = REFUSED.keys() - getattr(default, "unused_settings", {}).keys()  # which say it better
+    refused = REFUSED.keys() - getattr(default, "alternatives", {}).keys()  # which say it better
     for settings in (config, config.get("evaluation_config")):
         for name in settings if isinstance(settings, dict) else ():
             if name in refused:
