@@ -40,6 +40,8 @@ class Actor(nn.Module):
     """
 
     OUTPUT_GAIN = 0.01  # near-zero mean actions at the start
+    observation_mask: torch.Tensor
+    action_mask: torch.Tensor
 
     def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__()
