@@ -241,6 +241,59 @@ def test_reward_mlp_learns_rewards_and_endings_from_single_steps():
     assert torch.equal(logits[:, 0] < 0, data.terminated[:, 0])
 
 
+# How useful the dynamics are
+
+
+def test_fresh_steps_are_predicted_before_they_are_learnt_from(monkeypatch):
+    trainer = new_trainer(UNEQUAL, tiny(**MLP, dynamics_target="change"))
+    trainer.add([random_trajectory(UNEQUAL, 30, episode_id="e")])
+    assert "open_loop_error_1" not in trainer.train_iteration()["world_model"]  # nothing was learnt before they came
+    seen = []
+    chunk = random_trajectory(UNEQUAL, 7, seed=5, episode_id="e", is_start=False)
+    chunk.states[0] = 0.0
+    model = trainer.world_model
+    sample = model.dynamics.sample
+    monkeypatch.setattr(model.dynamics, "sample", lambda *inputs: seen.append(inputs) or 0.5 + sample(*inputs) * 0)
+    trainer.add([chunk])
+    context, actions, valid = seen[0]
+    assert torch.equal(actions[:, -1].flip(0), torch.as_tensor(chunk.actions)) and valid.all()
+    z = model.normalizer(torch.as_tensor(chunk.states))
+    assert torch.allclose(context[:, -1].flip(0), z[:-1] * 0.5, atol=1e-6)
+    metrics = trainer.train_iteration()["world_model"]
+    assert metrics["open_loop_error_1"] == pytest.approx((1.0 - z[1:]).abs().mean().item(), rel=1e-5)
+    assert metrics["persistence_error_1"] == pytest.approx((z[:-1] - z[1:]).abs().mean().item(), rel=1e-5)
+    assert "open_loop_error_1" not in trainer.train_iteration()["world_model"]
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_dynamics_no_better_than_nothing_changes_are_warned_of_once(better, monkeypatch, caplog):
+    trainer = new_trainer(UNEQUAL, tiny(**MLP))
+    errors = {"open_loop_error_1": torch.tensor(0.9 if better else 1.1), "persistence_error_1": torch.tensor(1.0)}
+    monkeypatch.setattr(trainer.world_model, "one_step_errors", lambda window: errors)
+    for seed in range(13):
+        trainer.add([random_trajectory(UNEQUAL, 20, seed=seed)])
+        trainer.train_iteration()
+    warnings = [record.message for record in caplog.records if "no better than if nothing changed" in record.message]
+    assert len(warnings) == (0 if better else 1)
+
+
+@pytest.mark.parametrize("training", ["denoising", "refinement"])
+def test_pseudo_huber_error_is_squared_when_small_and_linear_when_large(training):
+    model, delta = new(dynamics_huber_delta=0.5, dynamics_training=training), 0.5
+    small, large = torch.full((2, 4), 1e-2), torch.full((2, 4), 1e3)
+    assert torch.allclose(model._penalty(small), small[:, 0] ** 2, rtol=1e-3)
+    assert torch.allclose(model._penalty(large), 2 * delta * large[:, 0] - 2 * delta**2, rtol=1e-3)
+    states, actions, next_states = windows(UNEQUAL, 4, 5)
+    huber, squared = new(dynamics_huber_delta=1e4, dynamics_training=training), new(dynamics_training=training)
+    losses = []
+    for one in (huber, squared):
+        torch.manual_seed(0)
+        losses.append(
+            one.double().loss(states.double(), actions.double(), next_states.double(), torch.ones(4, 5) > 0)[0]
+        )
+    assert torch.allclose(*losses, rtol=1e-4)
+
+
 # The whole recipe
 
 

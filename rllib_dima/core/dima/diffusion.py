@@ -40,6 +40,11 @@ class DynamicsHyperparameters(DenoiserHyperparameters, SamplerHyperparameters):
         "steps before it left (refinement).",
         choices=("denoising", "refinement"),
     )
+    dynamics_huber_delta: float = knob(
+        0.0,
+        "Unit error at which the loss turns from squared to linear (pseudo-Huber); 0 is squared everywhere, eq. 9.",
+        low=0.0,
+    )
     dynamics_ema_decay: float = knob(
         0.0,
         "Decay of the moving average of weights that imagination uses; 0 uses the present ones.",
@@ -236,7 +241,7 @@ class Diffusion(nn.Module):
         _, output = self(noisy, task.sigma, contexts, encoded)
         c = self.preconditioning(task.sigma)
         unit_target = (data - c.c_skip.unsqueeze(1) * noisy) / c.c_out.unsqueeze(1)
-        return (output - unit_target).square().mean(dim=1).view(-1, batch_size).T
+        return self._penalty(output - unit_target).view(-1, batch_size).T
 
     def _refinement_error(
         self,
@@ -254,11 +259,18 @@ class Diffusion(nn.Module):
             x = self._start(data, sigmas[0])
             for step in range(self.num_steps):
                 denoised, _ = self(x, x.new_full((1,), sigmas[step]), context, encoded[step])
-                unit_errors.append(((denoised - data) / self.hp.sigma_data).square().mean(dim=1))
+                unit_errors.append(self._penalty((denoised - data) / self.hp.sigma_data))
                 x = (denoised + (x - denoised) * (sigmas[step + 1] / sigmas[step])).detach()
             errors.append(torch.stack(unit_errors).mean(dim=0))
             context = self._shift(context, x)
         return torch.stack(errors, dim=1)
+
+    def _penalty(self, error: torch.Tensor) -> torch.Tensor:
+        """Mean over entries of the squared error, or of 2 d^2 (sqrt(1 + (e / d)^2) - 1): (B, S) -> (B,)."""
+        delta = self.hp.dynamics_huber_delta
+        if not delta:
+            return error.square().mean(dim=1)
+        return 2 * delta**2 * ((1 + (error / delta).square()).sqrt() - 1).mean(dim=1)
 
     def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, next_states: torch.Tensor) -> _Task:
         """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), next_states (B, S)."""

@@ -72,7 +72,7 @@ class Steps:
         self._is_alone = average_gradients is None
         networks = {name: getattr(world_model, name) for name in PREFIXES} | {"actor": actor, "critic": critic}
         self.optimizers = _build_optimizers(hp, networks, average_gradients)
-        self.means = {name: RunningMeans(device) for name in (*networks, "statistics", "rollout")}
+        self.means = {name: RunningMeans(device) for name in (*networks, "statistics", "rollout", "fresh")}
         self.accelerator = Accelerator(hp.acceleration, device, world_model.fusible_modules())
         self._warn_if_slow()
         self._updates: dict[tuple[str, ...], Step] = {}

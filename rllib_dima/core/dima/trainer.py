@@ -37,6 +37,11 @@ from rllib_dima.core.training.random_numbers import own_random_numbers
 
 logger = logging.getLogger(__name__)
 
+MOST_FRESH_STEPS = 256
+"""So many of an iteration's new steps the dynamics is measured on before it learns from them."""
+NUM_USELESS = 10
+"""After so many iterations in a row without a use of the dynamics a warning says so."""
+
 
 class DIMATrainer(Trainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
@@ -78,7 +83,7 @@ class DIMATrainer(Trainer):
         self.hp, self.device, self.rank = hp, torch.device(device), rank
         self.actor = cast(Actor, networks["actor"])
         self.critic = cast(Critic, networks["critic"])
-        self.world_model = cast(WorldModel, networks["world_model"])
+        self.world_model = cast(WorldModel, networks["world_model"]).eval()
         self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         replay_device = _replay_device(layout, hp, self.device)
         self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -86,6 +91,7 @@ class DIMATrainer(Trainer):
         )
         self.num_env_steps = 0
         self.num_iterations = 0  # iterations that trained
+        self._num_useless = 0
         models = (self.actor, self.critic, self.world_model)
         self.steps = Steps(hp, *models, self.replay, average_gradients, side_by_side, PhaseClock(self.device))
         self.optimizers = self.steps.optimizers
@@ -108,8 +114,9 @@ class DIMATrainer(Trainer):
         """
         if self.replay.num_written < self.hp.num_steps_before_learning:
             return {"time": self.steps.clock.pop()}
-        for means in self.steps.means.values():
-            means.clear()
+        for name, means in self.steps.means.items():
+            if name != "fresh":  # measured when the steps came
+                means.clear()
         trains_policy = self.num_iterations >= self.hp.num_world_model_warmup_iterations
         precision = matrix_product_precision(self.hp.precision, self.device)
         with self._on_device(), self.random_numbers(), precision:
@@ -157,6 +164,14 @@ class DIMATrainer(Trainer):
                 columns = (states_to_count(trajectories), changes, rewards)
                 self._normalize_observations([trajectory.observations for trajectory in trajectories])
                 self._observe(*(torch.as_tensor(column, device=self.device) for column in columns))
+                if self.num_iterations and len(rewards):
+                    self._predict_newest(min(len(rewards), MOST_FRESH_STEPS, len(self.replay)))
+
+    def _predict_newest(self, count: int) -> None:
+        """Measures the dynamics on steps that it has not learnt from yet."""
+        window = self.replay.windows(self.replay.newest(count), past=self.hp.context_length - 1)
+        with self.random_numbers():
+            self.steps.means["fresh"].add(self.world_model.one_step_errors(window))
 
     def _normalize_observations(self, observations: Sequence[np.ndarray]) -> None:
         """Updates the statistics of observations, (T, N, O) each."""
@@ -209,7 +224,8 @@ class DIMATrainer(Trainer):
 
     def _report(self, has_trained_policy: bool) -> Metrics:
         """Moves the means of all metrics to the host at once and checks them."""
-        sources = {"world_model": (*PREFIXES, "statistics")}
+        fresh = self.steps.means["fresh"]
+        sources = {"world_model": (*PREFIXES, "statistics", *(["fresh"] if fresh.is_filled else []))}
         if has_trained_policy:
             sources |= {"actor": ("actor",), "critic": ("rollout", "critic")}
         means = {name: self.steps.means[name] for names in sources.values() for name in names}
@@ -220,7 +236,20 @@ class DIMATrainer(Trainer):
                 self._check_finite(f"{part}/{name}", number)
         for name, norm in norms.items():  # the last update may have spoilt what no loss has seen yet
             self._check_finite(f"the norm of the parameters of {name}", norm)
+        fresh.clear()
+        self._warn_of_useless_dynamics(report["world_model"])
         return {**report, "time": self.steps.clock.pop()}
+
+    def _warn_of_useless_dynamics(self, metrics: dict[str, float]) -> None:
+        """Says it, once in a while, if the dynamics predict no better than that nothing changes."""
+        error, persistence = metrics.get("open_loop_error_1", 0.0), metrics.get("persistence_error_1", 1.0)
+        self._num_useless = self._num_useless + 1 if error >= persistence else 0
+        if self._num_useless == NUM_USELESS and self.rank == 0:
+            logger.warning(
+                f"In each of the last {NUM_USELESS} iterations the dynamics predicted fresh steps no better than if "
+                f"nothing changed (open_loop_error_1 is {error:.3g}, persistence_error_1 {persistence:.3g}), so the "
+                "policy learns from imagination that is off. Use recipe='swift', wider dynamics, or more updates."
+            )
 
     def _check_finite(self, name: str, number: float) -> None:
         if not np.isfinite(number):

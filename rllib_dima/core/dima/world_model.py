@@ -78,6 +78,23 @@ class WorldModel(nn.Module):
         with self.autocast():
             return self.reward_termination.loss(states, window.actions, rewards, window.terminated, window.valid)
 
+    @torch.no_grad()
+    def one_step_errors(self, window: Window) -> dict[str, torch.Tensor]:
+        """How well the next states are predicted: mean absolute errors over entries in normalised units, () each.
+
+        Args:
+            window: B windows of L real steps, the last of which is predicted; in evaluation mode.
+        """
+        scale, valid = self.hp.sigma_data, window.valid
+        states, truth = self.normalizer(window.states), self.normalizer(window.next_states[:, -1])
+        with self.autocast():
+            context = states * scale * valid.unsqueeze(-1)
+            predicted = self.dynamics.sample(context, window.actions, valid) / scale
+        return {
+            "open_loop_error_1": (predicted - truth).abs().mean(),
+            "persistence_error_1": (states[:, -1] - truth).abs().mean(),  # of "nothing changes"
+        }
+
     def autocast(self) -> torch.autocast:
         """bfloat16 for matrix products inside, if hp.precision asks for it; what the models return is float32."""
         device = self.normalizer.mean.device.type

@@ -181,6 +181,10 @@ class ReplayBuffer:
         age = (age_rank * self._size).long().clamp(max=self.capacity - 1)
         return self.windows((self._newest - age) % self._size, past, future)
 
+    def newest(self, count: int) -> torch.Tensor:
+        """The row numbers of the last `count` transitions that were added, (count,)."""
+        return (self._num_written - 1 - torch.arange(count, device=self.device)) % self.capacity
+
     def windows(self, anchors: torch.Tensor, past: int = 0, future: int = 0) -> Window:
         """The windows around given rows.
 

@@ -21,6 +21,11 @@ class RunningMeans:
         self._names: tuple[str, ...] = ()
         self._sums = torch.zeros(0)  # the last entry counts
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether anything was added since the last `clear`. Waits for the device."""
+        return bool(self._names) and bool(self._sums[-1] > 0)
+
     def add(self, metrics: dict[str, torch.Tensor]) -> None:
         """Counts in a set of scalars; it has the same names each time."""
         if not self._names:
