@@ -73,11 +73,14 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {},
     "swift": {
         "": {
+            "context_length": 1,
             "dynamics_network": "mlp",
             "dynamics_target": "change",
             "dynamics_training": "refinement",
+            "dynamics_huber_delta": 0.5,
             "dynamics_ema_decay": 0.99,
             "dynamics_lr": 2e-3,
+            "dynamics_batch_size": 128,
             "num_autoregressive_steps": 1,
             "conditioning": "cumulative",
             "num_denoising_steps": 2,
