@@ -4,9 +4,9 @@
     algo = DIMAConfig().environment("mamujoco_ant_4x2").build()
     algo.train()
 
-Importing the package registers the trainable "DIMA" and every environment id with Ray: at once where Ray's registry has
-been imported, else as soon as it is. It imports neither Ray nor a simulator, so `rllib_dima.core` and `Policy`, which
-are pure torch, work alone.
+Importing the package registers every algorithm (`ALGORITHMS`) and environment id with Ray: at once where Ray's registry
+has been imported, else as soon as it is. It imports neither Ray nor a simulator, so `rllib_dima.core` and `Policy`,
+which are pure torch, work alone.
 """
 
 from __future__ import annotations
@@ -20,20 +20,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rllib_dima.algorithms.dima import DIMA, DIMAConfig
+    from rllib_dima.algorithms.happo import HAPPO, HAPPOConfig
+    from rllib_dima.algorithms.hasac import HASAC, HASACConfig
+    from rllib_dima.algorithms.mappo import MAPPO, MAPPOConfig
     from rllib_dima.policy import Policy
 
-__all__ = ["DIMA", "DIMAConfig", "Policy", "register"]
+__all__ = [
+    "ALGORITHMS",
+    "DIMA",
+    "HAPPO",
+    "HASAC",
+    "MAPPO",
+    "DIMAConfig",
+    "HAPPOConfig",
+    "HASACConfig",
+    "MAPPOConfig",
+    "Policy",
+    "register",
+]
+
+ALGORITHMS = ("DIMA", "MAPPO", "HAPPO", "HASAC")
+"""By the names under which Ray knows them."""
 
 _MODULE_OF = {
-    "DIMA": "rllib_dima.algorithms.dima",
-    "DIMAConfig": "rllib_dima.algorithms.dima",
+    **{name: f"rllib_dima.algorithms.{name.lower()}" for name in ALGORITHMS},
+    **{f"{name}Config": f"rllib_dima.algorithms.{name.lower()}" for name in ALGORITHMS},
     "Policy": "rllib_dima.policy",
 }
 _REGISTRY = "ray.tune.registry"
 
 
 def register() -> None:
-    """Registers "DIMA" and the environment ids with Ray; importing the package does, and again after `ray.init()`.
+    """Registers algorithms and environment ids with Ray; importing the package does, and again after `ray.init()`.
 
     Raises:
         ModuleNotFoundError: if Ray is not installed.
@@ -42,7 +60,8 @@ def register() -> None:
 
     from rllib_dima.envs import register_envs
 
-    _global_registry.register(TRAINABLE_CLASS, "DIMA", _Reference())
+    for name in ALGORITHMS:
+        _global_registry.register(TRAINABLE_CLASS, name, _Reference(name))
     register_envs()
 
 
@@ -55,10 +74,13 @@ def register_whenever_ray_starts() -> None:
 
 
 class _Reference:
-    """Unpickled, it is `DIMA`: Ray's registry keeps pickles, so that RLlib is imported only where "DIMA" is used."""
+    """Unpickled, it is the algorithm: Ray's registry keeps pickles, so that RLlib is imported only where it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def __reduce__(self) -> tuple:
-        return __getattr__, ("DIMA",)
+        return __getattr__, (self._name,)
 
 
 class _RegisterWithRay:

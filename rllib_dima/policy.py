@@ -26,13 +26,16 @@ import torch
 from torch import nn
 
 from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
+from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
-from rllib_dima.core.policy.networks import Actor
+from rllib_dima.core.model_free.soft_networks import SquashedActors
+from rllib_dima.core.policy.networks import Actor, AgentActors, PolicyNetwork
 
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
 WEIGHTS_FILE_NAME, DESCRIPTION_FILE_NAME = "weights.npz", "policy.json"  # in that folder
 LAYOUT_FILE_NAME = "layout.json"  # inside an exported file
+NETWORKS = {network.__name__: network for network in (Actor, AgentActors, SquashedActors)}
+"""Policies by the name in a checkpoint, which must not choose what is run: others are not loaded."""
 
 
 class Policy:
@@ -45,7 +48,7 @@ class Policy:
         layout: the agents, their order, and the sizes of observations and actions.
     """
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, actor: PolicyNetwork) -> None:
         self.actor, self.layout = actor.cpu().eval(), actor.layout
 
     @classmethod
@@ -144,7 +147,7 @@ class Policy:
         return padded
 
 
-def save_weights(folder: Place, actor: Actor, weights_by_name: Mapping[str, np.ndarray]) -> None:
+def save_weights(folder: Place, actor: PolicyNetwork, weights_by_name: Mapping[str, np.ndarray]) -> None:
     """Writes into a folder what `Policy` needs of a checkpoint, as files that cannot run code when they are read.
 
     Args:
@@ -152,8 +155,11 @@ def save_weights(folder: Place, actor: Actor, weights_by_name: Mapping[str, np.n
         actor: the network.
         weights_by_name: its parameters and buffers, which may be older than those it has.
     """
-    hyperparameters = {name: getattr(actor.hp, name) for name in PolicyHyperparameters.names()}
-    description = {"layout": dataclasses.asdict(actor.layout), "hyperparameters": hyperparameters}
+    description = {
+        "network": type(actor).__name__,
+        "layout": dataclasses.asdict(actor.layout),
+        "hyperparameters": {name: getattr(actor.hp, name) for name in actor.HYPERPARAMETERS.names()},
+    }
     weights = io.BytesIO()
     np.savez(weights, **weights_by_name)  # pyright: ignore[reportArgumentType]: no array is called allow_pickle
     files = {
@@ -171,12 +177,13 @@ def load_layout(folder: pathlib.Path) -> AgentLayout:
     Raises:
         CheckpointError: the file is missing or says something else.
     """
-    return _load_description(folder)[0]
+    return _load_description(folder)[1]
 
 
-def _load_actor(folder: pathlib.Path, path: Any) -> Actor:
+def _load_actor(folder: pathlib.Path, path: Any) -> PolicyNetwork:
     """The network that `save_weights` wrote to a folder of the checkpoint `path`."""
-    actor = Actor(*_load_description(folder))
+    network, layout, hyperparameters = _load_description(folder)
+    actor = network(layout, hyperparameters)
     try:
         with np.load(folder / WEIGHTS_FILE_NAME, allow_pickle=False) as weights:
             state = {name: torch.from_numpy(weights[name]) for name in weights.files}
@@ -187,14 +194,15 @@ def _load_actor(folder: pathlib.Path, path: Any) -> Actor:
     return actor
 
 
-def _load_description(folder: pathlib.Path) -> tuple[AgentLayout, PolicyHyperparameters]:
+def _load_description(folder: pathlib.Path) -> tuple[type[PolicyNetwork], AgentLayout, Hyperparameters]:
     try:
         description = json.loads((folder / DESCRIPTION_FILE_NAME).read_bytes())
         layout, hyperparameters = (
             {name: _as_tuple(value) for name, value in description[part].items()}
             for part in ("layout", "hyperparameters")
         )
-        return AgentLayout(**layout), PolicyHyperparameters(**hyperparameters)
+        network = NETWORKS[description["network"]]
+        return network, AgentLayout(**layout), network.HYPERPARAMETERS(**hyperparameters)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{folder / DESCRIPTION_FILE_NAME} describes no policy: {error!r}") from error
 
@@ -212,7 +220,7 @@ def _as_tuple(value: Any) -> Any:
 class _Deterministic(nn.Module):
     """What is exported."""
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, actor: PolicyNetwork) -> None:
         super().__init__()
         self.actor = copy.deepcopy(actor).requires_grad_(False)
 

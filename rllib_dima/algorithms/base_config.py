@@ -1,7 +1,7 @@
 """`TeamConfig`: what the configurations of all algorithms here have in common.
 
-A hyperparameter left at None follows the presets of `recipe` and `model_size`, then the benchmark family of the
-environment, then the algorithm's default; `hyperparameters()` returns the resolved values. Names that do not exist, and
+A hyperparameter left at None follows the presets of `recipe` and `model_size`, then the environment's task or benchmark
+family, then the algorithm's default; `hyperparameters()` returns the resolved values. Names that do not exist, and
 settings of RLlib that are not read here, are refused rather than silently accepted.
 """
 
@@ -207,8 +207,9 @@ class TeamConfig(AlgorithmConfig):
             ValueError: on a value out of its range, or an unknown preset.
             TypeError: on a value of the wrong type, such as an unresolved search space.
         """
-        user = {name: getattr(self, name) for name in self.hyperparameter_class.names()}
-        return self.hyperparameter_class.resolve(user, env_family(self.env), self.model_size, self.recipe)
+        user, own = {name: getattr(self, name) for name in self.hyperparameter_class.names()}, self.hyperparameter_class
+        is_own_family = isinstance(self.env, str) and self.env in own.FAMILIES  # a task with settings of its own
+        return own.resolve(user, self.env if is_own_family else env_family(self.env), self.model_size, self.recipe)
 
     def validate(self) -> None:
         """Checks all settings, without side effects.
@@ -227,6 +228,11 @@ class TeamConfig(AlgorithmConfig):
             raise ValueError(
                 "sample_async=True lets runners collect while the learners learn, but with num_env_runners=0 this "
                 "process collects itself. Set num_env_runners=1 or more, or leave sample_async at False."
+            )
+        if self.sample_async and self.trainer_class.ON_POLICY:
+            raise ValueError(
+                f"sample_async=True collects with the policy before the present one, but {self.algo_class.__name__} "
+                "learns from the present policy's steps alone: leave it at False."
             )
         self._check_step_split(self.hyperparameters().env_steps_per_iteration)
 
@@ -299,8 +305,9 @@ class TeamConfig(AlgorithmConfig):
         spec = super().get_multi_rl_module_spec(env=env, spaces=spaces, inference_only=inference_only, **kwargs)
         common = {"layout": _layout(env, spaces), "hyperparameters": self.hyperparameters()}
         policy, networks = spec.rl_module_specs[POLICY_ID], dict(self.trainer_class.NETWORKS)
+        acting = {"network": networks.pop("actor"), "records_log_probs": self.trainer_class.ON_POLICY}
         assert isinstance(policy.model_config, dict), "its other form is for modules of RLlib's own"
-        policy.model_config = {**policy.model_config, **common, "network": networks.pop("actor")}
+        policy.model_config = {**policy.model_config, **common, **acting}
         spec.multi_rl_module_class = TeamMultiRLModule
         for name, network in () if inference_only else networks.items():
             model_config = {**policy.model_config, "network": network}

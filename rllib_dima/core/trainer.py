@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -35,11 +35,14 @@ class Trainer(ABC):
         average_gradients: averages gradients over the learners, in place; None for a single one.
 
     Attributes:
-        NETWORKS: the classes of its networks, which are made with (layout, hp); "actor" is one of them.
+        NETWORKS: what makes its networks, given (layout, hp); "actor" is one of them, a `PolicyNetwork`.
+        ON_POLICY: whether it learns from the present policy's steps alone, and from the log-probabilities of their
+            actions, which runners then record.
         replay: the replay buffer, which is saved in a file of its own; None if the algorithm has none.
     """
 
-    NETWORKS: ClassVar[dict[str, type[nn.Module]]]
+    NETWORKS: ClassVar[dict[str, Callable[..., nn.Module]]]
+    ON_POLICY: ClassVar[bool] = False
     replay: ReplayBuffer | None = None
 
     @abstractmethod

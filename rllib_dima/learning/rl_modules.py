@@ -41,8 +41,8 @@ log_once("RLModule(config=[RLModuleConfig object])")
 class TeamNetwork(TorchRLModule):
     """A network of `rllib_dima.core` under an RLlib module id; `net` is the network itself.
 
-    `model_config` must hold "network" (its class), "layout" (`AgentLayout`) and "hyperparameters" (`Hyperparameters`);
-    `TeamConfig` puts them there.
+    `model_config` must hold "network" (what makes it), "layout" (`AgentLayout`) and "hyperparameters"
+    (`Hyperparameters`), and for the policy whether it "records_log_probs"; `TeamConfig` puts them there.
 
     Raises:
         RuntimeError: if the network cannot be built. (RLlib would report an AttributeError raised here as the use of
@@ -88,7 +88,7 @@ class TeamNetwork(TorchRLModule):
 
 
 class TeamPolicy(TeamNetwork):
-    """The decentralised policy: local observations (B, O) to actions, one set of parameters for all agents."""
+    """The decentralised policy of all agents: local observations (B, O) to actions."""
 
     net: Actor
 
@@ -122,8 +122,11 @@ class TeamPolicy(TeamNetwork):
         """
         observations = batch[Columns.OBS].float()
         order = self.layout.agent_index(observations).argsort(stable=True)
-        actions = self.net.act(observations[order], deterministic=deterministic)
-        return {Columns.ACTIONS: actions[order.argsort()]}
+        back = order.argsort()
+        if self.model_config["records_log_probs"] and not deterministic:
+            actions, log_probs = self.net.draw(observations[order])
+            return {Columns.ACTIONS: actions[back], Columns.ACTION_LOGP: log_probs[back]}
+        return {Columns.ACTIONS: self.net.act(observations[order], deterministic=deterministic)[back]}
 
 
 class TeamMultiRLModule(MultiRLModule):

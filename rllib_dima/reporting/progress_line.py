@@ -12,7 +12,7 @@ def progress_line(result: dict[str, Any]) -> str:
     """Iteration, real steps, return, losses and seconds of what `train()` returned, as one line.
 
     The return is the mean over the last episodes; "-" before the first has ended. Instead of losses it says so where
-    an iteration of DIMA only collected. Of an evaluation the mean return follows.
+    an iteration only collected. Of an evaluation the mean return follows.
     """
     parts = [
         f"iteration {result['training_iteration']:4d}",
@@ -51,13 +51,10 @@ def _return(results: dict[str, Any]) -> str:
 
 
 def _losses(learners: dict[str, Any]) -> list[str]:
-    """DIMA's; of other algorithms none."""
-    model, critic = learners.get("world_model"), learners.get("critic", {})
-    if model is None:
-        return []
-    if "dynamics_loss" not in model:
+    """Those of all networks but the policy, whose loss says little."""
+    modules = [values for module, values in learners.items() if module != "shared_policy"]
+    names = [name for values in modules for name in values if name.endswith("_loss")]
+    losses = {name: values[name] for values in modules for name in names if name in values}
+    if not losses:
         return ["collecting with the untrained policy"]
-    losses = {name: model[f"{name}_loss"] for name in ("decoder", "dynamics", "reward")}
-    if "value_loss" in critic:
-        losses["value"] = critic["value_loss"]
-    return ["losses: " + " ".join(f"{name} {value:.3f}" for name, value in losses.items())]
+    return ["losses: " + " ".join(f"{name.removesuffix('_loss')} {losses[name]:.3f}" for name in sorted(losses))]

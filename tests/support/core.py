@@ -1,5 +1,7 @@
 """Small teams, hyperparameters and episodes that the tests of the core share."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -91,3 +93,44 @@ def new_trainer(layout, hp, seed=0, network_seed=0, **arguments):
     device = arguments.get("device", "cpu")
     networks = {name: network(layout, hp).to(device) for name, network in DIMATrainer.NETWORKS.items()}
     return DIMATrainer(layout, hp, networks, seed=seed, **arguments)
+
+
+def layout_of(num_agents, state_size=4, observation_size=3, action_size=2, kind="continuous"):
+    """Equal agents, also a single one, which the public interface refuses."""
+    layout = object.__new__(AgentLayout)
+    values = {
+        "agent_ids": tuple("abcdef"[:num_agents]),
+        "state_size": state_size,
+        "observation_sizes": (observation_size,) * num_agents,
+        "action_sizes": (action_size,) * num_agents,
+        "action_kind": kind,
+        "appends_agent_id": True,
+    }
+    for name, value in values.items():
+        object.__setattr__(layout, name, value)
+    return layout
+
+
+def make_trainer(trainer_class, layout, hp, seed=0, network_seed=0, **arguments):
+    """Any algorithm's trainer, of freshly initialised networks."""
+    torch.manual_seed(network_seed)
+    networks = {name: network(layout, hp) for name, network in trainer_class.NETWORKS.items()}
+    return trainer_class(layout, hp, networks, seed=seed, **arguments)
+
+
+def acted_trajectory(actor, length, seed=0, **flags):
+    """A chunk in which a policy drew the actions."""
+    layout = actor.layout
+    plain = random_trajectory(layout, length, seed, **flags)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        policy = actor(torch.from_numpy(plain.observations))
+        drawn = policy.sample()
+        log_probs = policy.log_prob(drawn)
+    return replace(
+        plain,
+        actions=actor.executed(drawn).numpy(),
+        drawn_actions=drawn.numpy(),
+        log_probs=log_probs.numpy(),
+        last_observations=random_observations(layout, seed=seed + 1).numpy(),
+    )

@@ -13,6 +13,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import TRAINABLE_CLASS, _global_registry, get_trainable_cls
 
+from rllib_dima import ALGORITHMS as OURS
 from rllib_dima.algorithms.base_config import TeamConfig
 from rllib_dima.cli.errors import UsageError, failing_as
 from rllib_dima.cli.experiment.search_space import is_search_space, variants
@@ -35,7 +36,7 @@ def find_algorithm(run: str | type | None) -> Any:
     if run is None:
         raise UsageError("The algorithm to train is missing: `run: DIMA` in a file, or --run DIMA.")
     if isinstance(run, str) and not _global_registry.contains(TRAINABLE_CLASS, run):
-        check_name(run, ["DIMA", *ALGORITHMS], "algorithm")
+        check_name(run, [*OURS, *ALGORITHMS], "algorithm")
     algorithm = get_trainable_cls(run) if isinstance(run, str) else run
     if not issubclass(algorithm, Algorithm):
         raise UsageError(f"The algorithm to train must be one of RLlib's, but {algorithm.__name__} is none.")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 from torch.distributions import Beta, Categorical, Normal
+from torch.nn import functional
 
 
-class PolicyDistribution(Protocol):
-    """What an actor returns. Log-probabilities and entropies sum over an agent's real action entries only."""
+class ActionDistribution(Protocol):
+    """What can act. Padded entries of actions are 0."""
 
     def sample(self) -> torch.Tensor:
         """Actions, (..., A) before clipping or (...) int64."""
@@ -18,6 +20,10 @@ class PolicyDistribution(Protocol):
     def deterministic(self) -> torch.Tensor:
         """The action of the deterministic policy: the mean, or the likeliest choice. Shaped as `sample`'s."""
         ...
+
+
+class PolicyDistribution(ActionDistribution, Protocol):
+    """What an actor returns. Log-probabilities and entropies sum over an agent's real action entries only."""
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """(...)."""
@@ -52,6 +58,35 @@ class MaskedGaussian:
 
     def entropy(self) -> torch.Tensor:
         return (self._normal.entropy() * self._mask).sum(-1)
+
+
+class MaskedSquashedGaussian:
+    """tanh of a diagonal Gaussian: actions within (-1, 1).
+
+    Args:
+        mean: (..., A) of the Gaussian.
+        log_std: (..., A) of it.
+        mask: (..., A) float, 1 for real entries.
+    """
+
+    def __init__(self, mean: torch.Tensor, log_std: torch.Tensor, mask: torch.Tensor) -> None:
+        self._normal, self._mask = Normal(mean, log_std.exp(), validate_args=False), mask
+
+    def sample(self) -> torch.Tensor:
+        return self.reparameterised()[0].detach()
+
+    def deterministic(self) -> torch.Tensor:
+        return self._normal.mean.tanh() * self._mask
+
+    def reparameterised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A draw (..., A) that gradients pass through, and its log-probability (...)."""
+        drawn = self._normal.loc + self._normal.scale * torch.randn_like(self._normal.loc)
+        return drawn.tanh() * self._mask, self.log_prob_before_tanh(drawn)
+
+    def log_prob_before_tanh(self, drawn: torch.Tensor) -> torch.Tensor:
+        """(...) of tanh(drawn); ln(1 - tanh(u)^2) = 2 (ln 2 - u - softplus(-2u)) is finite for every u."""
+        squeeze = 2 * (math.log(2) - drawn - functional.softplus(-2 * drawn))
+        return ((self._normal.log_prob(drawn) - squeeze) * self._mask).sum(-1)
 
 
 class MaskedBeta:
@@ -101,6 +136,17 @@ class MaskedCategorical:
 
     def deterministic(self) -> torch.Tensor:
         return self._categorical.logits.argmax(-1)
+
+    def reparameterised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A one-hot draw (..., A) with the gradient of its Gumbel-softmax, and the entropy's negative E[ln p] (...).
+
+        (HARL has the draw's own log-probability instead, whose gradient says nothing of the entropy.)
+        """
+        logits = self._categorical.logits
+        uniform = torch.rand_like(logits).clamp(min=torch.finfo(torch.float32).tiny)
+        soft = (logits - (-uniform.log()).log()).softmax(-1)
+        hard = functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        return hard + soft - soft.detach(), -self._categorical.entropy()
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         return self._categorical.log_prob(actions)

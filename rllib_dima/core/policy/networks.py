@@ -6,15 +6,25 @@ since the value of a global state is.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch
-from rllib_dima.core.policy.distributions import MaskedBeta, MaskedCategorical, MaskedGaussian, PolicyDistribution
+from rllib_dima.core.policy.distributions import (
+    ActionDistribution,
+    MaskedBeta,
+    MaskedCategorical,
+    MaskedGaussian,
+    PolicyDistribution,
+)
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
@@ -31,51 +41,36 @@ def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_g
     return nn.Sequential(*parts[:-1])
 
 
-class Actor(nn.Module):
-    """The policy pi_psi(a^i | o^i), one for all agents.
+class PolicyNetwork(nn.Module):
+    """What acts: local observations to a distribution of actions, for every agent.
 
     Args:
         layout: sizes.
         hp: hyperparameters.
+
+    Attributes:
+        HYPERPARAMETERS: the class whose fields are all that the network is built from; saved policies hold them.
     """
 
-    OUTPUT_GAIN = 0.01  # near-zero mean actions at the start
+    HYPERPARAMETERS: ClassVar[type[Hyperparameters]] = PolicyHyperparameters
+
     observation_mask: torch.Tensor
     action_mask: torch.Tensor
 
-    def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
+    def __init__(self, layout: AgentLayout, hp: Hyperparameters) -> None:
         super().__init__()
         self.layout, self.hp = layout, hp
-        self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
-        outputs = layout.action_size * (2 if self.kind == "beta" else 1)
-        self.network = _network(
-            layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, outputs, self.OUTPUT_GAIN
-        )
-        if self.kind == "gaussian":
-            self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
-        self.float()  # whatever torch.set_default_dtype says
-        self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
 
-    def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+    @abstractmethod
+    def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
         """The policy of every agent.
 
         Args:
             observations: (..., N, O), or (B, O) together with `agents`.
             agents: (B,) which agent each row of (B, O) belongs to.
         """
-        observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
-        action_mask = self.action_mask if agents is None else self.action_mask[agents]
-        if self.normalizer is not None:
-            observations = self.normalizer(observations, agents)
-        outputs = self.network(observations * observation_mask)
-        if self.kind == "categorical":
-            return MaskedCategorical(outputs, action_mask)
-        if self.kind == "beta":
-            alpha, beta = (functional.softplus(outputs) + 1).chunk(2, dim=-1)
-            return MaskedBeta(alpha, beta, action_mask)
-        return MaskedGaussian(outputs, 0.5 * self.log_std.sigmoid(), action_mask)
 
     @torch.no_grad()
     def act(self, observations: torch.Tensor, deterministic: bool) -> torch.Tensor:
@@ -91,11 +86,49 @@ class Actor(nn.Module):
         policy = self(observations, self.layout.agent_index(observations))
         return policy.deterministic() if deterministic else policy.sample()
 
+    @torch.no_grad()
+    def draw(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws as `act` does, and their log-probabilities (B,)."""
+        policy = self(observations, self.layout.agent_index(observations))
+        actions = policy.sample()
+        return actions, policy.log_prob(actions)
+
     def executed(self, actions: torch.Tensor) -> torch.Tensor:
         """Drawn actions as the environment executes and the world model sees them: clipped to [-1, 1], or one-hot."""
         if self.layout.is_discrete:
             return functional.one_hot(actions, self.layout.action_size).to(self.action_mask.dtype)
         return actions.clamp(-1, 1)
+
+
+class Actor(PolicyNetwork):
+    """The policy pi_psi(a^i | o^i), one for all agents.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+    """
+
+    OUTPUT_GAIN = 0.01  # near-zero mean actions at the start
+
+    def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
+        super().__init__(layout, hp)
+        self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
+        outputs = layout.action_size * (2 if self.kind == "beta" else 1)
+        self.network = _network(
+            layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, outputs, self.OUTPUT_GAIN
+        )
+        if self.kind == "gaussian":
+            self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
+        self.float()  # whatever torch.set_default_dtype says
+        self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
+
+    def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+        observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
+        action_mask = self.action_mask if agents is None else self.action_mask[agents]
+        if self.normalizer is not None:
+            observations = self.normalizer(observations, agents)
+        log_std = self.log_std if self.kind == "gaussian" else None
+        return _distribution(self.kind, self.network(observations * observation_mask), log_std, action_mask)
 
     def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 21: clipped surrogate with one advantage for all agents, and the entropy bonus; mean over agents."""
@@ -114,6 +147,58 @@ class Actor(nn.Module):
                 "clip_fraction": ((ratio - 1).abs() > epsilon).float().mean(),
             }
         return loss, metrics
+
+
+class AgentActors(PolicyNetwork):
+    """A policy pi^i(a^i | o^i) of its own for every agent: `actors`, in order, which share no parameter.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters, of every agent's `Actor`.
+    """
+
+    def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
+        super().__init__(layout, hp)
+        self.actors = nn.ModuleList(Actor(layout, hp) for _ in layout.agent_ids)
+        self.kind = self.actors[0].kind
+
+    def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+        log_std = torch.stack([actor.log_std for actor in self.actors]) if self.kind == "gaussian" else None  # (N, A)
+        if agents is None:
+            masked = (observations * self.observation_mask).unbind(-2)
+            outputs = torch.stack([actor.network(own) for actor, own in zip(self.actors, masked, strict=True)], dim=-2)
+            return _distribution(self.kind, outputs, log_std, self.action_mask)
+        networks = [actor.network for actor in self.actors]
+        outputs = own_outputs(networks, observations * self.observation_mask[agents], agents)
+        log_std = None if log_std is None else log_std[agents]
+        return _distribution(self.kind, outputs, log_std, self.action_mask[agents])
+
+
+def own_outputs(networks: Sequence[nn.Module], observations: torch.Tensor, agents: torch.Tensor) -> torch.Tensor:
+    """(B, X) each row's output of its own agent's network.
+
+    All networks see all rows, so that shapes do not depend on whose rows they are; acting costs little.
+
+    Args:
+        networks: one per agent.
+        observations: (B, O), masked.
+        agents: (B,) whose each row is.
+    """
+    outputs = torch.stack([network(observations) for network in networks], dim=1)  # (B, N, X)
+    is_own = agents.unsqueeze(1) == torch.arange(len(networks), device=agents.device)  # (B, N)
+    return (outputs * is_own.unsqueeze(2)).sum(1)  # indexing would fix the number of rows in an exported policy
+
+
+def _distribution(
+    kind: str, outputs: torch.Tensor, log_std: torch.Tensor | None, action_mask: torch.Tensor
+) -> PolicyDistribution:
+    """What the outputs of an actor's network mean."""
+    if kind == "categorical":
+        return MaskedCategorical(outputs, action_mask)
+    if kind == "beta":
+        alpha, beta = (functional.softplus(outputs) + 1).chunk(2, dim=-1)
+        return MaskedBeta(alpha, beta, action_mask)
+    return MaskedGaussian(outputs, 0.5 * log_std.sigmoid(), action_mask)
 
 
 class Critic(nn.Module):

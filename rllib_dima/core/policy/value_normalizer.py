@@ -12,6 +12,7 @@ class ValueNormalizer(nn.Module):
     Args:
         beta: decay of the moving averages.
         enabled: with False both directions are the identity and nothing is tracked.
+        initial_std: the standard deviation before the first update.
     """
 
     MIN_VARIANCE = 1e-2
@@ -20,9 +21,9 @@ class ValueNormalizer(nn.Module):
     mean_square: torch.Tensor
     weight: torch.Tensor
 
-    def __init__(self, beta: float, enabled: bool = True) -> None:
+    def __init__(self, beta: float, enabled: bool = True, initial_std: float = 1.0) -> None:
         super().__init__()
-        self.beta, self.enabled = beta, enabled
+        self.beta, self.enabled, self.initial_std = beta, enabled, initial_std
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean_square", torch.zeros((), dtype=torch.float64))
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
@@ -38,12 +39,12 @@ class ValueNormalizer(nn.Module):
         self.weight.lerp_(torch.ones_like(self.weight), 1 - self.beta)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Debiased mean and standard deviation, () float32 each; (0, 1) before the first update."""
+        """Debiased mean and standard deviation, () float32 each; (0, `initial_std`) before the first update."""
         seen = self.weight > 0
         weight = torch.where(seen, self.weight, 1.0)
         mean, mean_square = self.mean / weight, self.mean_square / weight
         variance = (mean_square - mean.square()).clamp(min=self.MIN_VARIANCE)
-        std = torch.where(seen, variance.sqrt(), 1.0)
+        std = torch.where(seen, variance.sqrt(), self.initial_std)
         return mean.float(), std.float()
 
     def rescale(self, factor: torch.Tensor) -> None:

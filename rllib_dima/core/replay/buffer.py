@@ -28,10 +28,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.replay.data import Trajectory, Window
+from rllib_dima.core.replay.data import MultiStep, Trajectory, Window, check_finite, check_trajectory
 
 _COLUMNS = tuple(field.name for field in fields(Window) if field.name != "valid")
 
@@ -45,6 +46,7 @@ class ReplayBuffer:
         storage_device: where the rows live.
         output_device: where sampled windows are needed.
         recency: age rank of a drawn row = uniform ** recency (1: uniform).
+        keeps_next_observations: whether `multi_step` is possible; `next_observations` take as much as `observations`.
 
     Raises:
         MemoryError: if the device has not enough free memory for that many transitions.
@@ -57,6 +59,7 @@ class ReplayBuffer:
         storage_device: torch.device | str = "cpu",
         output_device: torch.device | str | None = None,
         recency: float = 1.0,
+        keeps_next_observations: bool = False,
     ) -> None:
         self.layout, self.capacity, self.recency = layout, capacity, recency
         self.device = torch.device(storage_device)
@@ -68,10 +71,13 @@ class ReplayBuffer:
             with _untouched():
                 return torch.empty((capacity, *shape), dtype=dtype, device=self.device, pin_memory=pin)
 
-        _check_memory(layout, capacity, self.device)
+        _check_memory(layout, capacity, self.device, keeps_next_observations)
+        self._columns = (*_COLUMNS, "next_observations") if keeps_next_observations else _COLUMNS
         self.states = rows(layout.state_size)
         self.next_states = rows(layout.state_size)
         self.observations = rows(agents, layout.observation_size)
+        if keeps_next_observations:
+            self.next_observations = rows(agents, layout.observation_size)
         self.actions = rows(agents, layout.action_size)
         self.rewards = rows()
         self.terminated = rows(dtype=torch.bool)
@@ -87,9 +93,10 @@ class ReplayBuffer:
         return min(self._num_written, self.capacity)
 
     @staticmethod
-    def bytes_needed(layout: AgentLayout, capacity: int) -> int:
+    def bytes_needed(layout: AgentLayout, capacity: int, keeps_next_observations: bool = False) -> int:
         """Memory of a buffer's rows in bytes."""
-        per_agent = layout.num_agents * (layout.observation_size + layout.action_size)
+        observation_size = layout.observation_size * (2 if keeps_next_observations else 1)
+        per_agent = layout.num_agents * (observation_size + layout.action_size)
         return capacity * (4 * (2 * layout.state_size + per_agent + 1) + 1) + 2 * 8 * (capacity + 1)
 
     @property
@@ -145,19 +152,8 @@ class ReplayBuffer:
             ValueError: if the shapes do not fit the layout, the trajectory is longer than the buffer, or a value is NaN
                 or beyond float32.
         """
-        length, layout = len(trajectory), self.layout
-        expected = {
-            "states": (length + 1, layout.state_size),
-            "observations": (length, layout.num_agents, layout.observation_size),
-            "actions": (length, layout.num_agents, layout.action_size),
-            "rewards": (length,),
-        }
-        for name, shape in expected.items():
-            if getattr(trajectory, name).shape != shape:
-                raise ValueError(
-                    f"A trajectory's {name} must have shape {shape}, not {getattr(trajectory, name).shape}."
-                )
-            _check_finite(name, torch.as_tensor(getattr(trajectory, name), dtype=torch.float32), "A trajectory")
+        check_trajectory(trajectory, self.layout)
+        length = len(trajectory)
         if length > self.capacity:
             raise ValueError(
                 f"A trajectory of {length} steps does not fit a replay buffer of {self.capacity} transitions: "
@@ -175,11 +171,39 @@ class ReplayBuffer:
         Raises:
             ValueError: if the buffer is empty.
         """
+        return self.windows(self._draw(batch_size), past, future)
+
+    def multi_step(self, batch_size: int, num_steps: int, gamma: float) -> MultiStep:
+        """Draws stretches of up to `num_steps` steps that begin at `batch_size` rows, with replacement.
+
+        Args:
+            batch_size: B.
+            num_steps: n.
+            gamma: discount per step.
+
+        Raises:
+            ValueError: if the buffer is empty.
+        """
+        first = self._draw(batch_size)
+        rows = torch.stack([first, *_follow(self.following, first, num_steps - 1)], dim=1)  # (B, n), -1 after an end
+        valid = rows >= 0
+        lengths = valid.sum(1)
+        last = rows.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
+        discounts = gamma ** torch.arange(num_steps + 1, device=self.device)
+        rewards = torch.where(valid, self.rewards[rows], 0.0) * discounts[:-1]
+        stretch = MultiStep(
+            self.states[first], self.observations[first], self.actions[first], rewards.sum(1), discounts[lengths],
+            self.next_states[last], self.next_observations[last], self.terminated[last],
+        )  # fmt: skip
+        return MultiStep(**{name: self._out(column) for name, column in vars(stretch).items()})
+
+    def _draw(self, batch_size: int) -> torch.Tensor:
+        """(B,) rows."""
         if not self._num_written:
             raise ValueError("The replay buffer is empty: collect environment steps before drawing from it.")
         age_rank = torch.rand(batch_size, device=self.device, dtype=torch.float64) ** self.recency
         age = (age_rank * self._size).long().clamp(max=self.capacity - 1)
-        return self.windows((self._newest - age) % self._size, past, future)
+        return (self._newest - age) % self._size
 
     def newest(self, count: int) -> torch.Tensor:
         """The row numbers of the last `count` transitions that were added, (count,)."""
@@ -203,7 +227,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """All stored transitions and the bookkeeping, as tensors on the CPU."""
-        names = (*_COLUMNS, "previous", "following")
+        names = (*self._columns, "previous", "following")
         columns = {name: getattr(self, name)[: len(self)].to("cpu", copy=True) for name in names}
         return {
             "columns": columns,
@@ -231,7 +255,7 @@ class ReplayBuffer:
                     f"The saved replay buffer's {name} have shape {tuple(saved.shape[1:])} per transition, but this "
                     f"environment needs {tuple(expected)}: it was saved from another environment."
                 )
-            _check_finite(name, saved, "The saved replay buffer")
+            check_finite(name, saved, "The saved replay buffer")
         self.clear()
         for name, saved in state["columns"].items():
             getattr(self, name)[: len(saved)] = saved.to(self.device)
@@ -260,6 +284,10 @@ class ReplayBuffer:
             "actions": trajectory.actions,
             "rewards": trajectory.rewards,
         }
+        if "next_observations" in self._columns:
+            steps["next_observations"] = np.concatenate(
+                [trajectory.observations[1:], trajectory.last_observations[None]]
+            )
         for name, values in steps.items():
             getattr(self, name)[rows] = torch.as_tensor(values, dtype=torch.float32).to(self.device)
         self.terminated[rows] = False
@@ -318,24 +346,14 @@ def _entry(file: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name)
 
 
-def _check_memory(layout: AgentLayout, capacity: int, device: torch.device) -> None:
+def _check_memory(layout: AgentLayout, capacity: int, device: torch.device, keeps_next_observations: bool) -> None:
     """Raises MemoryError before the system kills this process, or another one, for want of memory."""
-    needed, free = ReplayBuffer.bytes_needed(layout, capacity), free_memory(device)
+    needed, free = ReplayBuffer.bytes_needed(layout, capacity, keeps_next_observations), free_memory(device)
     if needed > free:
         raise MemoryError(
             f"A replay buffer of {capacity} transitions takes {needed / 1e9:.1f} GB, but {str(device)!r} has "
             f"{free / 1e9:.1f} GB free, of which training itself needs some: set replay_capacity to at most "
             f"{int(0.8 * free / (needed / capacity))}."
-        )
-
-
-def _check_finite(name: str, values: torch.Tensor, owner: str) -> None:
-    """Raises ValueError if a row of `values` holds what no network can learn from."""
-    rows = (~values.isfinite()).unsqueeze(-1).flatten(1).any(1).nonzero()
-    if len(rows):
-        raise ValueError(
-            f"{owner} holds NaN or infinity (or a number beyond float32's 3.4e38) in its {name}, first in step "
-            f"{int(rows[0])} of {len(values)}. They come from the environment: have it return finite numbers."
         )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rllib_dima.core.layout import AgentLayout
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -22,6 +24,9 @@ class Trajectory:
         terminated: whether the last step ended the task.
         truncated: whether the last step was cut off (a time limit), which is not an ending to learn.
         is_start: whether the first step is the first of its episode.
+        drawn_actions: (T, N, A) continuous before clipping, or (T, N) discrete choices: as the policy drew them.
+        log_probs: (T, N) of the drawn actions under the policy that drew them, where the trainer is `ON_POLICY`.
+        last_observations: (N, O) padded observations after the last step.
     """
 
     episode_id: str
@@ -32,6 +37,9 @@ class Trajectory:
     terminated: bool = False
     truncated: bool = False
     is_start: bool = True
+    drawn_actions: np.ndarray | None = None
+    log_probs: np.ndarray | None = None
+    last_observations: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -56,6 +64,59 @@ class Window:
     valid: torch.Tensor
 
 
+@dataclass(frozen=True)
+class MultiStep:
+    """B stretches of m <= n steps of one episode each, m being smaller where the episode or what is known of it ends.
+
+    Shapes: states, next_states (B, S); observations, next_observations (B, N, O); actions (B, N, A); the rest (B,).
+    """
+
+    states: torch.Tensor  # at the first step, as observations and actions
+    observations: torch.Tensor
+    actions: torch.Tensor
+    returns: torch.Tensor  # sum over j < m of gamma^j r_j
+    discounts: torch.Tensor  # gamma^m
+    next_states: torch.Tensor  # after the last step, as next_observations
+    next_observations: torch.Tensor
+    terminated: torch.Tensor  # bool: whether the last step ended the task
+
+
 def states_to_count(trajectories: Iterable[Trajectory]) -> np.ndarray:
     """(M, S): every state of the trajectories once; a continuation's first state was counted with the chunk before."""
     return np.concatenate([t.states if t.is_start else t.states[1:] for t in trajectories])
+
+
+def check_trajectory(trajectory: Trajectory, layout: AgentLayout) -> None:
+    """Looks at what a trainer is given.
+
+    Raises:
+        ValueError: if the shapes do not fit the layout, or a value is NaN or beyond float32.
+    """
+    length, agents = len(trajectory), layout.num_agents
+    actions = (length, agents, layout.action_size)
+    expected = {
+        "states": (length + 1, layout.state_size),
+        "observations": (length, agents, layout.observation_size),
+        "actions": actions,
+        "rewards": (length,),
+        "drawn_actions": actions[:2] if layout.is_discrete else actions,
+        "log_probs": (length, agents),
+        "last_observations": (agents, layout.observation_size),
+    }
+    for name, shape in expected.items():
+        values = getattr(trajectory, name)
+        if values is None:
+            continue
+        if values.shape != shape:
+            raise ValueError(f"A trajectory's {name} must have shape {shape}, not {values.shape}.")
+        check_finite(name, torch.as_tensor(values, dtype=torch.float32), "A trajectory")
+
+
+def check_finite(name: str, values: torch.Tensor, owner: str) -> None:
+    """Raises ValueError if a row of `values` holds what no network can learn from."""
+    rows = (~values.isfinite()).unsqueeze(-1).flatten(1).any(1).nonzero()
+    if len(rows):
+        raise ValueError(
+            f"{owner} holds NaN or infinity (or a number beyond float32's 3.4e38) in its {name}, first in step "
+            f"{int(rows[0])} of {len(values)}. They come from the environment: have it return finite numbers."
+        )

@@ -1,0 +1,1 @@
+"""Model-free algorithms with a central critic: MAPPO, HAPPO and HASAC."""

@@ -1,0 +1,188 @@
+"""HASAC: soft actor-critic for teams of agents that share no parameter (Liu et al. 2024), as HARL runs it.
+
+for each of updates_per_iteration:                      (a round)
+    critics:    Q1, Q2 towards R + gamma^m (1 - terminated) [min Q'(s', a') - alpha_c sum_i ln pi^i(a'^i)]
+    for each agent i in a random order:
+        pi^i:   up on min Q(s, a^1..a^N) - alpha_i ln pi^i(a^i), a^i drawn anew
+        alpha_i towards the target entropy;  a^i drawn from the new pi^i, for those that follow
+    alpha_c:    towards the sum of the target entropies
+    targets:    Q' <- (1 - polyak) Q' + polyak Q
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ClassVar, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters
+from rllib_dima.core.model_free.soft_networks import SquashedActors, Temperatures, TwinCritic
+from rllib_dima.core.model_free.trainer import ModelFreeTrainer
+from rllib_dima.core.replay.buffer import ReplayBuffer, free_memory
+from rllib_dima.core.replay.data import MultiStep, Trajectory
+from rllib_dima.core.trainer import Metrics
+from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+
+NO_CLIPPING = 1e30
+DISCRETE_TARGET = 0.98
+"""Of the largest entropy that an agent with numbered actions can have (HARL)."""
+
+
+class HASACTrainer(ModelFreeTrainer):
+    """The joint replay buffer, the optimisers of every agent, the critics and the temperatures, and their rounds.
+
+    With several learners each draws its own batches; the order of agents is that of all.
+    """
+
+    NETWORKS: ClassVar[dict[str, Callable[..., nn.Module]]] = {
+        "actor": SquashedActors,
+        "critic": TwinCritic,
+        "temperature": Temperatures,
+    }
+    PARTS = ("actor", "critic", "temperature")
+
+    replay: ReplayBuffer
+
+    def __init__(
+        self,
+        layout: AgentLayout,
+        hp: HASACHyperparameters,
+        networks: dict[str, nn.Module],
+        device: torch.device | str = "cpu",
+        seed: int | None = 0,
+        rank: int = 0,
+        average_gradients: AverageGradients | None = None,
+    ) -> None:
+        self._set_up(layout, device, seed, rank)
+        self.hp = hp
+        self.actor, self.critic = cast(SquashedActors, networks["actor"]), cast(TwinCritic, networks["critic"])
+        self.temperatures = cast(Temperatures, networks["temperature"])
+        where = _replay_device(layout, hp, self.device)
+        self.replay = ReplayBuffer(layout, hp.replay_capacity, where, self.device, keeps_next_observations=True)
+        self.optimizers = {
+            name: ModelOptimizer(
+                name, network, torch.optim.Adam, _learning_rates(hp, name), _grad_clip(hp, name),
+                epsilon=hp.adam_epsilon, average_gradients=average_gradients,
+            )
+            for name, network in self._trained().items()
+        }  # fmt: skip
+        self.target_entropies = [_target_entropy(layout, agent) for agent in range(layout.num_agents)]
+
+    def add(self, trajectories: Sequence[Trajectory]) -> None:
+        for trajectory in trajectories:
+            self.replay.check(trajectory)
+        for trajectory in trajectories:
+            if self.hp.time_limits == "termination" and trajectory.truncated:
+                trajectory = replace(trajectory, terminated=True)
+            self.replay.add(trajectory)
+            self.num_env_steps += len(trajectory)
+
+    def train_iteration(self) -> Metrics:
+        warmup = self.hp.warmup_steps
+        self.actor.explores_uniformly.fill_(self.num_env_steps < warmup)
+        if self.num_env_steps <= warmup or not len(self.replay):
+            return {"time": self.clock.pop()}
+        orders, agents = self._agent_orders(), list(range(self.layout.num_agents))
+        with self._learning(stream=self.rank):
+            for _ in range(self.hp.updates_per_iteration):
+                order = agents if self.hp.fixed_order else orders.permutation(len(agents)).tolist()
+                self._round(self.replay.multi_step(self.hp.batch_size, self.hp.n_step, self.hp.gamma), order)
+        return self._report()
+
+    def set_learning_rates(self, hp: Hyperparameters) -> None:
+        assert isinstance(hp, HASACHyperparameters)
+        for name, optimizer in self.optimizers.items():
+            optimizer.lr = _learning_rates(hp, name)
+
+    def _round(self, batch: MultiStep, order: Sequence[int]) -> None:
+        """One update of everything."""
+        with self.clock.timed("critic"):
+            self._update_critic(batch)
+        with self.clock.timed("actor"), self.critic.frozen():
+            log_probs = self._update_actors(batch, order)
+        if self.hp.auto_alpha:
+            self._update_temperature(-1, log_probs.sum(1), sum(self.target_entropies))
+        alphas = torch.stack([self.temperatures(agent) for agent in order])
+        self._means["temperature"].add({"alpha": alphas.mean(), "alpha_critic": self.temperatures(-1)})
+        self.critic.follow(self.hp.polyak)
+
+    def _update_critic(self, batch: MultiStep) -> None:
+        targets = self._critic_targets(batch)
+        values = self.critic(batch.states, batch.actions)  # (2, B)
+        loss = functional.mse_loss(values[0], targets) + functional.mse_loss(values[1], targets)
+        norm = self._step("critic", loss)
+        metrics = {"critic_loss": loss, "value_mean": values.mean(), "target_mean": targets.mean()}
+        self._means["critic"].add({**metrics, "critic_grad_norm": norm})
+
+    @torch.no_grad()
+    def _critic_targets(self, batch: MultiStep) -> torch.Tensor:
+        """(B,) the soft return of m steps and of what follows them."""
+        actions, log_probs = self.actor(batch.next_observations).reparameterised()
+        following = self.critic(batch.next_states, actions, targets=True).amin(0)
+        following = following - self.temperatures(-1) * log_probs.sum(1)
+        return batch.returns + batch.discounts * (~batch.terminated).float() * following
+
+    def _update_actors(self, batch: MultiStep, order: Sequence[int]) -> torch.Tensor:
+        """Updates the agents one after the other; returns ln pi^i (B, N) of each before its step."""
+        with torch.no_grad():
+            joint = list(self.actor(batch.observations).reparameterised()[0].unbind(1))  # N of (B, A)
+        log_probs = torch.empty(len(joint[0]), len(joint), device=self.device)
+        for agent in order:
+            policy = self.actor.of_agent(agent, batch.observations[:, agent])
+            joint[agent], own_log_probs = policy.reparameterised()
+            values = self.critic(batch.states, torch.stack(joint, dim=1)).amin(0)
+            loss = (self.temperatures(agent) * own_log_probs - values).mean()
+            norm = self._step(f"actor_{agent}", loss)
+            log_probs[:, agent] = own_log_probs.detach()
+            if self.hp.auto_alpha:
+                self._update_temperature(agent, log_probs[:, agent], self.target_entropies[agent])
+            with torch.no_grad():
+                joint[agent] = self.actor.of_agent(agent, batch.observations[:, agent]).reparameterised()[0]
+            metrics = {"policy_loss": loss, "entropy": -log_probs[:, agent].mean(), "actor_grad_norm": norm}
+            self._means["actor"].add(metrics)
+        return log_probs
+
+    def _update_temperature(self, index: int, log_probs: torch.Tensor, target_entropy: float) -> None:
+        """One step of an agent's temperature, or the critic's (-1): up where the entropy is below its target."""
+        log_alpha = self.temperatures.log_alphas[index]
+        self._step("temperature", -(log_alpha * (log_probs + target_entropy).mean()))
+
+    def _step(self, name: str, loss: torch.Tensor) -> torch.Tensor:
+        self.optimizers[name].begin_update()
+        return self.optimizers[name].step(loss)
+
+    def _trained(self) -> dict[str, nn.Module]:
+        """Networks by the name of their optimiser."""
+        networks = {f"actor_{agent}": actor for agent, actor in enumerate(self.actor.actors)}
+        networks["critic"] = self.critic.trained
+        return {**networks, "temperature": self.temperatures} if self.hp.auto_alpha else networks
+
+
+def _target_entropy(layout: AgentLayout, agent: int) -> float:
+    size = layout.action_sizes[agent]
+    return DISCRETE_TARGET * math.log(size) if layout.is_discrete else -float(size)
+
+
+def _learning_rates(hp: HASACHyperparameters, name: str) -> float:
+    return {"critic": hp.critic_lr, "temperature": hp.alpha_lr}.get(name, hp.actor_lr)
+
+
+def _grad_clip(hp: HASACHyperparameters, name: str) -> float:
+    return {"critic": hp.critic_grad_clip, "temperature": NO_CLIPPING}.get(name, hp.actor_grad_clip)
+
+
+def _replay_device(layout: AgentLayout, hp: HASACHyperparameters, device: torch.device) -> torch.device:
+    """Where the buffer lives; on a GPU by default if it takes at most half of the free memory."""
+    if hp.replay_device == "cpu" or device.type != "cuda":
+        return torch.device("cpu")
+    if hp.replay_device == "learner":
+        return device
+    needed = ReplayBuffer.bytes_needed(layout, hp.replay_capacity, keeps_next_observations=True)
+    return device if needed <= free_memory(device) / 2 else torch.device("cpu")

@@ -1,0 +1,136 @@
+"""Every algorithm on every kind of team: trains, is saved, resumes bit for bit, is exported and evaluates."""
+
+import logging
+import math
+import sys
+
+import numpy as np
+import pytest
+import ray
+import torch
+import tree
+from gymnasium.spaces import Box, Discrete
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from support.team import TINY
+
+import rllib_dima
+from rllib_dima import ALGORITHMS, Policy
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SMALL = {name: value for name, value in TINY.items() if name in ("actor_hidden_size", "critic_hidden_size")}
+SETTINGS = {
+    "DIMA": TINY,
+    "MAPPO": {**SMALL, "env_steps_per_iteration": 20, "ppo_minibatches": 2},
+    "HAPPO": {**SMALL, "env_steps_per_iteration": 20, "ppo_minibatches": 2},
+    "HASAC": {
+        **SMALL, "env_steps_per_iteration": 20, "warmup_steps": 20, "updates_per_iteration": 3, "batch_size": 16,
+        "replay_capacity": 500,
+    },
+}  # fmt: skip
+SPACES = {  # of the two agents: entries of observations, and actions
+    "continuous": ((3, 3), (Box(-0.4, 0.4, (2,)), Box(-0.4, 0.4, (2,)))),
+    "discrete": ((3, 3), (Discrete(3), Discrete(3))),
+    "unequal": ((3, 2), (Box(-0.4, 0.4, (2,)), Box(-1, 2, (1,)))),
+}
+CASES = [(algorithm, kind) for algorithm in ALGORITHMS for kind in SPACES]
+
+
+class Team(MultiAgentEnv):
+    """A team of two that can be saved; an episode takes 7 steps, and its reward depends on all actions."""
+
+    def __init__(self, config):
+        super().__init__()
+        sizes, actions = SPACES[config["kind"]]
+        self.agents = self.possible_agents = ["left", "right"]
+        self.observation_spaces = {a: Box(-9, 9, (n,), np.float32) for a, n in zip(self.agents, sizes, strict=True)}
+        self.action_spaces = dict(zip(self.agents, actions, strict=True))
+        self.random = np.random.default_rng()
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.random = np.random.default_rng(seed)
+        self.steps, self.number = 0, self.random.normal()
+        return self._observations(), {}
+
+    def step(self, actions):
+        self.steps += 1
+        reward = self.number * float(sum(np.sum(action) for action in actions.values()))
+        flags = dict.fromkeys([*self.agents, "__all__"], False), dict.fromkeys(["__all__"], self.steps == 7)
+        return self._observations(), dict.fromkeys(self.agents, reward), *flags, {}
+
+    def get_state(self):
+        return {"steps": self.steps, "number": self.number, "random": self.random.bit_generator.state}
+
+    def set_state(self, state):
+        self.steps, self.number = state["steps"], state["number"]
+        self.random.bit_generator.state = state["random"]
+
+    def _observations(self):
+        values = np.array([self.steps / 7, self.number, 1.0], np.float32)
+        return {agent: values[: space.shape[0]] for agent, space in self.observation_spaces.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_running():
+    ray.init(num_cpus=3, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    yield
+    ray.shutdown()
+
+
+def build(algorithm, kind, num_env_runners=0):
+    config = getattr(rllib_dima, f"{algorithm}Config")().environment(Team, env_config={"kind": kind})
+    config.training(**SETTINGS[algorithm]).debugging(seed=1).evaluation(evaluation_duration=3)
+    return config.env_runners(num_env_runners=num_env_runners, num_envs_per_env_runner=2).build()
+
+
+def everything(algo):
+    """Networks, optimisers and counters."""
+    return algo.learner_group.get_state()["learner"]
+
+
+def arrays(state):
+    return tree.map_structure(lambda value: value.numpy() if isinstance(value, torch.Tensor) else value, state)
+
+
+def assert_resumes(algo, algorithm, folder):
+    """Saves the algorithm and compares one iteration more with that of another that is restored."""
+    checkpoint = algo.save_to_path(folder / "run")
+    algo.train()
+    expected, result = arrays(everything(algo)), algo.evaluate()["env_runners"]["episode_return_mean"]
+    algo.stop()
+    resumed = getattr(rllib_dima, algorithm).from_checkpoint(checkpoint)
+    resumed.train()
+    found = arrays(everything(resumed))
+    for part in ("rl_module", "optimizer"):
+        np.testing.assert_equal(found[part], expected[part])
+    assert resumed.evaluate()["env_runners"]["episode_return_mean"] == result and math.isfinite(result)
+    resumed.stop()
+    return checkpoint
+
+
+@pytest.mark.parametrize(("algorithm", "kind"), CASES)
+def test_it_trains_is_saved_resumes_is_exported_and_evaluates(algorithm, kind, tmp_path):
+    algo = build(algorithm, kind)
+    before = everything(algo)["rl_module"]["shared_policy"]
+    for _ in range(2):
+        result = algo.train()
+    after = everything(algo)["rl_module"]["shared_policy"]
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+    assert result["num_env_steps_sampled_lifetime"] >= 40 and math.isfinite(result["episode_return_mean"])
+    given = {"left": np.ones(3, np.float32), "right": np.ones(3 if kind != "unequal" else 2, np.float32)}
+    expected = Policy(algo.get_module().net).act(given)
+    policy = Policy.from_checkpoint(assert_resumes(algo, algorithm, tmp_path))
+    np.testing.assert_equal(policy.act(given), expected)
+    policy.export(tmp_path / "policy.pt2")
+    exported = torch.export.load(tmp_path / "policy.pt2").module()
+    rows = torch.from_numpy(np.stack([policy._padded(agent, own) for agent, own in given.items()]))
+    np.testing.assert_allclose(exported(rows).numpy(), np.stack(list(expected.values())), atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_remote_runner_delivers_the_same_kind_of_steps(algorithm, tmp_path):
+    algo = build(algorithm, "unequal", num_env_runners=1)
+    for _ in range(2):
+        assert math.isfinite(algo.train()["episode_return_mean"])
+    assert_resumes(algo, algorithm, tmp_path)
