@@ -48,7 +48,7 @@ class HASACTrainer(ModelFreeTrainer):
     }
     PARTS = ("actor", "critic", "temperature")
 
-    replay: ReplayBuffer
+    replay: ReplayBuffer  # pyright: ignore[reportIncompatibleVariableOverride]: here there always is one
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ SoftDistribution = MaskedSquashedGaussian | MaskedCategorical
 
 def _mlp(sizes: list[int], last_activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers as torch initialises them, with ReLU between, and `last_activation` after the last hidden one."""
-    parts = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
+    parts: list[nn.Module] = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
     parts[-3] = last_activation()
     return nn.Sequential(*parts[:-1]).float()
 

@@ -154,6 +154,8 @@ class ReplayBuffer:
         """
         check_trajectory(trajectory, self.layout)
         length = len(trajectory)
+        if "next_observations" in self._columns and trajectory.last_observations is None:
+            raise ValueError("A trajectory lacks last_observations, which a buffer with next_observations stores.")
         if length > self.capacity:
             raise ValueError(
                 f"A trajectory of {length} steps does not fit a replay buffer of {self.capacity} transitions: "
@@ -285,9 +287,8 @@ class ReplayBuffer:
             "rewards": trajectory.rewards,
         }
         if "next_observations" in self._columns:
-            steps["next_observations"] = np.concatenate(
-                [trajectory.observations[1:], trajectory.last_observations[None]]
-            )
+            following = [*trajectory.observations[1:], trajectory.last_observations]
+            steps["next_observations"] = np.stack(following)  # pyright: ignore[reportArgumentType]: checked
         for name, values in steps.items():
             getattr(self, name)[rows] = torch.as_tensor(values, dtype=torch.float32).to(self.device)
         self.terminated[rows] = False
