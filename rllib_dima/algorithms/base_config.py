@@ -208,8 +208,8 @@ class TeamConfig(AlgorithmConfig):
             TypeError: on a value of the wrong type, such as an unresolved search space.
         """
         user, own = {name: getattr(self, name) for name in self.hyperparameter_class.names()}, self.hyperparameter_class
-        is_own_family = isinstance(self.env, str) and self.env in own.FAMILIES  # a task with settings of its own
-        return own.resolve(user, self.env if is_own_family else env_family(self.env), self.model_size, self.recipe)
+        task = self.env if isinstance(self.env, str) and self.env in own.FAMILIES else None  # with settings of its own
+        return own.resolve(user, task or env_family(self.env), self.model_size, self.recipe)
 
     def validate(self) -> None:
         """Checks all settings, without side effects.

@@ -15,6 +15,7 @@ from rllib_dima.core.model_free.happo import HAPPOTrainer
 from rllib_dima.core.model_free.hyperparameters import HAPPOHyperparameters, MAPPOHyperparameters
 from rllib_dima.core.model_free.mappo import MAPPOTrainer
 from rllib_dima.core.model_free.on_policy import OnPolicyCritic, surrogate_loss
+from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import MaskedCategorical, MaskedGaussian
 from rllib_dima.core.policy.networks import Actor, AgentActors
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
@@ -126,20 +127,15 @@ def test_the_advantage_at_a_time_limit(mode, last):
 def test_the_critics_loss_takes_the_worse_of_clipped_and_unclipped():
     critic = randomize(OnPolicyCritic(UNEQUAL, MAPPOHyperparameters(**SMALL, normalize_values=False)))
     critic.forward = lambda states: states[:, 0]
-    rows = dict.fromkeys(("observations", "actions", "log_probs", "advantages"))
+    rows = dict.fromkeys(("observations", "actions", "log_probs", "advantages"), torch.empty(1))
     for value, loss, gradient in ((1.0, 1.62, 0.0), (-1.0, 4.5, -3.0)):
         states = torch.tensor([[value]], requires_grad=True)
-        batch = MiniBatch(states=states, returns=torch.tensor([2.0]), values=torch.zeros(1), **rows)
+        batch = PPOBatch(states=states, returns=torch.tensor([2.0]), values=torch.zeros(1), **rows)
         found, _ = critic.loss(batch)
         found.backward()
         assert (found.item(), states.grad.item()) == pytest.approx((loss, gradient))
     for error in (12.0, -12.0):
         assert critic._error(torch.zeros(1), torch.tensor([error])).item() == pytest.approx(70)
-
-
-class MiniBatch:
-    def __init__(self, **columns):
-        vars(self).update(columns)
 
 
 @pytest.mark.parametrize(("steps_to_zero", "iteration", "factor"), [(1_000_000, 249, 0.004), (10_000_000, 249, 0.9004)])

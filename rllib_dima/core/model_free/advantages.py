@@ -76,7 +76,7 @@ def on_policy_batch(
         returns=torch.cat(returns).float(),
         values=torch.cat([own[:-1] for own in raw_values.split(lengths)]),
     )
-    return PPOBatch(*(column.to(device) for column in batch)), {k: v.to(device) for k, v in metrics.items()}
+    return PPOBatch(*(column.to(device) for column in batch.columns())), {k: v.to(device) for k, v in metrics.items()}
 
 
 def _joined(trajectories: Sequence[Trajectory], name: str) -> torch.Tensor:

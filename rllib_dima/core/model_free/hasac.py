@@ -48,8 +48,6 @@ class HASACTrainer(ModelFreeTrainer):
     }
     PARTS = ("actor", "critic", "temperature")
 
-    replay: ReplayBuffer  # pyright: ignore[reportIncompatibleVariableOverride]: here there always is one
-
     def __init__(
         self,
         layout: AgentLayout,
@@ -65,7 +63,10 @@ class HASACTrainer(ModelFreeTrainer):
         self.actor, self.critic = cast(SquashedActors, networks["actor"]), cast(TwinCritic, networks["critic"])
         self.temperatures = cast(Temperatures, networks["temperature"])
         where = _replay_device(layout, hp, self.device)
-        self.replay = ReplayBuffer(layout, hp.replay_capacity, where, self.device, keeps_next_observations=True)
+        # Typed here, as other trainers may have none.
+        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
+            layout, hp.replay_capacity, where, self.device, keeps_next_observations=True
+        )
         self.optimizers = {
             name: ModelOptimizer(
                 name, network, torch.optim.Adam, _learning_rates(hp, name), _grad_clip(hp, name),

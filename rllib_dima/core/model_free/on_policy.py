@@ -143,7 +143,7 @@ class OnPolicyTrainer(ModelFreeTrainer):
         for _ in range(self.hp.ppo_epochs):
             self.optimizers["critic"].begin_update(self.hp.ppo_minibatches)
             for rows in self._minibatches(len(batch.returns), 1):
-                minibatch = PPOBatch(*(column[rows.squeeze(1)] for column in batch))
+                minibatch = PPOBatch(*(column[rows.squeeze(1)] for column in batch.columns()))
                 self.critic.value_normalizer.update(minibatch.returns)
                 loss, losses = self.critic.loss(minibatch)
                 norm = self.optimizers["critic"].step(loss)
