@@ -128,6 +128,7 @@ def test_it_trains_is_saved_resumes_is_exported_and_evaluates(algorithm, kind, t
     np.testing.assert_allclose(exported(rows).numpy(), np.stack(list(expected.values())), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_remote_runner_delivers_the_same_kind_of_steps(algorithm, tmp_path):
     algo = build(algorithm, "unequal", num_env_runners=1)
