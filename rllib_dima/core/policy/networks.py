@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rllib_dima.core.hyperparameters import Hyperparameters
+from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import (
@@ -41,6 +42,13 @@ def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_g
     return nn.Sequential(*parts[:-1])
 
 
+@dataclass(frozen=True)
+class ActorHyperparameters(PolicyHyperparameters):
+    """What an actor is built from, whichever algorithm trains it."""
+
+    normalize_observations: bool = knob(False, "Whether the actor has running statistics of observations.")
+
+
 class PolicyNetwork(nn.Module):
     """What acts: local observations to a distribution of actions, for every agent.
 
@@ -52,7 +60,7 @@ class PolicyNetwork(nn.Module):
         HYPERPARAMETERS: the class whose fields are all that the network is built from; saved policies hold them.
     """
 
-    HYPERPARAMETERS: ClassVar[type[Hyperparameters]] = PolicyHyperparameters
+    HYPERPARAMETERS: ClassVar[type[Hyperparameters]] = ActorHyperparameters
 
     observation_mask: torch.Tensor
     action_mask: torch.Tensor
