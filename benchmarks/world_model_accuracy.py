@@ -1,16 +1,18 @@
-"""How well does the world model predict? Open-loop error on held-out data, per conditioning mode and baseline.
+"""How well does the world model predict? Open-loop error on held-out data, per recipe, conditioning mode and baseline.
 
-    python benchmarks/world_model_accuracy.py                       # paper size, about 40 minutes on one CPU core
-    python benchmarks/world_model_accuracy.py --model-size nano     # about 12 minutes
+    python benchmarks/world_model_accuracy.py                       # three tasks, nano, three seeds
+    python benchmarks/world_model_accuracy.py --tasks halfcheetah_2x3 --recipes paper --model-size paper --seeds 0
 
-Data: HalfCheetah-2x3, 24 episodes of 1,000 steps under smoothed random actions whose scale varies from episode to
-episode, fixed by a seed; 20 episodes to train on, 4 held out. Every model gets the same number of updates on batches
-of 64 windows. It is then given 3 real states, and the actions really taken, and predicts 15 steps on its own
-predictions. Printed is the mean absolute error per state dimension in normalised units (1 = one standard deviation
-of that dimension) after 1, 5 and 15 steps, over 1,000 held-out windows.
+Data: 24,000 steps under smoothed random actions whose scale varies from episode to episode, fixed by a seed; the last
+4,000 are held out. MAMuJoCo's actions are noise of correlation 0.8 and scale 0.2 to 1; the hands' 0 or 0.8, and 0.05 to
+0.8, since their episodes end where the object is dropped. Every model gets the same number of updates on its batches.
+It is then given the real states of its context, and the actions really taken, and predicts 15 steps on its own
+predictions. Printed is the mean absolute error per state entry in normalised units (1 = one standard deviation of that
+entry) after 1, 5 and 15 steps, over 1,000 held-out windows, as mean and standard deviation over the seeds.
 
-Baselines: the state stays as it is; a plain MLP with about as many parameters as the dynamics model, which sees
-the same context and all actions, and predicts the change of the state.
+Baselines: the state stays as it is; a plain MLP of two hidden layers with about as many parameters as the dynamics
+model above it, which sees the same context and all actions, predicts the change of the state, and is trained with the
+same batches, learning rate and number of updates.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -33,35 +36,45 @@ from rllib_dima.envs import CooperativeEnv, make
 
 STEPS_SHOWN = (1, 5, 15)
 NUM_WINDOWS = 1000
-EPISODE_LENGTH = 1000
+NUM_STEPS, NUM_HELD_OUT = 24_000, 4_000
+TASKS = ("halfcheetah_2x3", "ant_4x2", "bidexhands_door_open_outward")
 
 
-def smoothed_actions(rng: np.random.Generator, num_agents: int, action_size: int) -> np.ndarray:
+def smoothed_actions(rng: np.random.Generator, hands: bool, num_agents: int, action_size: int) -> np.ndarray:
     """(T, N, A): first-order autoregressive noise with a scale drawn per episode, clipped to [-1, 1]."""
-    scale, memory = rng.uniform(0.2, 1.0), 0.8
-    noise = rng.normal(size=(EPISODE_LENGTH, num_agents, action_size))
+    length = 250 if hands else 1000
+    scale, memory = (rng.uniform(0.05, 0.8), rng.choice([0.0, 0.8])) if hands else (rng.uniform(0.2, 1.0), 0.8)
+    noise = rng.normal(size=(length, num_agents, action_size))
     actions = np.zeros_like(noise)
-    for t in range(EPISODE_LENGTH):
+    for t in range(length):
         actions[t] = (memory * actions[t - 1] if t else 0) + np.sqrt(1 - memory**2) * noise[t]
     return np.clip(scale * actions, -1, 1).astype(np.float32)
 
 
-def collect(env: CooperativeEnv, num_episodes: int, seed: int) -> list[Trajectory]:
-    """Plays `num_episodes` episodes of smoothed random actions."""
+def collect(task: str, seed: int) -> tuple[AgentLayout, list[Trajectory], list[Trajectory]]:
+    """Plays `NUM_STEPS` steps of smoothed random actions: layout, and episodes to train on and to hold out."""
+    hands = task.startswith("bidexhands_")
+    env = CooperativeEnv(make(task if hands else f"mamujoco_{task}"))
     rng, layout, first = np.random.default_rng(seed), env.layout, env.layout.agent_ids[0]
-    episodes = []
-    for episode in range(num_episodes):
-        actions = smoothed_actions(rng, layout.num_agents, layout.action_size)
-        observations, infos = env.reset(seed=seed + episode)
-        states, seen, rewards = [infos[first]["state"]], [], []
+    episodes: list[Trajectory] = []
+    while sum(map(len, episodes)) < NUM_STEPS:
+        actions = smoothed_actions(rng, hands, layout.num_agents, layout.action_size)
+        observations, infos = env.reset(seed=seed + len(episodes))
+        states, seen, rewards, terminated = [infos[first]["state"]], [], [], False
         for joint in actions:
             seen.append(np.stack([observations[agent] for agent in layout.agent_ids]))
-            observations, reward, _, _, infos = env.step(dict(zip(layout.agent_ids, joint, strict=True)))
+            observations, reward, ended, cut, infos = env.step(dict(zip(layout.agent_ids, joint, strict=True)))
             states.append(infos[first]["state"])
             rewards.append(reward[first])
-        columns = (np.stack(states), np.stack(seen), actions, np.array(rewards, dtype=np.float32))
-        episodes.append(Trajectory(str(episode), *columns, truncated=True))
-    return episodes
+            terminated = ended["__all__"]
+            if terminated or cut["__all__"]:
+                break
+        columns = (np.stack(states), np.stack(seen), actions[: len(rewards)], np.array(rewards, dtype=np.float32))
+        episodes.append(Trajectory(str(len(episodes)), *columns, terminated=terminated, truncated=not terminated))
+    last = len(episodes)
+    while sum(map(len, episodes[last:])) < NUM_HELD_OUT:
+        last -= 1
+    return layout, episodes[:last], episodes[last:]
 
 
 def fill(layout: AgentLayout, episodes: list[Trajectory]) -> ReplayBuffer:
@@ -88,12 +101,13 @@ class PlainMLP(nn.Module):
 
 
 class MLPModel:
-    """The plain MLP behind the interface of `DiffusionModel`, sized to about as many parameters."""
+    """The plain MLP behind the interface of `DiffusionModel`, with as many parameters: h^2 + (in + out + 2) h + out."""
 
     def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters, world_model: WorldModel) -> None:
         self.hp, self.normalizer = hp, world_model.normalizer
-        wanted = sum(p.numel() for p in world_model.dynamics.parameters())
-        self.module = PlainMLP(layout, hp, int(wanted**0.5))
+        wanted = sum(p.numel() for p in world_model.dynamics.parameters() if p.requires_grad)
+        sizes = hp.context_length * (layout.state_size + layout.num_agents * layout.action_size) + layout.state_size
+        self.module = PlainMLP(layout, hp, int(((sizes + 2) ** 2 / 4 + wanted) ** 0.5 - (sizes + 2) / 2))
 
     def loss(self, window: Window) -> torch.Tensor:
         length = self.hp.context_length
@@ -140,6 +154,8 @@ def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: DIMAHyperp
         window = replay.sample(hp.dynamics_batch_size, hp.context_length - 1, hp.num_autoregressive_steps - 1)
         optimizer.begin_update()
         optimizer.step(model.loss(window))
+        if isinstance(model, DiffusionModel):
+            model.module.after_update()
 
 
 @torch.no_grad()
@@ -158,53 +174,68 @@ def open_loop_errors(model, normalizer: nn.Module, held_out: ReplayBuffer, hp: D
     return [errors[step - 1] for step in STEPS_SHOWN]
 
 
+def variants(args: argparse.Namespace) -> Iterator[tuple[str, DIMAHyperparameters]]:
+    """Name and hyperparameters of everything that is to be trained."""
+    for recipe in args.recipes:
+        for mode in args.conditioning:
+            settings = {} if recipe != "paper" else {"dynamics_lr": 1e-3, "num_autoregressive_steps": 1}
+            steps = {"num_denoising_steps": 1} if recipe != "paper" and mode == "joint" else {}
+            if recipe != "paper" and mode == "sequential":
+                steps = {"num_denoising_steps": 0}  # one per agent at least
+            settings |= {"conditioning": mode, **steps, **json.loads(args.set)}
+            yield f"{recipe} {mode}", DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size, recipe)
+
+
+def measure(layout: AgentLayout, data: tuple[list[Trajectory], list[Trajectory]], hp, kind: str, args, seed: int):
+    """Trains one model; errors, parameters and CPU seconds per update in milliseconds."""
+    replay, held_out = (fill(layout, episodes) for episodes in data)
+    torch.manual_seed(seed)
+    world_model = WorldModel(layout, hp)
+    states = torch.as_tensor(np.concatenate([episode.states for episode in data[0]]))
+    changes = torch.as_tensor(np.concatenate([np.diff(episode.states, axis=0) for episode in data[0]]))
+    world_model.normalizer.update(states)
+    if world_model.dynamics.changes is not None:
+        world_model.dynamics.changes.update(changes, world_model.normalizer.scale)
+    models = {"stays": lambda: StaysAsItIs(), "mlp": lambda: MLPModel(layout, hp, world_model)}
+    model = models.get(kind, lambda: DiffusionModel(hp, world_model))()
+    start, size = time.thread_time(), 0
+    if kind != "stays":
+        train(model, replay, hp, args.updates)
+        size = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
+    milliseconds = 1e3 * (time.thread_time() - start) / args.updates
+    world_model.eval()
+    return open_loop_errors(model, world_model.normalizer, held_out, hp), size, milliseconds
+
+
 def main() -> None:
-    """Trains every model, prints one table and a JSON line."""
+    """Trains every model; prints a table per task, and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-size", default="paper", choices=("paper", "small", "nano"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--recipes", nargs="+", default=["paper", "swift"], choices=DIMAHyperparameters.RECIPES)
+    parser.add_argument("--conditioning", nargs="+", default=["joint", "cumulative", "sequential"])
+    parser.add_argument("--model-size", default="nano", choices=DIMAHyperparameters.MODEL_SIZES)
     parser.add_argument("--updates", type=int, default=3000)
-    parser.add_argument("--lr", type=float, default=3e-4, help="learning rate of every model")
-    parser.add_argument("--unrolls", type=int, nargs="+", default=[1, 3], help="values of num_autoregressive_steps")
-    parser.add_argument("--conditioning", nargs="+", default=["sequential", "joint", "cumulative"])
-    parser.add_argument("--offset-noise", type=float, default=0.3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of networks and batches")
     parser.add_argument("--set", default="{}", help="further hyperparameters as JSON")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-
-    env = CooperativeEnv(make("mamujoco_halfcheetah_2x3"))
-    episodes = collect(env, 24, args.seed)
-    replay, held_out = fill(env.layout, episodes[:20]), fill(env.layout, episodes[20:])
-    print(
-        f"{'model':<12} {'unroll':>6} {'parameters':>10} {'train s':>8}", *(f"{f'{s} steps':>9}" for s in STEPS_SHOWN)
-    )
     rows = []
-
-    def show(name: str, unroll: int, model, normalizer: nn.Module, hp: DIMAHyperparameters, seconds: float) -> None:
-        errors = open_loop_errors(model, normalizer, held_out, hp)
-        size = sum(p.numel() for p in model.module.parameters()) if hasattr(model, "module") else 0
-        print(f"{name:<12} {unroll:>6} {size:>10} {seconds:>8.0f}", *(f"{e:>9.3f}" for e in errors), flush=True)
-        rows.append({"model": name, "unroll": unroll, "parameters": size, "errors": errors})
-
-    for unroll in args.unrolls:
-        for name in [*(["stays", "mlp"]), *args.conditioning]:
-            if name == "stays" and unroll != args.unrolls[0]:
-                continue
-            conditioning = name if name in args.conditioning else "joint"
-            settings = {"dynamics_lr": args.lr, "sigma_offset_noise": args.offset_noise, "dynamics_batch_size": 64}
-            settings |= {"num_autoregressive_steps": unroll, "conditioning": conditioning, **json.loads(args.set)}
-            hp = DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size)
-            torch.manual_seed(args.seed)
-            world_model = WorldModel(env.layout, hp)
-            world_model.normalizer.update(torch.as_tensor(np.concatenate([e.states for e in episodes[:20]])))
-            start = time.perf_counter()
-            if name == "stays":
-                model = StaysAsItIs()
-            else:
-                is_mlp = name == "mlp"
-                model = MLPModel(env.layout, hp, world_model) if is_mlp else DiffusionModel(hp, world_model)
-                train(model, replay, hp, args.updates)
-            show(name, unroll, model, world_model.normalizer, hp, time.perf_counter() - start)
+    for task in args.tasks:
+        layout, *data = collect(task, seed=0)
+        print(f"\n{task}: {sum(map(len, data[0]))} steps, {layout.state_size} entries", flush=True)
+        print(f"{'model':<18} {'parameters':>10} {'ms/update':>9}", *(f"{f'{s} steps':>15}" for s in STEPS_SHOWN))
+        jobs = [("stays", "stays", next(variants(args))[1])]
+        for name, hp in variants(args):
+            jobs.append((name, "diffusion", hp))
+            if "joint" in name:
+                jobs.append(("plain MLP", "mlp", hp))
+        for name, kind, hp in jobs:
+            results = [measure(layout, tuple(data), hp, kind, args, seed) for seed in args.seeds]
+            errors = np.array([result[0] for result in results])
+            mean, spread = errors.mean(0), errors.std(0, ddof=1) if len(errors) > 1 else np.zeros(len(STEPS_SHOWN))
+            cells = (f"{f'{m:.3f} +- {d:.3f}':>15}" for m, d in zip(mean, spread, strict=True))
+            print(f"{name:<18} {results[0][1]:>10} {results[0][2]:>9.2f}", *cells, flush=True)
+            rows.append({"task": task, "model": name, "parameters": results[0][1], "errors": errors.tolist()})
     print(json.dumps({"arguments": vars(args), "torch": torch.__version__, "rows": rows}))
 
 
