@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from rllib_dima.cli.errors import INTERRUPTED, MISUSED, SUCCEEDED, sentence
+from rllib_dima.cli.errors import INTERRUPTED, MISUSED, SUCCEEDED
 from rllib_dima.cli.evaluate import evaluate
 from rllib_dima.cli.example import example
 from rllib_dima.cli.grammar import Group
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         of = getattr(error, "ctx", None)
         where = "" if of is None else f" See `{of.command_path} --help`."
-        print(f"rllib: {sentence(error.format_message())}{where}", file=sys.stderr)
+        message = error.format_message().rstrip()
+        stop = "" if message.endswith((".", "?", "!")) else "."
+        print(f"rllib: {message}{stop}{where}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -17,10 +17,13 @@ CHECKPOINT_FILE_NAME = "rllib_checkpoint.json"  # in every checkpoint of every a
 
 
 def find_checkpoint(folder: str | Path) -> Path:
-    """The absolute path of a checkpoint, of a trial's newest, or of that of the trial with the highest last return.
+    """Finds a checkpoint, the newest of a trial, or that of an experiment's trial with the highest last return.
 
-    Raises:
-        UsageError: there is no such folder, given as a path or file:// URI, or no checkpoint in it.
+    Args:
+        folder: of any of these; a path or file:// URI.
+
+    Returns:
+        An absolute path.
     """
     if "://" in str(folder) and not str(folder).startswith("file:"):
         raise UsageError(f"{folder} is not on this machine: download the checkpoint first.")
@@ -55,7 +58,7 @@ def load_config(checkpoint: Path) -> tuple[type, Any]:
 
 
 def verify_part(checkpoint: Path, part: str) -> None:
-    """Refuses a damaged file or folder of DIMA's checkpoints before it is unpickled; others' have no checksums."""
+    """Refuses a damaged part of a checkpoint of ours before it is unpickled; other algorithms write no checksums."""
     if (checkpoint / MANIFEST_FILE_NAME).is_file():
         with failing_as(RunError, of=CheckpointError):
             verify(checkpoint, only=part)

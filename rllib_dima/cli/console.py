@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray.tune.utils import flatten_dict
 
@@ -15,16 +15,13 @@ from rllib_dima.cli.vocabulary import KNOWN_METRICS, OTHER_STOPS
 from rllib_dima.core.names import check_name
 from rllib_dima.reporting.progress_line import Progress, progress_line
 
-if TYPE_CHECKING:
-    from rllib_dima.cli.experiment import Experiment
-
 # Metrics that appear only when the first episode or evaluation has ended, or not always.
 _LATE = ("env_runners/", "evaluation/", "learners/", "perf/")
 _COUNTERS = ("training_iteration", "iterations_since_restore", "time_total_s", "time_since_restore")
 
 
 class ProgressLines(Progress):
-    """Prints what Tune hears from trials, and how long they take until they meet `stop`."""
+    """Prints a line for whatever a trial reports, with the time that is left until it meets `stop`."""
 
     def __init__(self, stop: Any) -> None:
         self._stop = stop if isinstance(stop, dict) else {}
@@ -57,9 +54,9 @@ class ProgressLines(Progress):
 
 
 def share_done(result: dict[str, Any], stop: dict[str, float]) -> float:
-    """How much of a trial is over, from 0 to 1, by the counter that is nearest to its end.
+    """The share of a trial that is done, from 0 to 1, by the counter nearest to its end.
 
-    Returns and other metrics that do not grow steadily say nothing about it and are left out.
+    Ignores returns and other metrics that do not grow steadily.
     """
     values = flatten_dict(result)
     counters = [name for name in stop if name in values and ("lifetime" in name or name in _COUNTERS)]
@@ -67,17 +64,20 @@ def share_done(result: dict[str, Any], stop: dict[str, float]) -> float:
 
 
 def check_criteria(stop: dict[str, float], result: dict[str, Any]) -> None:
-    """Refuses to train for ever with a metric of `stop` that the second result lacks, if it should have it by then."""
+    """Stops a run whose second result lacks a metric of `stop`, for which it would train for ever."""
     for name in stop:
         if result["iterations_since_restore"] > 1 and name not in KNOWN_METRICS and not name.startswith(_LATE):
             with failing_as(RunError, "stop: ", f" {OTHER_STOPS}"):
                 check_name(name, flatten_dict(result), "metric")
 
 
-def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
-    """Prints how the trials ended and how to evaluate the best; returns the exit code.
+def report(folder: str, trials: list[Any], end: str | None) -> int:
+    """Prints how the trials ended and how to evaluate the best one; returns the exit code.
 
-    `end` is why they were left before their own ends, if they were, in the words of `experiment.saving`.
+    Args:
+        folder: of the experiment.
+        trials: Tune's.
+        end: why Tune was left early (`saving.INTERRUPTED` or `saving.OUT_OF_TIME`), if it was.
     """
     for trial in trials:
         result, mean = trial.last_result or {}, _last_return(trial)
@@ -92,7 +92,7 @@ def report(experiment: Experiment, trials: list[Any], end: str | None) -> int:
         print(f"To evaluate: rllib evaluate {max(saved, key=_last_return).checkpoint.path}")
     if end is not None:
         how = "To go on, add --resume to the same command." if saved else "No trial has written a checkpoint."
-        print(f"{end}. {how} Results so far: {experiment.folder}")
+        print(f"{end}. {how} Results so far: {folder}")
     if end == saving.INTERRUPTED:
         return INTERRUPTED
     return FAILED if failed else SUCCEEDED

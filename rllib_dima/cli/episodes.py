@@ -1,4 +1,4 @@
-"""Whole episodes with the policy of a checkpoint, and nothing else of it."""
+"""Runs whole episodes with the policy of a checkpoint, and loads nothing else of it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def run_episodes(
 
 @contextmanager
 def _runner(checkpoint: Path, config: Any) -> Iterator[Any]:
-    """An env runner of this process that acts with the checkpoint's policy; closed afterwards."""
+    """Yields an env runner in this process that acts with the checkpoint's policy."""
     default = MultiAgentEnvRunner if config.is_multi_agent else SingleAgentEnvRunner
     is_unknown = isinstance(config.env, str) and not is_registered(config.env)
     hint = " (code of yours that registers it must be named with --import)" if is_unknown else ""
@@ -137,11 +137,7 @@ def _runner(checkpoint: Path, config: Any) -> Iterator[Any]:
 
 
 def _restore_policy(runner: Any, checkpoint: Path) -> None:
-    """Loads the modules and connectors that a runner has, and nothing else.
-
-    Raises:
-        RunError: the checkpoint is damaged, or its policy does not fit the environment.
-    """
+    """Loads the modules and connectors that a runner has, and nothing else."""
     is_multi = isinstance(runner.module, MultiRLModule)
     modules = runner.module.items() if is_multi else [(DEFAULT_MODULE_ID, runner.module)]
     parts = {f"learner_group/learner/rl_module/{name}": module for name, module in modules}
@@ -155,7 +151,7 @@ def _restore_policy(runner: Any, checkpoint: Path) -> None:
 
 
 def _render_without_display() -> None:
-    """Lets MuJoCo draw without a display, through EGL, unless the user has chosen; before it is first imported."""
+    """Lets MuJoCo draw without a display, through EGL, unless the user chose otherwise; before MuJoCo is imported."""
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform == "linux" and not has_display:
         os.environ.setdefault("MUJOCO_GL", "egl")

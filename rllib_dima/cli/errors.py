@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, the two ways in which it fails, and how a message is put."""
+"""How a command ends: its exit codes, and the two ways in which it fails. The message is all that a user sees."""
 
 from __future__ import annotations
 
@@ -17,17 +17,11 @@ class RunError(click.ClickException):
     """What was asked for is right, but running it failed."""
 
 
-def sentence(error: Exception | str) -> str:
-    """The message of an error, with a full stop if it lacks one."""
-    message = str(error).rstrip()
-    return message if message.endswith((".", "?", "!")) else f"{message}."
-
-
 @contextmanager
 def failing_as(
     kind: type[click.ClickException], before: str = "", after: str = "", of: type[Exception] | tuple = Exception
 ) -> Iterator[None]:
-    """Turns the errors `of` some kinds into one of the command's, with something said before and after the message."""
+    """Turns errors `of` the given kinds into one of the command's, with text before and after the message."""
     try:
         yield
     except of as error:

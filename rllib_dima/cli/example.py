@@ -24,7 +24,7 @@ def example() -> None:
 @example.command("list")
 @click.option("-f", "--filter", "text", default="", metavar="TEXT", help="Only those with this text in them.")
 def list_examples(text: str) -> None:
-    """Print their names and what they are."""
+    """Print their names and titles."""
     titles = {name: file.read_text(encoding="utf-8").split("\n", 1)[0] for name, file in _examples().items()}
     for name, title in titles.items():
         if text.lower() in f"{name} {title}".lower():
@@ -39,7 +39,7 @@ def get(name: str) -> None:
 
 @example.command("run", params=[NAME, *EXPERIMENT_FLAGS])
 def run(name: str, **flags: Any) -> int:
-    """Train with one. `rllib train --help` says what the flags mean together."""
+    """Train with one. `rllib train --help` explains the flags."""
     from rllib_dima.cli.experiment.running import run_experiments
 
     return run_experiments(find_example(name), **flags)

@@ -37,7 +37,7 @@ def prepare(verbosity: int, imports: Iterable[str]) -> None:
 
 
 def is_cluster(address: str | None) -> bool:
-    """Whether the run is to be on a Ray that was started elsewhere, and may grow while trials wait."""
+    """Whether Ray was started elsewhere, where it may grow while trials wait."""
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 

@@ -61,7 +61,7 @@ EXPERIMENT_FLAGS = [
 
 
 def _file(ctx: click.Context, _: click.Parameter, words: Sequence[str]) -> str | None:
-    """The file in `rllib train file FILE`, whose flags can stand anywhere."""
+    """FILE of `rllib train file FILE`; flags may stand anywhere."""
     if not words:
         return None
     check_word(words[0], ["file"], ctx)

@@ -17,7 +17,7 @@ FRAMES_PER_LINE = 100  # drawing them may take a second each
 
 
 def show(env: Any, **kwargs: Any) -> None:
-    """Draws the first of a runner's environments in its own window; a callback for every step."""
+    """Draws a runner's first environment in its own window; a callback for every step."""
     env.unwrapped.envs[0].render()
 
 
@@ -33,7 +33,7 @@ def require_display() -> None:
 
 @contextmanager
 def film(file: Path, num_episodes: int) -> Iterator[Callable[..., None]]:
-    """A callback for every step that adds a frame of the first episodes to a video file.
+    """Yields a callback for every step that adds a frame of the first episodes to a video file.
 
     Raises:
         UsageError: imageio is not installed, or the file has an ending that is none of `FORMATS` or cannot be written.
@@ -71,7 +71,7 @@ def film(file: Path, num_episodes: int) -> Iterator[Callable[..., None]]:
 
 
 def _check_can_write(file: Path) -> None:
-    """Raises before an episode is run, not after."""
+    """Raises before any episode runs."""
     if file.suffix.lower() not in FORMATS:
         raise UsageError(f"The video {file} must end in one of {', '.join(FORMATS)}.")
     with failing_as(UsageError, "Videos need more: pip install imageio imageio-ffmpeg. ", of=ModuleNotFoundError):

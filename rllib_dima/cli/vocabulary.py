@@ -80,7 +80,7 @@ def translate_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gpus(value: Any) -> dict[str, Any]:
-    """The GPUs that the old driver process trained on are the learners' now."""
+    """The GPUs of the old driver process as settings of the learners."""
     if isinstance(value, int) and value > 1:
         return {"num_learners": value, "num_gpus_per_learner": 1}
     return {"num_gpus_per_learner": value}
@@ -98,11 +98,7 @@ def translate_metric(name: str) -> str:
 
 
 def present_metric(name: str, where: str) -> str:
-    """The present path of a metric that is used in `where`.
-
-    Raises:
-        UsageError: it is almost, but not quite, a metric of every run: one would wait for it for ever.
-    """
+    """The present path of a metric; refuses what is almost one that every run reports. `where` is for the message."""
     name = translate_metric(name)
     alike = [known for known in (*KNOWN_METRICS, *RENAMED_METRICS) if known.count("/") == name.count("/")]
     near = [] if name in KNOWN_METRICS else difflib.get_close_matches(name, alike, n=3, cutoff=0.85)
@@ -113,7 +109,7 @@ def present_metric(name: str, where: str) -> str:
 
 
 def names_in(place: str) -> set[str]:
-    """The present and old names that can stand in `config` (of DIMA), in `stop`, or beside `run`."""
+    """Names, present and old, that may stand in `config` (of DIMA), in `stop` or beside `run`."""
     if place == "config":
         from rllib_dima import DIMA
         from rllib_dima.cli.experiment.settings import settings_of
@@ -123,7 +119,7 @@ def names_in(place: str) -> set[str]:
 
 
 def check_in_place(name: str, known: Collection[str], place: str) -> None:
-    """Refuses a name that is unknown in `place`, "config" or "run", with where it belongs or the nearest known ones."""
+    """Refuses a name that is unknown in `config` or beside `run`, with where it belongs or the nearest known names."""
     for other in _PLACES if name not in known else ():
         if other != place and name in names_in(other):
             raise UsageError(f"{name!r} means nothing {_PLACES[place]}: it belongs {_PLACES[other]}.")

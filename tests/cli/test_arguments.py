@@ -67,6 +67,15 @@ def test_numbers_with_an_exponent_are_whole_if_they_can_be(call):
     assert [type(value) for value in config.values()] == [int, float, float, float, float]
 
 
+def test_names_and_words_of_a_json_flag_need_no_quotes(call):
+    expected = {"model_size": "nano", "env_config": {"a": None, "b": [True, 1]}}
+    for text in (
+        '{"model_size":"nano","env_config":{"a":null,"b":[true,1]}}',
+        "{model_size: nano, env_config: {a: , b: [true, 1]}}",
+    ):
+        assert call(["train", "--run", "PPO", "--config", text])[1]["config"] == expected
+
+
 def test_example_run_takes_the_flags_of_train(call):
     (file,), flags = call(["example", "run", "dima_ant", "--config", '{"seed": 1}'])
     assert (file.name, flags) == ("dima_ant.yaml", {"config": {"seed": 1}})

@@ -161,19 +161,16 @@ class Trial:
         return self.text
 
 
-EXPERIMENT = SimpleNamespace(folder="/there")
-
-
 def test_the_end_names_every_trial_and_the_best_checkpoint(capsys):
     trials = [Trial("a", "TERMINATED", 1.0, "/a"), Trial("b", "TERMINATED", 5.0, "/b"), Trial("c", "TERMINATED")]
-    assert report(EXPERIMENT, trials, end=None) == 0
+    assert report("/there", trials, end=None) == 0
     out = capsys.readouterr().out
     assert "a: 2 iterations, 40 steps, return 1.0\n" in out and "c: 2 iterations, 40 steps, no episode" in out
     assert out.endswith("rllib evaluate /b\n")
     for end, code in ((saving.INTERRUPTED, 130), (saving.OUT_OF_TIME, 0)):
-        assert report(EXPERIMENT, trials, end) == code
+        assert report("/there", trials, end) == code
         assert f"{end}. To go on, add --resume" in capsys.readouterr().out
-        assert report(EXPERIMENT, [Trial("d", "TERMINATED")], end) == code
+        assert report("/there", [Trial("d", "TERMINATED")], end) == code
         assert "--resume" not in capsys.readouterr().out  # where nothing was saved
 
 
@@ -181,7 +178,7 @@ def test_a_failed_trial_tells_the_error_behind_rays_wrappers(capsys):
     wrapper = RuntimeError("ray")
     wrapper.cause = ValueError("the cable broke")
     failed = [Trial("a", "ERROR", error=wrapper), Trial("b", "ERROR", text="Traceback\n  x\nKeyError: 'y'\n")]
-    assert report(EXPERIMENT, [*failed, Trial("c", "TERMINATED", 1.0, "/c")], end=None) == 1
+    assert report("/there", [*failed, Trial("c", "TERMINATED", 1.0, "/c")], end=None) == 1
     printed = capsys.readouterr()
     assert "a failed: ValueError: the cable broke\nThe traceback is in /there/trial/error.txt" in printed.err
     assert "b failed: KeyError: 'y'" in printed.err and "rllib evaluate /c" in printed.out

@@ -40,7 +40,9 @@ def test_yaml_and_json_hold_the_same_experiments(tmp_path):
     assert from_yaml["first"]["stop"] == {"num_env_steps_sampled_lifetime": 1_000_000}
     assert list(from_yaml) == ["first", "second"]
     json = '{"second": {"run": "PPO", "config": {"lr": 1e-4}}}'
-    assert read_experiments(written(tmp_path, "a.json", json)) == {"second": {"run": "PPO", "config": {"lr": 1e-4}}}
+    for text in (json, json.replace(" ", "\n\t")):
+        expected = {"second": {"run": "PPO", "config": {"lr": 1e-4}}}
+        assert read_experiments(written(tmp_path, "a.json", text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,7 @@ def test_yaml_and_json_hold_the_same_experiments(tmp_path):
         ("a.yaml", "a:\n  run: DIMA\n  run: PPO\n", "'run' occurs twice"),
         ("a.yaml", "a:\n  config:\n    lr: 1\n    lr: 2\n", "'lr' occurs twice"),
         ("a.yaml", "a: [1\n", "is no YAML"),
+        ("a.yaml", "a: {config: {lr:1}}\n", "'lr:1' lacks a space after :, line 1"),
         ("a.yaml", "", "but holds None"),
         ("a.yaml", "- a\n", r"but holds \['a'\]"),
         ("a.yaml", "run: DIMA\nenv: x\n", "my_experiment.* but 'run' is 'DIMA'"),

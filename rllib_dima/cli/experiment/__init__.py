@@ -40,7 +40,7 @@ class Experiment:
 
 
 def make_experiment(name: str, spec: dict[str, Any], flags: dict[str, Any], resume: bool = False) -> Experiment:
-    """The experiment that a file describes and the command line changes, checked as far as it can be without Ray.
+    """Merges an experiment's settings and the flags, and checks all that can be checked before Ray starts.
 
     Args:
         name: of the experiment.

@@ -1,4 +1,4 @@
-"""What an experiment was started with, kept in its folder: --resume goes on with that and nothing else."""
+"""Remembers in an experiment's folder what it was started with: --resume goes on with that and nothing else."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ FREE = ("storage_path", "max_concurrent_trials", "time_budget_s")  # may be othe
 
 
 def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Writes down in an experiment's folder with which present settings of a file and of flags it is started.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
+    """Writes the settings that an experiment starts with, those of its file and the flags, into its folder."""
     with failing_as(RunError, f"The results cannot be written to {folder}: "):
         filesystem, path = locate(folder)
         filesystem.create_dir(path)
@@ -30,7 +26,7 @@ def remember(folder: str, spec: dict[str, Any], flags: dict[str, Any]) -> None:
 
 
 def resumed_flags(name: str, spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any] | None:
-    """The flags with which an experiment was started, which need not be given again. None if it was not started.
+    """The flags that an experiment was started with, which need not be given again; None if it was never started.
 
     Raises:
         UsageError: the file or a flag is about something else than what was started.
@@ -59,5 +55,5 @@ def _read(file: str) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str:
-    """JSON, in which a name stands for a class or function, and that of its class for any other object."""
+    """JSON; classes and functions are written by name, other objects by the name of their class."""
     return json.dumps(value, default=lambda it: getattr(it, "__qualname__", type(it).__name__), skipkeys=True)

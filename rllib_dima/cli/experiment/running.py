@@ -89,4 +89,4 @@ def _run(experiment: Experiment, verbosity: int, can_grow: bool) -> int:
             resume="AUTO+ERRORED" if experiment.is_resumed else None,
             **{**experiment.options, "callbacks": callbacks},
         )
-    return report(experiment, analysis.trials, saving.end)
+    return report(experiment.folder, analysis.trials, saving.end)

@@ -1,4 +1,4 @@
-"""Checkpoints that Tune does not write by itself: by time, and when an experiment is left before its trials' ends."""
+"""Checkpoints that Tune does not write by itself: by time, and when an experiment ends before its trials do."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Saving(Callback):
-    """Asks trials for checkpoints, and ends the experiment on Ctrl-C, SIGTERM or after a time.
+    """Asks trials for checkpoints, and ends the experiment on Ctrl-C, SIGTERM or when its time is over.
 
-    An end comes as soon as every trial that is running has finished its iteration and written a checkpoint. For Tune
-    the trials are then unfinished, so that they can be resumed; `end` says why: `INTERRUPTED` or `OUT_OF_TIME`.
+    Waits until every running trial has finished its iteration and written a checkpoint, then leaves Tune in a way that
+    lets the trials be resumed. `end` is the reason, `INTERRUPTED` or `OUT_OF_TIME`, or None.
 
     Args:
         by_time: whether trials write checkpoints every `PERIOD_S`.
@@ -36,7 +36,7 @@ class Saving(Callback):
         self._unsaved: set[Trial] | None = None  # trials that an end waits for
 
     def setup(self, **info: Any) -> None:
-        """Puts itself before Tune's own handler of signals, which is in place by now."""
+        """Replaces Tune's own signal handler, which is in place by now."""
         self._deadline = math.inf if self._time_budget_s is None else time.monotonic() + self._time_budget_s
         self._leave_tune: Any = signal.getsignal(signal.SIGINT)
         for number in _SIGNALS:
@@ -56,7 +56,7 @@ class Saving(Callback):
             self._unsaved.discard(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Begins an end, and leaves Tune by its own handler of Ctrl-C once there is nothing to wait for."""
+        """Starts to end the experiment, and leaves Tune through its own handler of Ctrl-C once nothing is unsaved."""
         if self.end is None and time.monotonic() > self._deadline:
             self.end = OUT_OF_TIME
         if self.end is None:
@@ -76,7 +76,7 @@ class Saving(Callback):
 
 @contextmanager
 def kept_signal_handlers() -> Iterator[None]:
-    """Restores the handlers of signals afterwards."""
+    """Restores the signal handlers on exit."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield

@@ -16,7 +16,7 @@ _TIME_ATTRIBUTES = ("training_iteration", "num_env_steps_sampled_lifetime", "tim
 
 
 def make_scheduler(name: str | Any, arguments: dict[str, Any], stop: Any) -> Any:
-    """A scheduler of Tune's; None, or what is one already, is returned as it is.
+    """Makes the scheduler of Tune's that has this name; returns anything but a name as it is.
 
     Args:
         name: as in `ray.tune.create_scheduler`, in any case, or "asha".

@@ -26,7 +26,7 @@ def is_search_space(value: Any) -> bool:
 
 
 def with_search_spaces(settings: Any, path: str = "config") -> Any:
-    """Nested settings with every written search space replaced by Tune's own object for it.
+    """Replaces every written search space in nested settings by Tune's own object.
 
     Raises:
         UsageError: a search space has wrong arguments; `path` says where.

@@ -28,11 +28,7 @@ _SPOKEN = {"framework", "callbacks", "lambda", "input", "model_config", "train_b
 
 
 def find_algorithm(run: str | type | None) -> Any:
-    """The class of an algorithm that is registered under a name, or a class itself.
-
-    Raises:
-        UsageError, ValueError: there is no such name, or what it names is no algorithm of RLlib's.
-    """
+    """The class of an algorithm of RLlib's, by its registered name or itself."""
     if run is None:
         raise UsageError("The algorithm to train is missing: `run: DIMA` in a file, or --run DIMA.")
     if isinstance(run, str) and not _global_registry.contains(TRAINABLE_CLASS, run):
@@ -51,7 +47,7 @@ def settings_of(algorithm: Any) -> set[str]:
 
 
 def read_settings(config: dict[str, Any], algorithm: Any) -> dict[str, Any]:
-    """Settings of an algorithm under their present names, of which it knows every one.
+    """Translates settings of an algorithm to their present names, and checks the names.
 
     Raises:
         UsageError, ValueError: a name that is unknown, means nothing any more, or stands in the wrong place.
@@ -72,7 +68,7 @@ def read_settings(config: dict[str, Any], algorithm: Any) -> dict[str, Any]:
 
 
 def check_configs(algorithm: Any, config: dict[str, Any]) -> None:
-    """Refuses a configuration that the algorithm or the environment refuses for any value in its search spaces."""
+    """Builds the configuration and its environment with every value in its search spaces, one at a time."""
     layouts: dict[str, AgentLayout] = {}
     for variant in variants(config):
         with failing_as(UsageError):
