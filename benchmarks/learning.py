@@ -1,12 +1,15 @@
-"""Does it learn, and how fast? Learning curves of several seeds and conditioning modes, through RLlib.
+"""Does it learn, and how fast? Learning curves of several seeds and conditioning modes, or algorithms, through RLlib.
 
     python benchmarks/learning.py                                         # 3 seeds x 2 modes, two processes at a time
     python benchmarks/learning.py --table                                 # the table of what has been run
     python benchmarks/learning.py --one sequential 0                      # one run in this process
+    python benchmarks/learning.py --run MAPPO --model-size paper --steps 300000 --evaluate-every 20000 --seeds 0 1
+    python benchmarks/learning.py --run HAPPO --task simple_spread --steps 300000 --evaluate-every 20000 --seeds 0 1
 
-Each run trains HalfCheetah-2x3 with the nano preset for 30,000 environment steps on one thread. Every 2,000 steps
-the deterministic policy plays 10 episodes. Curves go to benchmarks/results/learning_<task>_<mode>_<seed>.json
-after every evaluation, with a checkpoint beside them in results/learning, from which an interrupted run goes on.
+Each run trains HalfCheetah-2x3 with DIMA's nano preset for 30,000 environment steps on one thread, if nothing else is
+asked for. Every 2,000 steps the deterministic policy plays 10 episodes. Curves go to
+benchmarks/results/learning_<task>_<mode>_<seed>.json after every evaluation, with a checkpoint beside them in
+results/learning, from which an interrupted run goes on.
 "seconds" is wall-clock time, which other work on the machine stretches; "cpu_seconds" is the process's own.
 """
 
@@ -26,22 +29,39 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RESULTS, CHECKPOINTS = HERE / "results", HERE.parent / "results" / "learning"
-EVALUATE_EVERY, EVALUATION_EPISODES = 2000, 10
+EVALUATION_EPISODES = 10
 
 
 def name_of(args: argparse.Namespace, mode: str) -> str:
-    """What tells a run from others of its task: a label, or recipe and conditioning."""
-    return args.label or "_".join(part for part in (args.recipe, mode) if part not in ("paper", "default"))
+    """What tells a run from others of its task: a label, or algorithm, recipe and conditioning."""
+    parts = ("" if args.run == "DIMA" else args.run.lower(), args.recipe, mode)
+    return args.label or "_".join(part for part in parts if part not in ("", "paper", "default"))
+
+
+def simple_spread(env_config):
+    """PettingZoo's discrete task of three agents that cover three landmarks; its rewards are the agents' own."""
+    from mpe2 import simple_spread_v3
+
+    return simple_spread_v3.parallel_env()
+
+
+def environment_of(task: str):
+    """What `environment()` is given."""
+    if task == "simple_spread":
+        return simple_spread
+    return task if task.startswith("bidexhands_") else f"mamujoco_{task}"
 
 
 def build_config(args: argparse.Namespace, mode: str, seed: int):
     """The presets as they are, with the conditioning mode and the seed."""
-    from rllib_dima import DIMAConfig
+    import rllib_dima
 
     conditioning = {} if mode == "default" else {"conditioning": mode}
     return (
-        DIMAConfig()
-        .environment(args.task if args.task.startswith("bidexhands_") else f"mamujoco_{args.task}")
+        getattr(rllib_dima, f"{args.run}Config")()
+        .environment(
+            environment_of(args.task), env_config={"team_reward": "mean"} if args.task == "simple_spread" else {}
+        )
         .training(model_size=args.model_size, recipe=args.recipe, **conditioning, **json.loads(args.set))
         .evaluation(evaluation_duration=EVALUATION_EPISODES)
         .reporting(metrics_num_episodes_for_smoothing=3)
@@ -51,16 +71,16 @@ def build_config(args: argparse.Namespace, mode: str, seed: int):
 
 def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     """One run to the end, from its checkpoint if there is one."""
-    from rllib_dima import DIMA
+    import rllib_dima
 
     torch.set_num_threads(1)
     name = f"{args.task}_{name_of(args, mode)}_{seed}"
     file, checkpoint = RESULTS / f"learning_{name}.json", CHECKPOINTS / name
     if checkpoint.exists():
-        algo, record = DIMA.from_checkpoint(str(checkpoint)), json.loads(file.read_text())
+        algo, record = getattr(rllib_dima, args.run).from_checkpoint(str(checkpoint)), json.loads(file.read_text())
     else:
         algo = build_config(args, mode, seed).build()
-        record = {"task": args.task, "recipe": args.recipe, "conditioning": mode, "seed": seed}
+        record = {"run": args.run, "task": args.task, "recipe": args.recipe, "conditioning": mode, "seed": seed}
         record |= {
             "model_size": args.model_size,
             "settings": json.loads(args.set),
@@ -74,8 +94,8 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     start, cpu_start = time.monotonic() - record["seconds"], time.process_time() - record["cpu_seconds"]
     while steps < args.steps:
         result = algo.train()
-        steps = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
-        if steps % EVALUATE_EVERY == 0:
+        before, steps = steps, int(result["env_runners"]["num_env_steps_sampled_lifetime"])
+        if steps // args.evaluate_every > before // args.evaluate_every:
             sampled = result["env_runners"].get("episode_return_mean", float("nan"))
             evaluation = algo.evaluate()["env_runners"]
             record["seconds"] = round(time.monotonic() - start, 1)
@@ -95,7 +115,8 @@ def run_all(args: argparse.Namespace) -> None:
     waiting = list(itertools.product(args.seeds, args.conditioning))
     running: list[subprocess.Popen] = []
     common = ["--task", args.task, "--steps", str(args.steps), "--model-size", args.model_size, "--set", args.set]
-    common += ["--recipe", args.recipe, "--label", args.label]
+    common += ["--recipe", args.recipe, "--label", args.label, "--run", args.run]
+    common += ["--evaluate-every", str(args.evaluate_every)]
     while waiting or running:
         running = [process for process in running if process.poll() is None]
         while waiting and len(running) < args.processes:
@@ -127,18 +148,21 @@ def table(args: argparse.Namespace) -> None:
 def main() -> None:
     """Runs everything, one run, or prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="halfcheetah_2x3")
+    parser.add_argument("--run", default="DIMA", help="the algorithm")
+    parser.add_argument("--task", default="halfcheetah_2x3", help="of MAMuJoCo, an id of Bi-DexHands, or simple_spread")
     parser.add_argument("--recipe", default="paper")
-    parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative"], help="default: the recipe's")
+    parser.add_argument("--conditioning", nargs="+", help="DIMA's modes, or default: the recipe's")
     parser.add_argument("--label", default="", help="name of the results' files (default: recipe and conditioning)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--evaluate-every", type=int, default=2000, metavar="STEPS")
     parser.add_argument("--model-size", default="nano")
     parser.add_argument("--set", default="{}", help="further hyperparameters as JSON")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--one", nargs=2, metavar=("MODE", "SEED"), help="one run in this process")
     parser.add_argument("--table", action="store_true", help="only print the table")
     args = parser.parse_args()
+    args.conditioning = args.conditioning or (["sequential", "cumulative"] if args.run == "DIMA" else ["default"])
     if args.table:
         table(args)
     elif args.one:

@@ -1,4 +1,4 @@
-"""What mkdocs fills in from the code, the table of hyperparameters, and where names in tables may be broken."""
+"""What mkdocs fills in from the code, the tables of hyperparameters, and where names in tables may be broken."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import dataclasses
 import re
 from typing import Any
 
-MARKER = "<!-- hyperparameters of DIMA -->"
+MARKER = re.compile(r"<!-- hyperparameters of (\w+) -->")
+TASKS = {
+    "HalfCheetah": "mamujoco_halfcheetah_2x3",
+    "Ant": "mamujoco_ant_4x2",
+    "Walker2d": "mamujoco_walker2d_2x3",
+    "Bi-DexHands": "bidexhands_door_open_inward",
+}
+"""Of which values are shown where they differ from the default."""
 COLUMNS = ("hyperparameter, symbol", "default", "range", "what it does")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Puts the table in the place of its marker."""
-    return markdown.replace(MARKER, hyperparameter_table()) if MARKER in markdown else markdown
+    """Puts the tables in the places of their markers."""
+    return MARKER.sub(lambda marker: hyperparameter_table(marker[1]), markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -20,22 +27,32 @@ def on_page_content(html: str, **_: Any) -> str:
     return re.sub(r"(?<=<td><code>)[^<]+", lambda name: name[0].replace("/", "/<wbr>"), html)
 
 
-def hyperparameter_table() -> str:
-    """Every hyperparameter of DIMA, its values by preset and benchmark, its range and its text, as Markdown."""
-    from rllib_dima import DIMAConfig
+def hyperparameter_table(algorithm: str = "DIMA") -> str:
+    """Every hyperparameter of an algorithm, its values by preset and task, its range and its text, as Markdown."""
+    import rllib_dima
 
-    paper = DIMAConfig().hyperparameters()
-    others = {name: DIMAConfig().training(model_size=name).hyperparameters() for name in ("small", "nano")}
-    others["Bi-DexHands"] = DIMAConfig().environment("bidexhands_pen").hyperparameters()
+    new_config = getattr(rllib_dima, f"{algorithm}Config")
+    general = new_config().hyperparameters()
+    sizes = [size for size in general.MODEL_SIZES if size != "paper"]
+    others = {size: new_config().training(model_size=size).hyperparameters() for size in sizes}
+    others |= {name: new_config().environment(task).hyperparameters() for name, task in TASKS.items()}
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    for field in dataclasses.fields(paper):
-        default = getattr(paper, field.name)
-        values = [f"`{default}`"]
-        values += [f"{n}: `{getattr(o, field.name)}`" for n, o in others.items() if getattr(o, field.name) != default]
+    for field in dataclasses.fields(general):
+        values = _values(field.name, general, others)
         about = field.metadata
         name = f"`{field.name}`" + (f"<br>{about['symbol']}" if about["symbol"] else "")
         rows.append((name, "<br>".join(values), _range(about), about["doc"]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _values(name: str, general: Any, others: dict[str, Any]) -> list[str]:
+    """The default, and those other values that presets and tasks have, each with their names."""
+    default, names = getattr(general, name), {}
+    for whose, hyperparameters in others.items():
+        value = getattr(hyperparameters, name)
+        if value != default:
+            names.setdefault(value, []).append(whose)
+    return [f"`{default}`", *(f"{', '.join(whose)}: `{value}`" for value, whose in names.items())]
 
 
 def _range(about: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 import rllib_dima
-from rllib_dima import DIMA
+from rllib_dima import ALGORITHMS, DIMA
 from rllib_dima.cli import main
 from rllib_dima.cli.example import examples_folder, find_example
 from rllib_dima.cli.experiment import make_experiment
@@ -117,6 +117,20 @@ def test_published_tasks_have_the_papers_settings(name):
         assert hyperparameters.denoising_steps(agents) == denoising_steps
 
 
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "DIMA"])
+def test_other_algorithms_have_all_published_tasks_in_two_files_and_a_small_one(algorithm):
+    found = {}
+    for suite in ("mamujoco", "bidexhands"):
+        experiment = read(f"{algorithm.lower()}_{suite}")
+        assert experiment.run == algorithm
+        envs = [variant["env"] for variant in variants(experiment.config)]
+        found |= dict.fromkeys(envs, experiment.stop["num_env_steps_sampled_lifetime"])
+        for variant in variants(experiment.config):
+            config_of(experiment, variant)
+    assert found == dict(PAPER.values())
+    assert read(f"{algorithm.lower()}_halfcheetah_2x3_nano").config["model_size"] == "nano"
+
+
 def test_there_are_also_small_ones_a_sweep_and_one_of_rllibs():
     others = {file.stem for file in FILES} - set(PAPER)
     assert {name for name in others if name.endswith("_nano")} >= {"dima_ant_nano", "dima_halfcheetah_2x3_nano"}
@@ -144,9 +158,10 @@ def local_ray():
 @pytest.mark.parametrize("name", [file.stem for file in FILES])
 def test_every_example_builds_with_a_learner_on_the_cpu(name, local_ray):
     experiment = read(name)
-    config = config_of(experiment, next(variants(experiment.config)))
+    variant = next(variants(experiment.config))
+    config = config_of(experiment, variant).env_runners(num_envs_per_env_runner=1)
     algo = config.learners(num_gpus_per_learner=0).build_algo()
-    assert algo.iteration == 0 and algo.config.env == experiment.config["env"]
+    assert algo.iteration == 0 and algo.config.env == variant["env"]
     algo.stop()
 
 

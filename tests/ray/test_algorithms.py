@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,21 @@ def test_it_trains_is_saved_resumes_is_exported_and_evaluates(algorithm, kind, t
     exported = torch.export.load(tmp_path / "policy.pt2").module()
     rows = torch.from_numpy(np.stack([policy._padded(agent, own) for agent, own in given.items()]))
     np.testing.assert_allclose(exported(rows).numpy(), np.stack(list(expected.values())), atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "DIMA"])
+def test_its_page_names_the_metrics_that_it_reports(algorithm):
+    page = (Path(__file__).parents[2] / "docs/algorithms" / f"{algorithm.lower()}.md").read_text()
+    algo = build(algorithm, "continuous")
+    algo.train()
+    reported = {
+        f"learners/{module}/{name}"
+        for module, metrics in algo.train()["learners"].items()
+        for name in metrics
+        if not name.startswith(("num_", "weights_seq_no"))
+    }
+    algo.stop()
+    assert reported == set(re.findall(r"`(learners/[^`]+)` \| ", page))
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ class OnPolicyHyperparameters(PolicyHyperparameters):
     env_steps_per_iteration: int = knob(
         4000, "Real environment steps collected per iteration (20 environments of 200 steps).", low=1
     )
+    actor_num_layers: int = knob(2, "Hidden layers of the actor.", low=1)
     critic_hidden_size: int = knob(128, "Width of the critic.", low=1)
+    normalize_values: bool = knob(True, "Train the critic on normalised returns.")
     ppo_epochs: int = knob(5, "Epochs of actor and critic over the steps of an iteration.", low=1)
     ppo_minibatches: int = knob(1, "Minibatches per epoch.", low=1)
     clip_param: float = knob(0.2, "PPO clipping of the probability ratio.", symbol="epsilon", low=0.0)
