@@ -72,10 +72,10 @@ def _file(ctx: click.Context, _: click.Parameter, words: Sequence[str]) -> str |
 
 @click.command(cls=Command, short_help="Train with Ray Tune.", params=EXPERIMENT_FLAGS)
 @click.argument("file", nargs=-1, callback=_file, metavar="[file FILE]")
-@click.option("-r", "-a", "--run", "--algo", "run", metavar="NAME", help="Algorithm: DIMA, PPO, ...")
+@click.option("-r", "-a", "--run", "--algo", "run", metavar="NAME", help="Algorithm: DIMA, MAPPO, PPO, ...")
 @click.option("-e", "--env", metavar="ENV", help="Environment id.")
 def train(file: str | None, run: str | None, env: str | None, **flags: Any) -> int:
-    """Train RLlib algorithms with Ray Tune: DIMA and those that RLlib brings (PPO, SAC, DQN, ...).
+    """Train RLlib algorithms with Ray Tune: those of this package (DIMA, MAPPO, ...) and RLlib's own (PPO, SAC, ...).
 
       rllib train file tuned_examples/dima_ant.yaml
       rllib train file tuned_examples/dima_ant.yaml --stop '{"training_iteration": 2}'

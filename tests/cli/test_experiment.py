@@ -179,6 +179,7 @@ def test_without_checkpoint_settings_there_is_one_at_the_end_and_the_newest_of_t
         ({**ANT, "config": {"timesteps_total": 2}}, "'timesteps_total' means nothing in config: it belongs in stop"),
         ({**ANT, "config": {"learning_rate": 1}}, "Did you mean .*'actor_lr'"),
         ({**ANT, "run": "DIMO"}, "Unknown algorithm 'DIMO'. Did you mean 'DIMA'"),
+        ({**ANT, "run": "MAPO"}, "Unknown algorithm 'MAPO'. Did you mean .*'MAPPO'"),
         ({"env": "CartPole-v1"}, "algorithm to train is missing"),
         ({**ANT, "resources_per_trial": {}}, "Set num_env_runners"),
         ({**ANT, "config": {"dynamic_lr": 1}}, "Did you mean 'dynamics_lr'"),
