@@ -1,7 +1,7 @@
 """Where does the time of an iteration go, and how close is it to the machine's limit?
 
     python benchmarks/epoch.py                                           # Ant-4x2 at paper size, all cores
-    python benchmarks/epoch.py --task halfcheetah_2x3 --model-size nano --threads 1
+    python benchmarks/epoch.py --task halfcheetah_2x3 --model-size nano --threads 1 --recipe paper swift
     python benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile
     python benchmarks/epoch.py --device cuda --acceleration compile --profile-steps     # kernels of every step
     python benchmarks/epoch.py --through-ray                             # an iteration of the whole algorithm
@@ -10,7 +10,8 @@ Times every phase of one iteration of `core/` alone, without Ray and without an 
 transitions, state decoder, dynamics, reward and termination, imagination, PPO and the metrics' way to the host. A
 phase runs `--updates` updates (and as large a part of the imagined batches) per repeat, after a warm-up; the table
 shows the median over the repeats, scaled to the updates of a whole iteration, and its range. Several values of
---acceleration or --precision take turns in each repeat. Floating-point operations are counted by
+--recipe, --acceleration or --precision take turns in each repeat. Operations are what PyTorch launches in one update,
+or in one imagined step, views left out: on a GPU, kernels. Floating-point operations are counted by
 `torch.utils.flop_counter`; the rate beside them is compared with that of a large matrix product, measured between the
 repeats in the same arithmetic. Transitions are random numbers of the task's sizes.
 """
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
@@ -67,18 +69,32 @@ TASKS = {
 }
 
 
+class LaunchCounter(TorchDispatchMode):
+    """Counts operations that compute something: all but views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
 class CountingClock(PhaseClock):
-    """Counts the floating-point operations of every phase, too."""
+    """Counts the floating-point operations, and the operations launched, of every phase, too."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self.flops: dict[str, int] = {}
+        self.launches: dict[str, int] = {}
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        with super().timed(phase), FlopCounterMode(display=False) as counter:
+        with super().timed(phase), FlopCounterMode(display=False) as counter, LaunchCounter() as launches:
             yield
         self.flops[phase] = self.flops.get(phase, 0) + counter.get_total_flops()
+        self.launches[phase] = self.launches.get(phase, 0) + launches.count
 
 
 def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajectory:
@@ -114,13 +130,20 @@ def build(
     return trainer
 
 
-def count_flops(layout: AgentLayout, full: DIMAHyperparameters, device: str) -> dict[str, float]:
-    """Floating-point operations of every phase of an iteration; all updates of a kind have equally many."""
+def count(layout: AgentLayout, full: DIMAHyperparameters, device: str) -> tuple[dict[str, float], dict[str, int]]:
+    """Floating-point operations of every phase of an iteration, and operations launched per update or imagined step.
+
+    All updates of a kind have equally many.
+    """
     hp, factors = shortened(dataclasses.replace(full, acceleration="eager", replay_capacity=2 * EPISODE), 1)
     trainer = build(layout, hp, device, EPISODE)
     trainer.steps.clock = CountingClock(trainer.device)
     run_once(trainer, 0)
-    return {phase: count * factors.get(phase, 1.0) for phase, count in trainer.steps.clock.flops.items()}
+    clock, num_batches = trainer.steps.clock, hp.policy_updates_per_iteration
+    parts = {"imagination": num_batches * hp.imagination_horizon, "ppo": num_batches}
+    parts |= {model: getattr(hp, f"{prefix}_updates_per_iteration") for model, prefix in PREFIXES.items()}
+    flops = {phase: number * factors.get(phase, 1.0) for phase, number in clock.flops.items()}
+    return flops, {phase: round(clock.launches[phase] / number) for phase, number in parts.items()}
 
 
 def matmul_rate(device: str, size: int, precision: str) -> float:
@@ -161,14 +184,17 @@ class Variant:
 
     Args:
         args: the command line's.
+        recipe: preset of hyperparameters.
         acceleration: see `DIMAHyperparameters`.
         precision: likewise.
     """
 
-    def __init__(self, args: argparse.Namespace, acceleration: str, precision: str) -> None:
+    def __init__(self, args: argparse.Namespace, recipe: str, acceleration: str, precision: str) -> None:
+        self.name = f"{recipe}, {acceleration}, {precision}"
+        self.recipe = recipe
         settings = {**json.loads(args.set), "acceleration": acceleration, "precision": precision}
         self.args, self.precision, self.acceleration = args, precision, acceleration
-        self.full = DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size)
+        self.full = DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size, recipe)
         self.hp, self.factors = shortened(self.full, args.updates)
         self.trainer = build(TASKS[args.task], self.hp, args.device, args.stored)
         self.together = None
@@ -196,10 +222,13 @@ class Variant:
             self.memory = max(self.memory, memory)
             self.rates.append(matmul_rate(self.args.device, self.args.matmul_size, self.precision))
 
-    def result(self, flops: dict[str, float]) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What the table shows."""
         args, phases = self.args, (*PHASES, "metrics")
+        flops, launches = count(TASKS[args.task], self.full, args.device)
         return {
+            "recipe": self.recipe,
+            "launches": launches,
             "task": args.task,
             "model_size": args.model_size,
             "acceleration": self.acceleration,
@@ -223,32 +252,33 @@ class Variant:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Everything the tables show, for each combination of acceleration and precision."""
-    variants = [Variant(args, *combination) for combination in itertools.product(args.acceleration, args.precision)]
+    combinations = itertools.product(args.recipe, args.acceleration, args.precision)
+    variants = [Variant(args, *combination) for combination in combinations]
     for number in range(args.warmup + args.repeats):
         for variant in variants:
             start = time.perf_counter()
             variant.run(number)
             kind = "warm-up" if number < args.warmup else "repeat"
             took = f"{time.perf_counter() - start:.1f} s"
-            print(
-                f"{kind} {number + 1}: {variant.acceleration}, {variant.precision}: {took}", file=sys.stderr, flush=True
-            )
-    flops = count_flops(TASKS[args.task], variants[0].full, args.device)
-    return [variant.result(flops) for variant in variants]
+            print(f"{kind} {number + 1}: {variant.name}: {took}", file=sys.stderr, flush=True)
+    return [variant.result() for variant in variants]
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
     where = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['stored']} transitions"
-    how = f"{result['acceleration']}, {result['precision']}"
+    how = f"{result['recipe']}, {result['acceleration']}, {result['precision']}"
     lines = [f"{result['task']}, {result['model_size']}, {how}: {where}"]
-    lines.append(f"{'phase':<20} {'seconds':>9} {'range':>17} {'GFLOP':>10} {'GFLOP/s':>9} {'of matmul':>9}")
+    lines.append(
+        f"{'phase':<20} {'seconds':>9} {'range':>17} {'GFLOP':>10} {'GFLOP/s':>9} {'of matmul':>9} {'operations':>10}"
+    )
     for phase, seconds in result["seconds"].items():
         low, high = result["range"][phase]
         line = f"{phase:<20} {seconds:9.4f} {low:8.4f}-{high:8.4f}"
         if (gflop := result["gflop"].get(phase, 0.0)) > 0:
             rate = gflop / seconds
-            line += f" {gflop:10.1f} {rate:9.1f} {rate / result['matmul_gflops']:8.0%}"
+            line += f" {gflop:10.1f} {rate:9.1f} {rate / result['matmul_gflops']:9.0%}"
+            line += f" {result['launches'].get(phase, 0):10d}"
         lines.append(line)
     lines.append(f"{'iteration':<20} {result['iteration']:9.4f}")
     if (together := result["iteration_side_by_side"]) is not None:
@@ -264,8 +294,8 @@ def table(result: dict[str, Any]) -> str:
 def comparison(results: list[dict[str, Any]]) -> str:
     """How many times faster than the first result the others are, phase by phase."""
     first, *others = results
-    names = [f"{other['acceleration']}, {other['precision']}" for other in others]
-    lines = [f"times faster than {first['acceleration']}, {first['precision']}:"]
+    names = [f"{other['recipe']}, {other['acceleration']}, {other['precision']}" for other in others]
+    lines = [f"times faster than {first['recipe']}, {first['acceleration']}, {first['precision']}:"]
     lines.append(f"{'':<20}" + "".join(f"{name:>26}" for name in names))
     for phase in (*PHASES, "iteration"):
         values = [result["iteration"] if phase == "iteration" else result["seconds"][phase] for result in results]
@@ -280,7 +310,10 @@ def profile_steps(args: argparse.Namespace) -> str:
     """Of each step on a GPU: kernels, their time, and the time from one call to the next, in milliseconds."""
     settings = {**json.loads(args.set), "acceleration": args.acceleration[0], "precision": args.precision[0]}
     trainer = build(
-        TASKS[args.task], DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size), args.device, args.stored
+        TASKS[args.task],
+        DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size, args.recipe[0]),
+        args.device,
+        args.stored,
     )
     trainer.train_iteration()
     rollout = trainer.steps.policy["imagine"]()
@@ -315,7 +348,11 @@ def through_ray(args: argparse.Namespace) -> dict[str, float]:
     from rllib_dima import DIMAConfig
 
     settings = {**json.loads(args.set), "acceleration": args.acceleration[0], "precision": args.precision[0]}
-    config = DIMAConfig().environment(f"mamujoco_{args.task}").training(model_size=args.model_size, **settings)
+    config = (
+        DIMAConfig()
+        .environment(f"mamujoco_{args.task}")
+        .training(model_size=args.model_size, recipe=args.recipe[0], **settings)
+    )
     config.training(num_steps_before_learning=0).debugging(seed=0)
     if args.sample_async:
         config.env_runners(num_env_runners=1, sample_async=True)
@@ -356,6 +393,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, default="ant_4x2")
     parser.add_argument("--model-size", choices=DIMAHyperparameters.MODEL_SIZES, default="paper")
+    parser.add_argument("--recipe", nargs="+", default=["paper"], help="one or more, to be compared")
     parser.add_argument("--set", default="{}", help="further hyperparameters, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--acceleration", nargs="+", default=["auto"], help="one or more, to be compared")

@@ -151,7 +151,7 @@ def test_refinement_trains_every_step_where_sampling_uses_it():
             visible[:, 2] = torch.arange(2) == shown[k]
             encoded = model.action_encoder(actions[:, unroll : unroll + 3], visible)
             level = torch.full((1,), sigmas[k])
-            output = model.network(x / (level**2 + 0.25).sqrt(), level.log() / 4, context, encoded)
+            output = model.network(x / 0.5, level.log() / 4, context, encoded)
             errors[:, unroll] += (output - target / 0.5).square().mean(1) / 3
             x = (0.5 * output + (x - 0.5 * output) * sigmas[k + 1] / sigmas[k]).detach()
         context = torch.cat([context[:, 1:], x[:, None]], dim=1)

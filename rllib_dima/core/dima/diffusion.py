@@ -175,20 +175,18 @@ class Diffusion(nn.Module):
         Returns:
             The denoised data and the network's raw output, (B, S) each.
         """
+        if (
+            self.hp.dynamics_training == "refinement"
+        ):  # the input is no data with noise: the data themselves are predicted
+            output = self.network(noisy / self.hp.sigma_data, sigma.log() / 4, context, actions)
+            return output * self.hp.sigma_data, output
         c = self.preconditioning(sigma)
         output = self.network(noisy * c.c_in.unsqueeze(1), c.c_noise, context, actions)
         return c.c_skip.unsqueeze(1) * noisy + c.c_out.unsqueeze(1) * output, output
 
     def preconditioning(self, sigma: torch.Tensor) -> Preconditioning:
-        """Coefficients with sigma replaced by sqrt(sigma^2 + offset^2), as the noisy data really have it.
-
-        In refinement the input is no data with noise, so the network predicts the data themselves: c_skip is 0.
-        """
-        c = precondition((sigma**2 + self.hp.sigma_offset_noise**2).sqrt(), self.hp.sigma_data)
-        if self.hp.dynamics_training == "denoising":
-            return c
-        zero = torch.zeros_like(c.c_skip)
-        return c._replace(c_skip=zero, c_out=zero + self.hp.sigma_data)
+        """Coefficients with sigma replaced by sqrt(sigma^2 + offset^2), as the noisy data really have it."""
+        return precondition((sigma**2 + self.hp.sigma_offset_noise**2).sqrt(), self.hp.sigma_data)
 
     def to_data(self, present: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
         """What is denoised: (B, S) states t and t+1 -> (B, S)."""
