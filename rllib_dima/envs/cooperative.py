@@ -5,7 +5,8 @@ The contract, which `CooperativeEnv` keeps and all code outside this folder reli
     agents        the same at every step, all acting at once; at least two; in the natural order of their names
                   ("agent_2" before "agent_10"), so that every process numbers them alike
     observations  float32 (O,) for every agent at every step: [own entries | zeros | one-hot agent id]
-    actions       float32 (A,) in [-1, 1], or an integer below the largest number of choices; padding is ignored
+    actions       float32 (A,) in [-1, 1], or an integer below the largest number of choices; padding is ignored.
+                  Entries beyond [-1, 1] are clipped, unless the environment has an attribute clip_actions = False
     state         float32 (S,) in infos[first agent]["state"] after every reset and step, the last one included; what
                   the environment itself has there is under "env_state"
     reward        one number, given to every agent
@@ -122,7 +123,8 @@ class CooperativeEnv(TeamEnv):
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
         super().__init__(ordered_agents(env))
         self._team_reward: TeamReward = team_reward
-        self._actions = {agent: agent_action(agent, env.get_action_space(agent)) for agent in self.agents}
+        clip = getattr(env, "clip_actions", True)
+        self._actions = {agent: agent_action(agent, env.get_action_space(agent), clip) for agent in self.agents}
         require_one_kind(self._actions)
         self._offers_state = state == "environment" and offers_state(env)
         self.layout = self._build_layout()

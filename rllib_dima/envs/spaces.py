@@ -103,6 +103,7 @@ class BoxAction:
     Args:
         agent: whose actions these are, for errors.
         space: the agent's own action space; bounded, of floating-point entries.
+        clip: whether entries outside [-1, 1] are clipped.
 
     Attributes:
         size: real entries of the agent's action vector.
@@ -113,7 +114,7 @@ class BoxAction:
 
     kind: ActionKind = "continuous"
 
-    def __init__(self, agent: object, space: Box) -> None:
+    def __init__(self, agent: object, space: Box, clip: bool = True) -> None:
         self.size = box_size(space, f"The action space of agent {agent!r}")
         if not np.issubdtype(space.dtype, np.floating):
             raise ContractError(
@@ -126,30 +127,30 @@ class BoxAction:
                 "acts in [-1, 1] and is rescaled to them.",
                 "Give the Box finite low and high.",
             )
-        self._agent, self._space = agent, space
+        self._agent, self._space, self._clip = agent, space, clip
         self._center = (space.high.astype(np.float64) + space.low) / 2
         self._half_range = (space.high.astype(np.float64) - space.low) / 2
         self._is_unit = bool((space.low == -1).all() and (space.high == 1).all())
 
     def to_env(self, action: Any, width: int) -> np.ndarray:
-        """The environment's form of an action; entries outside [-1, 1] are clipped first.
+        """The environment's form of an action; entries outside [-1, 1] are clipped first, if it clips.
 
         Args:
             action: (A,) padded action.
             width: A.
 
         Returns:
-            Array of the shape and the dtype of the agent's own space, within its bounds.
+            Array of the shape and the dtype of the agent's own space, within its bounds if it clips.
 
         Raises:
             ValueError: wrong shape, or entries that are NaN or infinite.
         """
         action = finite_action(self._agent, action, width)[: self.size]
-        unit = action.clip(-1.0, 1.0).reshape(self._space.shape)
+        unit = (action.clip(-1.0, 1.0) if self._clip else action).reshape(self._space.shape)
         if self._is_unit:
             return unit.astype(self._space.dtype)
         scaled = (self._center + self._half_range * unit.astype(np.float64)).astype(self._space.dtype)
-        return scaled.clip(self._space.low, self._space.high)  # rounding may have passed a bound
+        return scaled.clip(self._space.low, self._space.high) if self._clip else scaled  # rounding may pass a bound
 
 
 class DiscreteAction:
@@ -192,8 +193,8 @@ class DiscreteAction:
         return int(choice) + self._start
 
 
-def agent_action(agent: object, space: gymnasium.Space | None) -> BoxAction | DiscreteAction:
-    """The translation of one agent's actions.
+def agent_action(agent: object, space: gymnasium.Space | None, clip: bool = True) -> BoxAction | DiscreteAction:
+    """The translation of one agent's actions, continuous ones clipped to [-1, 1] or not.
 
     Raises:
         ContractError: the space is neither a bounded float Box nor a Discrete.
@@ -201,7 +202,7 @@ def agent_action(agent: object, space: gymnasium.Space | None) -> BoxAction | Di
     owner = f"The action space of agent {agent!r}"
     require_space(space, owner)
     if isinstance(space, Box):
-        return BoxAction(agent, space)
+        return BoxAction(agent, space, clip)
     if isinstance(space, Discrete):
         return DiscreteAction(agent, space)
     raise ContractError(

@@ -67,13 +67,19 @@ def test_sizes_initial_policy_and_initial_weights_are_the_benchmarks():
     assert not any(layer.bias.any() for layer in actor.network if isinstance(layer, torch.nn.Linear))
 
 
-@pytest.mark.parametrize(("task", "sizes"), [("mamujoco_ant_4x2", (38_210, 37_559)), ("bidexhands_pen", (None, None))])
-def test_sizes_on_other_tasks(task, sizes):
-    layout = AgentLayout(tuple("abcd"), 27, (31,) * 4, (2,) * 4)
+@pytest.mark.parametrize(
+    ("task", "sizes", "expected"),  # agents, state, observation, action
+    [
+        ("mamujoco_ant_4x2", (4, 27, 31, 2), (38_210, 37_559)),
+        ("mamujoco_ant_4x2", (4, 111, 115, 2), (49_130, 48_479)),
+        ("bidexhands_pen", (2, 417, 218, 26), (196_328, 241_219)),
+    ],
+)
+def test_sizes_on_other_tasks(task, sizes, expected):
+    agents, state, observation, action = sizes
+    layout = AgentLayout(tuple("abcd"[:agents]), state, (observation,) * agents, (action,) * agents)
     hp = MAPPOHyperparameters.resolve({}, task)
-    found = [sum(p.numel() for p in net(layout, hp).parameters()) for net in (Actor, OnPolicyCritic)]
-    assert None in sizes or found == list(sizes)
-    assert hp.actor_num_layers == hp.critic_num_layers == 3
+    assert [sum(p.numel() for p in net(layout, hp).parameters()) for net in (Actor, OnPolicyCritic)] == list(expected)
 
 
 def test_value_normalizer_starts_at_a_tenth_and_averages():

@@ -12,6 +12,7 @@ from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 from rllib_dima.envs.cooperative import SIMULATION_ERROR, CooperativeEnv, SimulationError
 from rllib_dima.envs.mamujoco import scenarios as mamujoco_scenarios
 from rllib_dima.envs.mamujoco.env import MAMuJoCo
+from rllib_dima.envs.mamujoco.observations import FullObservations
 
 # Joints in the order of the actuators, written down from the MuJoCo models' XML.
 ACTUATORS = {
@@ -151,6 +152,46 @@ def test_wrapping_changes_nothing_but_the_form():
         np.testing.assert_equal(*results)
         actions = sample(env, rng)
         results = env.step(actions), wrapped.step(actions)
+
+
+def test_without_clipping_costs_are_those_of_the_raw_actions():
+    """The simulator limits what actuators do by itself, so that nothing else differs."""
+    beyond = {"agent_0": np.full(3, 2.0, np.float32), "agent_1": np.full(3, -3.0, np.float32)}
+    steps = {}
+    for clip in (True, False):
+        team = CooperativeEnv(MAMuJoCo("HalfCheetah", "2x3", clip_actions=clip))
+        team.reset(seed=0)
+        observations, rewards, *_ = team.step(beyond)
+        steps[clip] = observations["agent_0"], rewards["agent_0"]
+        again = CooperativeEnv(MAMuJoCo("HalfCheetah", "2x3", clip_actions=clip))
+        again.reset(seed=0)
+        mixed = {agent: action.astype(np.float64) for agent, action in beyond.items()}  # no usual form
+        assert again.env.step(mixed)[1]["agent_0"] == pytest.approx(rewards["agent_0"], abs=1e-6)
+    np.testing.assert_allclose(steps[True][0], steps[False][0])
+    assert steps[True][1] - steps[False][1] == pytest.approx(0.1 * (3 * 4 + 3 * 9 - 6), rel=1e-5)
+    with pytest.raises(ValueError, match="clip_actions is 1, but it must be True or False"):
+        MAMuJoCo("HalfCheetah", "2x3", clip_actions=1)
+
+
+def test_padding_lengthens_the_state_before_it_is_standardised():
+    plain, padded = (MAMuJoCo("Ant", "4x2", state_padding=zeros) for zeros in (0, 84))
+    plain.reset(seed=0)
+    observations, _ = padded.reset(seed=0)
+    state = padded.state()
+    assert padded.state_space.shape == state.shape == (111,)
+    np.testing.assert_array_equal(state, np.append(plain.state(), np.zeros(84, np.float32)))
+    own = np.append(state, [0.0, 1.0, 0.0, 0.0])
+    np.testing.assert_allclose(observations["agent_1"], (own - own.mean()) / own.std(), atol=1e-5)
+    with pytest.raises(ValueError, match="state_padding is -1, but it must be a whole number of at least 0"):
+        MAMuJoCo("Ant", "4x2", state_padding=-1)
+
+
+def test_the_observation_of_four_numbers():
+    observe = FullObservations(["a", "b"], 4)
+    own = np.array([1, 2, 3, 4, 1, 0])
+    seen = observe(np.arange(1.0, 5.0), 0)["a"]
+    np.testing.assert_allclose(seen, (own - 11 / 6) / np.sqrt(((own - 11 / 6) ** 2).mean()), rtol=1e-6)
+    assert (seen.mean(), seen.std()) == pytest.approx((0, 1), abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, int])

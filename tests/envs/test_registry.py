@@ -42,6 +42,7 @@ def test_segments_beyond_the_registered_ids():
 
 def test_keys_are_those_of_the_constructors():
     mamujoco = ("partition", "observations", "agent_obsk", "version", "render_mode", "max_episode_steps")
+    mamujoco += ("clip_actions", "state_padding")
     assert envs.env_config_keys("mamujoco") == ("scenario", "agent_conf", *mamujoco)
     assert envs.env_config_keys("mamujoco_reacher_2x1") == mamujoco  # Reacher-v4 has no settings
     weights = ("reward_dist_weight", "reward_control_weight")

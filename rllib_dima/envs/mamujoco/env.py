@@ -51,7 +51,7 @@ class MAMuJoCo(TeamEnv):
     """One MuJoCo robot moved by a team.
 
     - Agents "agent_0", "agent_1", ... move the joints of their part, with actions in [-1, 1] that are rescaled to the
-      range of the environment. Entries outside [-1, 1] are clipped.
+      range of the environment. Entries outside [-1, 1] are clipped, unless `clip_actions` is off.
     - Global state: the environment's observation, raw, in `infos["agent_0"]["state"]` and from `state()`.
     - Observation of an agent: (environment's observation, one-hot agent id), standardised over its own entries,
       (x - mean(x)) / std(x), as in the paper; the last N entries identify the agent by their largest. Or, if local,
@@ -77,6 +77,10 @@ class MAMuJoCo(TeamEnv):
         render_mode: one of `RENDER_MODES`, or None; with "rgb_array" `render()` returns images.
         max_episode_steps: after which an episode is truncated; by default Gymnasium's: Reacher 50, Pusher 100, all
             others 1,000.
+        clip_actions: whether entries outside [-1, 1] are clipped. Without it the simulator still limits what actuators
+            do, but costs of controls are those of the actions as given, as in the code behind the published numbers.
+        state_padding: zeros at the end of the state, and so of full observations before they are standardised; 84 make
+            Ant's as long as those of Gym's -v2.
         settings: keywords of Gymnasium's environment, such as `healthy_reward`, `terminate_when_unhealthy` or
             `exclude_current_positions_from_observation`: those that `mamujoco_settings.default_settings` lists.
         seed: seed of the first episode, unless `reset` is given one.
@@ -105,6 +109,8 @@ class MAMuJoCo(TeamEnv):
         version: Version | None = None,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
+        clip_actions: bool = True,
+        state_padding: int = 0,
         seed: int | None = None,
         **settings: Any,
     ) -> None:
@@ -115,6 +121,8 @@ class MAMuJoCo(TeamEnv):
         self.version = find_version(robot, version)
         if render_mode is not None:  # Gymnasium would only warn
             check_name(render_mode, RENDER_MODES, "render_mode")
+        self.clip_actions = _flag("clip_actions", clip_actions)
+        self._padding = np.zeros(whole_number("state_padding", state_padding, low=0))
         settings = check_settings(robot, self.version, settings)
         self.env, self.max_episode_steps = make_simulator(robot, agent_conf, self.version, render_mode, settings)
         if max_episode_steps is not None:
@@ -127,6 +135,8 @@ class MAMuJoCo(TeamEnv):
             "agent_obsk": agent_obsk,
             "version": self.version,
             "max_episode_steps": self.max_episode_steps,
+            "clip_actions": self.clip_actions,
+            "state_padding": self._padding.size,
             **settings,
         }
         self.metadata, self.render_mode = dict(self.env.metadata), render_mode
@@ -134,7 +144,7 @@ class MAMuJoCo(TeamEnv):
         super().__init__(f"agent_{index}" for index in range(len(self.actuators)))
         self.observations_identify_agent = observations == "full"
         if agent_obsk is None:
-            self._observe = FullObservations(self.agents, self.env.observation_space.shape[0])
+            self._observe = FullObservations(self.agents, self._state_size)
         else:
             self._observe = LocalObservations(self.env, robot, agent_conf, self.actuators, self.agents, agent_obsk)
         self._build_spaces()
@@ -142,8 +152,12 @@ class MAMuJoCo(TeamEnv):
         self._warning_counts = self.env.data.warning.number  # MuJoCo counts in the same memory
         self._first_seed = seed
 
+    @property
+    def _state_size(self) -> int:
+        return self.env.observation_space.shape[0] + self._padding.size
+
     def _build_spaces(self) -> None:
-        self.state_space = _unbounded(self.env.observation_space.shape[0])
+        self.state_space = _unbounded(self._state_size)
         sizes = dict(zip(self.agents, self._observe.sizes, strict=True))
         self.observation_spaces = {agent: _unbounded(size) for agent, size in sizes.items()}
         self.action_spaces = {
@@ -267,15 +281,19 @@ class MAMuJoCo(TeamEnv):
         except (KeyError, AttributeError, TypeError, BufferError):
             return None
         entries = joint.tolist()
-        is_in_range = math.isfinite(sum(entries)) and min(entries) >= -1.0 and max(entries) <= 1.0
-        return joint if is_in_range else None
+        is_finite = math.isfinite(sum(entries))
+        is_usual = is_finite and (not self.clip_actions or (min(entries) >= -1.0 and max(entries) <= 1.0))
+        return joint if is_usual else None
 
     def _checked_action(self, action_dict: Mapping[str, Any]) -> np.ndarray:
         """All agents' actions, one after the other, in any form that is correct."""
-        return np.concatenate(self._finite_actions(action_dict)).clip(-1.0, 1.0).astype(np.float32)
+        joint = np.concatenate(self._finite_actions(action_dict))
+        return (joint.clip(-1.0, 1.0) if self.clip_actions else joint).astype(np.float32)
 
     def _read(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         """Takes over the state, and returns what the agents observe."""
+        if self._padding.size:
+            observation = np.concatenate([observation, self._padding])
         observations = self._observe(observation, self._num_steps)
         self._state = observation.astype(np.float32)
         return observations
@@ -303,6 +321,12 @@ def _find_agent_obsk(observations: str, agent_obsk: object) -> int | None:
     if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, (int, np.integer)) or agent_obsk < 0:
         raise ValueError(f"agent_obsk is {agent_obsk!r}, but it must be a whole number, 0 or more.")
     return int(agent_obsk)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}, but it must be True or False.")
+    return bool(value)
 
 
 def _unbounded(size: int) -> Box:

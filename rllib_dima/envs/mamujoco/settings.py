@@ -85,14 +85,14 @@ def _range(name: str, value: Any, default: tuple[float, float]) -> tuple[float, 
     return float(value[0]), float(value[1])
 
 
-def whole_number(name: str, value: object) -> int:
-    """A number of steps as an int.
+def whole_number(name: str, value: object, low: int = 1) -> int:
+    """A number of steps or entries as an int.
 
     Raises:
-        ValueError: it is no whole number of at least 1.
+        ValueError: it is no whole number of at least `low`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ValueError(f"{name} is {value!r}, but it must be a whole number of at least {low}.")
     return int(value)
 
 
