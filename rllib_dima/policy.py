@@ -5,7 +5,7 @@ actions = policy.act(observations)     # dicts by agent
 policy.export("policy.pt2")            # of torch.export: runs wherever torch does, without this package
 
 Checkpoints hold the policy twice: in RLlib's pickles, and as an array file and JSON, which cannot run code when they
-are read. `Policy` reads the latter alone, so that it is safe with a checkpoint of a stranger; RLlib's restore is not.
+are read. `Policy` reads only the latter, so it is safe with a stranger's checkpoint; RLlib's restore is not.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Policy:
 
         Args:
             observations: by agent, those of a `CooperativeEnv`, padded (O,), or the environment's own, of the agent's
-                own size. Some of the agents are enough.
+                own size. Agents may be left out.
             deterministic: the mean, or the likeliest choice, instead of a draw from torch's global generator.
 
         Returns:
@@ -213,7 +213,7 @@ def _plain(number: Any) -> int | float:
 
 
 def _as_tuple(value: Any) -> Any:
-    """Lists, which JSON makes of tuples, as tuples again."""
+    """Turns lists back into tuples, which JSON does not know."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
@@ -261,7 +261,7 @@ def _describe_unfinite(agents: list[Any], padded: np.ndarray) -> str:
 
 
 def _writable(file: Place) -> Place:
-    """The file, if there is a folder to write it into."""
+    """Returns `file` if an export can be written there."""
     parent = pathlib.PurePosixPath(file.path).parent.as_posix()
     of_file, of_parent = (file.filesystem.get_file_info(path).type for path in (file.path, parent))
     if of_file == pyarrow.fs.FileType.Directory:
@@ -270,7 +270,7 @@ def _writable(file: Place) -> Place:
         )
     if not file.path.endswith(".pt2"):
         raise ValueError(
-            f"Cannot export the policy to {file.path}: exports are programs of torch.export, no TorchScript any more. "
+            f"Cannot export the policy to {file.path}: exports are torch.export programs, no longer TorchScript. "
             "Give a name that ends in .pt2, and load it with torch.export.load()."
         )
     if of_parent != pyarrow.fs.FileType.Directory:

@@ -77,8 +77,7 @@ ALTERNATIVES: dict[str, str] = {
     "remote_worker_envs": "Set num_env_runners for environments in other processes.",
     "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
     "num_gpus": "Set num_gpus_per_learner.",
-    # Of connectors one cannot tell whether they change what the policy sees or does, which neither agent ids nor the
-    # trained policy alone (`rllib_dima.Policy`) would know of.
+    # A connector may change what the policy sees or does, and the trained policy alone (`rllib_dima.Policy`) has none.
     "_env_to_module_connector": (
         "Change observations in the environment or a wrapper around it, which the trained policy's users have as well; "
         "to log, use callbacks."
@@ -113,7 +112,7 @@ ALTERNATIVES: dict[str, str] = {
 
 
 class _Rule(NamedTuple):
-    """Which values of a setting are right: in words, their types, and what else must hold."""
+    """The legal values of a setting: in words, by type, and by a condition."""
 
     expected: str
     types: tuple[type, ...]
@@ -125,9 +124,9 @@ _SECONDS = _Rule("a number of seconds above 0", (numbers.Real,), lambda value: v
 _POSITIVE = _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1)
 _SWITCH = _Rule("True or False", (bool,))
 _NEW_STACK = _Rule("True, because the algorithms here run on RLlib's new API stack only", (bool,), bool)
-_MAX_SEED = 4_000_000_000  # NumPy's is 2**32 - 1, and runners add their numbers, those of evaluation a million
+_MAX_SEED = 4_000_000_000  # NumPy allows 2**32 - 1; runners add their number, and those of evaluation a million
 
-# Settings of which wrong values would be ignored or misread, or fail somewhere in RLlib without a word about them.
+# Settings whose wrong values RLlib would ignore, misread, or fail on without naming them.
 RULES: dict[str, _Rule] = {
     **dict.fromkeys(("checkpoint_replay", "progress", "sample_async"), _SWITCH),
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
@@ -165,7 +164,7 @@ RULES: dict[str, _Rule] = {
     ),
 }
 
-# What RLlib itself changes in the configuration of evaluation runners.
+# Settings that RLlib itself changes for evaluation runners.
 CHANGED_FOR_EVALUATION = ("rollout_fragment_length", "batch_mode")
 
 

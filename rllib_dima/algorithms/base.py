@@ -71,7 +71,7 @@ _TRAINABLE_COUNTERS = (
 
 
 class TeamAlgorithm(Algorithm):
-    """An algorithm that trains a team; what it learns, and how, is its configuration's trainer."""
+    """An algorithm that trains a team. The configuration's trainer decides what is learnt, and how."""
 
     config: TeamConfig
     evaluation_config: TeamConfig
@@ -170,10 +170,10 @@ class TeamAlgorithm(Algorithm):
         return result
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
-        """Returns of the deterministic policy in separate environments, built on the first call if not before.
+        """Plays the deterministic policy in separate environments, which the first call builds if need be.
 
-        Every evaluation plays other episodes. Those of the n-th one depend on the seed and n alone, not on the number
-        of runners and environments that share them.
+        Every evaluation plays different episodes. Those of the n-th depend only on the seed and n, not on how many
+        runners and environments share them.
         """
         if self.eval_env_runner_group is None:
             self.eval_env_runner_group = self._make_evaluation_runners()
@@ -183,7 +183,7 @@ class TeamAlgorithm(Algorithm):
         return _plain(super().evaluate(parallel_train_future))
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, steps collected ahead, the episodes that are running, and which evaluation is the next."""
+        """RLlib's state, the steps collected ahead, the running episodes, and the number of evaluations so far."""
         return {
             **super().get_state(*args, **kwargs),
             "collected": self._collector.get_state(),
@@ -192,7 +192,7 @@ class TeamAlgorithm(Algorithm):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Sets the state, also one older than the present one."""
+        """Sets the state, which may be older than the present one."""
         self._forget_weights_versions()
         super().set_state(state)
         if COMPONENT_LEARNER_GROUP in state:
@@ -259,7 +259,7 @@ class TeamAlgorithm(Algorithm):
         try:
             super().restore(checkpoint_path)
         except BaseException:
-            vars(self).update(counters)  # which are the first that Tune changes
+            vars(self).update(counters)  # Tune has changed them already
             raise
 
     def restore_from_path(
@@ -270,7 +270,7 @@ class TeamAlgorithm(Algorithm):
         filesystem: pyarrow.fs.FileSystem | None = None,
         **kwargs: Any,
     ) -> None:
-        """Restores a checkpoint, also one older than the present state. If it fails, everything is as it was before.
+        """Restores a checkpoint, even one older than the present state. A restore that fails changes nothing.
 
         Restoring unpickles what is in the checkpoint, and pickles can run any code: restore only those that you trust.
         Meanwhile every learner holds a second copy of its networks and replay buffer, in host memory.
@@ -322,16 +322,16 @@ class TeamAlgorithm(Algorithm):
     def _replace_policy(self) -> None:
         """Sends runners the policy of a restored state, also one older than theirs.
 
-        RLlib does so too, but drops it if a runner has not yet read an earlier message.
+        RLlib sends it too, but drops the message if a runner has not yet read an earlier one.
         """
         self._forget_weights_versions()  # which waits until the runners have read everything
         self._send_policy()
 
     @contextlib.contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
-        """Leaves the algorithm as it was if restoring another state fails half-way.
+        """Undoes a restore that fails half-way.
 
-        The episodes that are running are not touched: they are the last that a restored state replaces.
+        Running episodes need no copy: a restore replaces them last.
         """
         before = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
         before = copy.deepcopy({name: part for name, part in before.items() if name != "sampling"})
@@ -351,7 +351,7 @@ class TeamAlgorithm(Algorithm):
         return self.metrics.log_time((TIMERS, f"{phase}_s"), reduce="sum")
 
     def _count_empty_iteration(self) -> None:
-        """Allows for runners that are being restarted, but not for ever."""
+        """Tolerates iterations without steps while runners restart, up to a limit."""
         self._num_empty_iterations += 1
         tolerated = self.config.num_consecutive_env_runner_failures_tolerance
         if self._num_empty_iterations > tolerated:
@@ -409,19 +409,19 @@ class TeamAlgorithm(Algorithm):
         return self._report_evaluation(metrics)
 
     def _new_seeds(self) -> list[int]:
-        """Seeds of this evaluation's episodes: one per episode, or per step where it is over a number of steps."""
+        """Seeds for this evaluation: one per episode, or per step if its duration is in steps."""
         sequence = np.random.SeedSequence(self._evaluation_seed, spawn_key=(self._num_evaluations,))
         duration = self.config.evaluation_duration
         assert isinstance(duration, int), "RLlib itself evaluates for as long as 'auto' takes"
         return sequence.generate_state(duration).tolist()
 
     def _report_evaluation(self, metrics: list[dict[str, Any]]) -> tuple[None, int, int, list]:
-        """Lets RLlib find what runners report; it ignores what is returned."""
+        """Logs the runners' metrics where RLlib looks for them; it ignores what this returns."""
         self.metrics.aggregate(metrics, key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
         return None, 0, 0, []
 
     def _get_sampling(self, group: EnvRunnerGroup) -> list[dict[str, Any] | None]:
-        """What every runner of the group is at, the local one first; of those that do not answer nothing."""
+        """Every runner's episodes in flight, the local runner's first, without runners that do not answer."""
         states, manager = group.foreach_env_runner(_get_sampling_state), group._worker_manager
         assert isinstance(manager, RunnerManager)
         told = {state["worker_index"] for state in states if state is not None}
@@ -465,7 +465,7 @@ class TeamAlgorithm(Algorithm):
         return algorithm
 
     def _check_learner_was_saved(self, saved: pathlib.Path) -> None:
-        """A last look before the manifest calls the checkpoint whole.
+        """Checks that the learner's files are there, before the manifest declares the checkpoint whole.
 
         Raises:
             RuntimeError: if the learner's files are missing.
@@ -481,7 +481,7 @@ class TeamAlgorithm(Algorithm):
 
 
 def _explain_dead_runners(config: AlgorithmConfig, error: Exception) -> None:
-    """Raises what kept the remote runners of `config` from being built; RLlib reports only that there are none."""
+    """Raises the error that kept remote runners from being built; RLlib reports only that there are none."""
     make_cooperative_env(config, EnvContext(config.env_config, worker_index=0)).close()
     raise RuntimeError(
         f"The {'evaluation' if config.in_evaluation else 'environment'} runners could not be built, although "
@@ -492,7 +492,7 @@ def _explain_dead_runners(config: AlgorithmConfig, error: Exception) -> None:
 
 @contextlib.contextmanager
 def _said_if_slow(seconds: float) -> Iterator[None]:
-    """Building waits for runners, also for those that never come; this says so."""
+    """Warns when building takes long: it waits even for runners that never come."""
     message = (
         f"Building the algorithm has taken {seconds:g} s so far: an environment is slow or hangs while it is built, or "
         "other programs use Ray's CPUs or GPUs (`ray status`)."
@@ -533,7 +533,7 @@ def _get_sampling_state(runner: Any) -> dict[str, Any] | None:
 
 
 def _set_sampling(group: EnvRunnerGroup, states: list[dict[str, Any] | None]) -> None:
-    """Lets every runner go on where the one of the same number was; others start new episodes."""
+    """Lets each runner continue the episodes of the saved one with its number; others start new episodes."""
     if states:
         group.foreach_env_runner(partial(_set_sampling_state, states=states))
 
@@ -545,7 +545,7 @@ def _set_sampling_state(runner: Any, states: list[dict[str, Any] | None]) -> Non
 
 
 def _refuse_what_cannot_work() -> None:
-    """Lets methods that would fail somewhere inside RLlib, or harm the networks, say what to use instead."""
+    """Replaces methods that would fail deep inside RLlib, or harm the networks, by errors with advice."""
     act = (
         "To act: rllib_dima.Policy(algo.get_module().net).act(observations by agent), or without the algorithm "
         "rllib_dima.Policy.from_checkpoint(path).act(...)."

@@ -45,7 +45,7 @@ COMMON_SETTINGS = (*PRESETS, "checkpoint_replay", "progress", "sample_async")
 
 
 def map_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
-    """The module that acts for an agent: the shared policy. (A function of the module, so that configs pickle.)"""
+    """The module that acts for an agent: the shared policy. (At module level, so that configs pickle.)"""
     return POLICY_ID
 
 
@@ -58,8 +58,8 @@ class TeamConfig(AlgorithmConfig):
     Attributes:
         hyperparameter_class: its fields are what `training()` takes.
         trainer_class: what learners train with; its NETWORKS become RLlib's modules.
-        alternatives: what to set instead of settings of RLlib that the algorithm does not read, where there is such.
-        shown_losses: what stands on top of every result beside the return: the loss's name, and its module's.
+        alternatives: what to set instead of settings of RLlib that the algorithm does not read.
+        shown_losses: losses shown at the top of every result, beside the return, with the modules they belong to.
     """
 
     hyperparameter_class: ClassVar[type[Hyperparameters]]
@@ -362,7 +362,7 @@ class TeamConfig(AlgorithmConfig):
                 raise ValueError(self.not_used(name))
 
     def not_used(self, name: str) -> str:
-        """What to say of a setting that the algorithm does not use."""
+        """The error message for a setting that the algorithm does not use."""
         algorithm = self.algo_class.__name__
         advice = self.alternatives.get(name, "Leave it out.")
         return f"{algorithm} does not use {name.lstrip('_')!r}, which was set. {advice}"
@@ -395,7 +395,7 @@ class TeamConfig(AlgorithmConfig):
             )
 
     def _start_ray(self) -> None:
-        """Starts Ray without its banner, unless it runs or the surroundings name a cluster."""
+        """Starts Ray without its banner, unless it runs already or RAY_ADDRESS names a cluster."""
         if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
             has_actors = self.num_env_runners + self.num_learners + self.evaluation_num_env_runners > 0
             ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=has_actors)
@@ -413,7 +413,7 @@ def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value as it is kept: a preset never None; and, as configs are compared, pickled and printed, no NumPy."""
+    """The value to keep: presets are never None, and numbers never NumPy's, as configs are compared and printed."""
     if name in PRESETS and value is None:
         return "paper"
     if isinstance(value, np.generic):

@@ -1,4 +1,4 @@
-"""Whether Ray has what a run asks for. Ray itself waits for ever for what it never will have."""
+"""Checks that Ray has the resources a run asks for; Ray itself would wait for them for ever."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("ray.rllib")
 
 
 def lacking(bundles: list[Bundle]) -> str:
-    """What Ray has too little of for all of these processes at once, in words; empty if nothing."""
+    """Names the resources of which Ray has too little for all these processes at once; empty if there are none."""
     there, needed = ray.cluster_resources(), {}
     for bundle in bundles:
         for name, amount in bundle.items():
@@ -28,11 +28,11 @@ def lacking(bundles: list[Bundle]) -> str:
 
 
 def check_resources(config: AlgorithmConfig, evaluation_config: AlgorithmConfig) -> None:
-    """Refuses to build what can never be built. Trials of Ray Tune have their share already, so they may always.
+    """Refuses a run that can never be built. Trials of Ray Tune pass: their resources are reserved already.
 
     Raises:
-        ValueError: this program's own Ray has too few CPUs, GPUs or other resources; or torch sees no such GPU. A Ray
-            that was started elsewhere may grow, so there this is a warning.
+        ValueError: this program's own Ray has too few CPUs, GPUs or other resources; or torch sees no such GPU. A
+            cluster that was started elsewhere may grow, so there this is only a warning.
     """
     if get_current_placement_group() is not None:
         return

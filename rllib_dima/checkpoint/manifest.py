@@ -1,4 +1,4 @@
-"""The manifest: the list of a checkpoint's files, by which a whole one is told from anything else."""
+"""The manifest: a list of a checkpoint's files, which tells a complete checkpoint from anything else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _within(name: str) -> str:
 
 
 class Fingerprint(BaseModel, strict=True, extra="forbid"):
-    """By which a file is known."""
+    """What identifies a file's content."""
 
     bytes: NonNegativeInt
     crc32: NonNegativeInt
@@ -54,7 +54,7 @@ class Header(BaseModel, strict=True):
 
 
 class Manifest(Header, extra="forbid"):
-    """Everything that is said of a checkpoint, in the present format."""
+    """A whole manifest, in the present format."""
 
     algorithm: str
     files: dict[Annotated[str, AfterValidator(_within)], Fingerprint]
@@ -157,7 +157,7 @@ def _why_no_manifest(folder: pathlib.Path, name: str, algorithm: str | None) -> 
 
 
 def class_name(file: pathlib.Path) -> str | None:
-    """Which of RLlib's classes wrote a checkpoint, read off the pickle without running it; None if it was another."""
+    """The class of RLlib's that wrote a checkpoint, read without unpickling; None if it was none of RLlib's."""
     try:
         strings = [value for _, value, _ in pickletools.genops(file.read_bytes()) if isinstance(value, str)]
         _, module, name = strings[:3]  # "class", where it is defined, what it is called
@@ -168,7 +168,7 @@ def class_name(file: pathlib.Path) -> str | None:
 
 def _hint_at_previous(folder: pathlib.Path) -> str:
     previous = beside(folder, "previous")
-    return f" Replacing it was interrupted, and the one before is whole: {previous}." if previous.is_dir() else ""
+    return f" Replacing it was interrupted, and the one before it is whole: {previous}." if previous.is_dir() else ""
 
 
 def _files(folder: pathlib.Path) -> list[str]:

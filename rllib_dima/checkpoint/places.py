@@ -1,4 +1,4 @@
-"""Where a checkpoint or an exported policy is: one reading of paths for all that save, restore and export."""
+"""Where a checkpoint or an exported policy is: saving, restoring and exporting all read paths this way."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def on_local_disk(place: Place, parts: Collection[str] = ()) -> Iterator[pathlib
 
 
 def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
-    """The path in the same folder whose name has `suffix` added."""
+    """The path with `suffix` added to its name."""
     return path.with_name(f"{path.name}.{suffix}")
 
 

@@ -1,4 +1,4 @@
-"""Replacing a checkpoint by a new one, so that a whole one is there whatever happens meanwhile.
+"""Replaces a checkpoint by a new one such that a complete one exists at every moment.
 
 <checkpoint>           whole, whatever happens during the next save
 <checkpoint>.incoming  being written
@@ -23,7 +23,7 @@ from rllib_dima.checkpoint.places import Place, beside
 
 @contextmanager
 def replacing(place: Place) -> Iterator[pathlib.Path]:
-    """A local folder to write a checkpoint into; only when that has succeeded, it takes the place of what is there.
+    """A local folder to write a checkpoint into, which replaces what is there only once writing has succeeded.
 
     Files there that belong to no checkpoint are kept. On the local disk what is there stays whole until it is replaced;
     an empty folder is written into directly; a link stays, and the folder that it names is replaced. On other file
@@ -83,7 +83,7 @@ def _delete(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
 
 
 def _refuse_other_than_folders(path: pathlib.Path) -> None:
-    """Raises before anything is moved if a file, or anything else that is no folder, is in the way of a checkpoint."""
+    """Raises, before anything is moved, if something other than a folder is in the way of a checkpoint."""
     for place in (path, beside(path, "incoming"), beside(path, "previous")):
         existing = next(part for part in (place, *place.parents) if os.path.lexists(part))
         if not existing.is_dir():
@@ -95,14 +95,14 @@ def _refuse_other_than_folders(path: pathlib.Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong; torch hides the operating system's reason behind positions in a stream."""
+    """Why saving failed; torch's own message hides the operating system's reason."""
     if any(part in str(error) for part in ("inline_container", "PytorchStreamWriter")):
         return f"torch could not write a whole file, as happens when a disk or a quota is full ({error})"
     return str(error)
 
 
 def _finish_interrupted(path: pathlib.Path) -> None:
-    """Cleans up after a save that was killed: what was replaced comes back, unless it had been replaced already."""
+    """Cleans up after a save that was killed: brings the previous checkpoint back unless the new one is in place."""
     shutil.rmtree(beside(path, "incoming"), ignore_errors=True)
     previous = beside(path, "previous")
     if previous.is_dir():

@@ -1,4 +1,4 @@
-"""Names that are not known: what was given, what it may have been meant to be, what there is."""
+"""Refuses unknown names, with the nearest known ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_name(name: object, known: Iterable[str], kind: str) -> None:
     if name in known:
         return
     are_few = len(known) <= FEW_NAMES
-    # Among a few words one is soon the nearest, though something else was meant.
+    # Among a few words, some word is always near, though something else was meant.
     near = near_names(str(name), known, cutoff=0.6 if are_few else 0.5)
     hints = [f"Did you mean {' or '.join(map(repr, near))}?"] if near else []
     if are_few or not near:

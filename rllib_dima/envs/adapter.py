@@ -21,7 +21,7 @@ class TeamAdapter(MultiAgentEnv):
 
     Attributes:
         env: what is adapted.
-        given: what the user gave, and callbacks reach.
+        given: what the user gave; callbacks reach it.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ def can_restore(env: Any) -> bool:
 
 
 def joint_agents(env: Any) -> list:
-    """The agents of which both spaces are a Tuple or a Dict; none if they are not."""
+    """The agents of an environment whose spaces are both a Tuple or Dict of agents; empty for any other."""
     observations, actions = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
     if isinstance(observations, spaces.Dict) and isinstance(actions, spaces.Dict):
         return list(actions) if set(actions) == set(observations) else []

@@ -12,7 +12,7 @@ The contract, which `CooperativeEnv` keeps and all code outside this folder reli
     reward        one number, given to every agent
     flags         only {"__all__": bool}. Terminated: the task ended. Truncated: time ran out and the last state has a
                   value. Never both: an episode that ended by itself at the time limit is terminated.
-    numbers       always finite and within `LARGEST`; otherwise NonFiniteError says what was not, and when
+    numbers       always finite and within `LARGEST`; otherwise NonFiniteError says which were not, and when
     breakdowns    where the environment raises SimulationError, the episode is truncated in that step, which returns the
                   observations and the state before it once more, a reward of 0, and the reason in
                   infos[first agent][SIMULATION_ERROR]; nothing is learnt from it
@@ -190,7 +190,7 @@ class CooperativeEnv(TeamEnv):
         )
 
     def _build_blank(self) -> None:
-        """What `_observe` needs at every step: observations without their own entries, and where those belong."""
+        """Prepares `_observe`: observations of padding and ids alone, and where own entries go."""
         layout = self.layout
         self._blank = np.zeros((layout.num_agents, layout.observation_size), np.float32)  # (N, O)
         if layout.appends_agent_id:
@@ -368,7 +368,7 @@ def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncated
 
 
 def require_usable(quantity: str, values: np.ndarray | float) -> None:
-    """Refuses NaN, infinity and numbers beyond `LARGEST` of an environment.
+    """Refuses NaN, infinity and numbers beyond `LARGEST` from an environment.
 
     Args:
         quantity: what the numbers are, for the error.
@@ -383,7 +383,7 @@ def require_usable(quantity: str, values: np.ndarray | float) -> None:
 
 
 def require_finite(quantity: str, values: np.ndarray | float, step: int) -> None:
-    """Refuses them of a simulator, which has broken down.
+    """Refuses them from a simulator, which has then broken down.
 
     Args:
         quantity: what the numbers are, for the error.
@@ -556,7 +556,7 @@ def offers_state(env: MultiAgentEnv) -> bool:
 
 
 def broken_state(env: Any, error: Exception) -> ContractError:
-    """What to say of an environment whose `state()` raises an error."""
+    """The error for an environment whose `state()` raises one."""
     found = f"state() of {type(env).__name__} failed: {type(error).__name__}: {error}."
     return ContractError(found, f"Repair it. {LEAVE_STATE_OUT}")
 

@@ -1,4 +1,4 @@
-"""From what a configuration names to a team: every place that builds an environment for DIMA does it here."""
+"""Makes a team of what a configuration names. Every environment to train on is built here."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def wrapper_settings(env_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_creator(env: Any) -> None:
-    """Refuses what no environment can be made of.
+    """Refuses anything that cannot make an environment.
 
     Raises:
         EnvTypeError: it cannot be called.

@@ -1,6 +1,6 @@
 """Teams behind gymnasium's interface as RLlib's multi-agent environments.
 
-What a wrapper changes is used, as RLlib's runner would: the outermost wrapper is played, and agents, spaces and state
+Wrappers' changes take effect, as with RLlib's own runner: the outermost wrapper is played, and agents, spaces and state
 are those of the outermost layer that has any.
 """
 
@@ -32,7 +32,7 @@ WRAPPERS_FOR_TEAMS = (
     wrappers.AddWhiteNoise,
     wrappers.ObstructView,
 )
-"""Gymnasium's own wrappers that take dicts by agent: they look at nothing, or call a function of the user's."""
+"""Gymnasium's own wrappers that can take dicts by agent: they ignore values or pass them to the user's function."""
 
 
 _MEMORIES = {wrappers.TimeLimit: ("_elapsed_steps",), wrappers.OrderEnforcing: ("_has_reset",)}
@@ -106,18 +106,18 @@ class GymnasiumTeam(TeamAdapter):
 
     @property
     def can_restore(self) -> bool:
-        """Whether the outermost layer can; or the innermost, and the others are wrappers of `gymnasium.make`."""
+        """Whether the outermost layer can, or the innermost can and all others are wrappers of `gymnasium.make`."""
         return super().can_restore or (can_restore(self._base) and all(type(w) in _MEMORIES for w in self._around))
 
     def get_state(self) -> Any:
-        """What the outermost layer's own `get_state()` returns, or the innermost's and what the others remember."""
+        """The outermost layer's own state, or the innermost's together with what the wrappers remember."""
         if super().can_restore:
             return super().get_state()
         memories = [{name: getattr(wrapper, name) for name in _MEMORIES[type(wrapper)]} for wrapper in self._around]
         return {"wrappers": memories, "env": self._base.get_state()}
 
     def set_state(self, state: Any) -> None:
-        """Goes on where `get_state()` was called."""
+        """Continues from what `get_state()` returned."""
         if super().can_restore:
             super().set_state(state)
             return
@@ -126,7 +126,7 @@ class GymnasiumTeam(TeamAdapter):
             vars(wrapper).update(memory)
 
     def _flags(self, flags: Any) -> dict:
-        """Flags by agent; of all agents alone, where there is one flag for all."""
+        """Flags by agent, or only "__all__" where there is one flag for all."""
         if _is_one(flags):
             return {ALL: bool(flags)}
         flags = _by_agent(flags, self.agents)
@@ -140,7 +140,7 @@ class GymnasiumTeam(TeamAdapter):
 
 
 def layers(env: Any) -> list:
-    """Gymnasium's wrappers from the outermost on, and what they wrap. A `MultiAgentEnv` is looked at no further."""
+    """Gymnasium's wrappers from the outermost inwards, and what they wrap; a `MultiAgentEnv` is the last."""
     found = [env]
     while isinstance(found[-1], gymnasium.Wrapper) and not isinstance(found[-1], MultiAgentEnv):
         found.append(found[-1].env)
@@ -158,13 +158,13 @@ def _require_for_teams(wrapper: gymnasium.Wrapper) -> None:
 
 
 def _first(candidates: list, name: str) -> Any:
-    """An attribute of the first that has it; None if none has."""
+    """An attribute of the first layer that has it; None if none has."""
     found = (getattr(candidate, name, None) for candidate in candidates)
     return next((value for value in found if value is not None), None)
 
 
 def _space(env: Any, kind: str, agent: Any) -> Any:
-    """An agent's space as the outermost layer tells it that has changed any."""
+    """An agent's space, as told by the outermost layer that has changed spaces."""
     if hasattr(env, f"get_{kind}_space"):
         return getattr(env, f"get_{kind}_space")(agent)
     own, joint = getattr(env, f"{kind}_spaces", None), getattr(env, f"{kind}_space")

@@ -204,7 +204,7 @@ class ParallelTeam(ParallelEnv):
         return {"agents": list(self.agents), "env": self.env.get_state()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `get_state()` was called, if the environment can."""
+        """Continues from what `get_state()` returned, if the environment can."""
         self.env.set_state(state["env"])
         self.agents = list(state["agents"])
 
@@ -234,7 +234,7 @@ def _require_parallel(env: Any) -> None:
 
 
 def turn_based(env: AECEnv) -> EnvTypeError:
-    """What to say of PettingZoo's turn-based form."""
+    """The error for PettingZoo's turn-based form."""
     return EnvTypeError(
         f"{env} is a turn-based (AEC) PettingZoo environment, but DIMA's agents act all at once.",
         "Use its parallel form: parallel_env() of the module it comes from, or "

@@ -95,7 +95,7 @@ def _mamujoco_settings(given: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def creator(env_id: str) -> Callable[[Mapping[str, Any] | None], MultiAgentEnv]:
-    """What `ray.tune.register_env` wants: a function of an `env_config` that makes the environment.
+    """A function of an `env_config` that makes the environment, as `ray.tune.register_env` takes it.
 
     It is pickled by reference, so it works in every process that can import this package.
     """
@@ -118,7 +118,7 @@ def is_registered(env_id: str) -> bool:
 
 
 def require_registered(env_id: str) -> None:
-    """Refuses an id of which RLlib can make no environment.
+    """Refuses an id that RLlib cannot make an environment from.
 
     Raises:
         ContractError: nobody knows it; with the nearest of `ENV_IDS`.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rllib_dima.core.layout import ActionKind  # imports torch
 
 LARGEST = 1e15
-"""What an observation, a state or a reward may not exceed: the learner squares them and adds up to 1e8 squares, in
+"""The largest magnitude in observations, states and rewards: the learner squares them and adds up to 1e8 squares, in
 float32, which ends at 3.4e38."""
 
 
@@ -259,5 +259,5 @@ def in_range(values: np.ndarray | float) -> bool:
 
 
 def are_in_range(values: np.ndarray | float) -> np.ndarray:
-    """By entry, whether it is none of that; of the shape of `values`."""
+    """By entry, whether it is finite and within `LARGEST`; shaped like `values`."""
     return np.abs(values) <= LARGEST

@@ -41,10 +41,10 @@ class TeamEnv(MultiAgentEnv, ABC):
         self.action_spaces = dict.fromkeys(self.agents, action)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Starts an episode, also in the middle of one.
+        """Starts an episode, even in the middle of another.
 
         Args:
-            seed: seed of the environment's random numbers; None goes on with those there are.
+            seed: seed of the environment's random numbers; None continues the present stream.
             options: passed to the environment, if it has any.
 
         Returns:
@@ -108,7 +108,7 @@ class TeamEnv(MultiAgentEnv, ABC):
         return [finite_action(agent, action_dict[agent], space.shape[0]) for agent, space in self.action_spaces.items()]
 
     def _team_info(self, **info: Any) -> dict[Any, dict]:
-        """Infos that hold those of the team and the state."""
+        """Infos in which the first agent's hold the team's and the state."""
         return {self.agents[0]: {**info, "state": self._state.copy()}}
 
     def _require_state(self) -> np.ndarray:
@@ -117,7 +117,7 @@ class TeamEnv(MultiAgentEnv, ABC):
         return self._state
 
     def _progress(self) -> dict[str, Any]:
-        """What `get_state()` of every subclass that has it must hold."""
+        """The entries that `get_state()` of a subclass must hold."""
         return {"num_steps": self._num_steps, "is_running": self._is_running, "state": copy.copy(self._state)}
 
     def _resume(self, state: Mapping[str, Any]) -> None:
@@ -126,7 +126,7 @@ class TeamEnv(MultiAgentEnv, ABC):
         self._state = copy.copy(state["state"])
 
     def _require_own(self, state: Any, own: Mapping[str, Any], *others: str) -> None:
-        """Refuses what `get_state()` of this environment, or of one that is made alike, did not return.
+        """Refuses a state that is not from `get_state()` of this environment or of one made alike.
 
         Args:
             state: what was given.

@@ -1,4 +1,4 @@
-"""`TeamLearner`: has an algorithm's trainer learn from RLlib's episodes.
+"""`TeamLearner`: feeds RLlib's episodes to an algorithm's trainer.
 
 The trainer owns the replay buffer, so an iteration moves one batch of new episodes in and nothing but metrics and the
 policy's weights out. With several learners every one receives the same episodes and draws different samples; their
@@ -125,7 +125,7 @@ class TeamLearner(TorchLearner):
         """Restores networks, optimisers and counters, also to a state older than the present one.
 
         Learning rates are those of this learner's config afterwards, not those stored in the optimisers' state. The
-        replay buffer keeps what it has, but none of its episodes goes on: runners may go back to an earlier step.
+        replay buffer keeps its steps but closes its open episodes: runners may go back to an earlier step.
         """
         if state.get(WEIGHTS_SEQ_NO, 0) > 0:
             self._weights_seq_no = 0
@@ -183,7 +183,7 @@ class TeamLearner(TorchLearner):
         self._kept_state = self.get_state(), None if replay is None else replay.state_dict()  # an empty one is falsy
 
     def return_to_kept_state(self) -> None:
-        """Goes back to where `keep_state` was called; also the episodes in the replay buffer go on from there."""
+        """Goes back to what `keep_state` copied; open episodes in the replay buffer continue from there."""
         state, replay = self._kept_state
         self.set_state(state)
         if replay is not None:
@@ -203,7 +203,7 @@ class TeamLearner(TorchLearner):
             RuntimeError: always; the losses belong to different batches and are computed within `update()`.
         """
         raise RuntimeError(
-            "Here is no loss on a train batch: trainers draw their own batches. Call TeamLearner.update(); the losses "
+            "There is no loss on a train batch: trainers draw their own batches. Call TeamLearner.update(); the losses "
             "are in the algorithm's trainer."
         )
 
@@ -212,7 +212,7 @@ class TeamLearner(TorchLearner):
         return {POLICY_ID: self.compute_loss_for_module()}
 
     def _check_layout(self, learner: Place) -> None:
-        """Raises ValueError if a saved learner's agents are not these; sizes of networks are checked as they load."""
+        """Raises ValueError if a saved learner has other agents; network sizes are checked as they load."""
         with on_local_disk(learner, (COMPONENT_RL_MODULE,)) as folder:
             saved = load_layout(folder / COMPONENT_RL_MODULE / POLICY_ID)
         if saved != self._layout:
@@ -274,7 +274,7 @@ class TeamLearner(TorchLearner):
 
 
 def _host_copy(value: Any) -> Any:
-    """Tensors as copies in host memory, which can be unpickled where there is no GPU; anything else as it is."""
+    """Copies a tensor to host memory, where it unpickles without a GPU; returns anything else unchanged."""
     return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
 
@@ -290,14 +290,14 @@ def _average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Overwrites the tensors of all learners by those of the first."""
+    """Overwrites the tensors of all learners with those of the first."""
     for tensor in tensors:
         dist.broadcast(tensor.data, src=0)
 
 
 @contextmanager
 def _file_to_write(folder: str, filesystem: pyarrow.fs.FileSystem | None) -> Iterator[pathlib.Path]:
-    """A local path whose file ends up as the replay file in `folder`, on whatever file system that is."""
+    """A local path to write the replay file to; afterwards it is in `folder`, on whichever file system."""
     if locate(folder, filesystem).is_local:
         yield pathlib.Path(folder) / REPLAY_FILE_NAME
         return

@@ -1,4 +1,4 @@
-"""`TeamLearnerGroup`: RLlib's group of learners, in which no failure is swallowed and none makes the others wait."""
+"""`TeamLearnerGroup`: RLlib's group of learners, which reports every failure and waits for no dead learner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rllib_dima.algorithms.base_config import TeamConfig
 
 OTHERS_GRACE_S = 5.0
-"""How long to wait, after one learner's error, for the others': a death is noticed later than what it causes."""
+"""How long to wait for further errors after the first: a death is noticed later than the errors it causes."""
 
 
 class LearnerError(RuntimeError):
@@ -79,8 +79,8 @@ class TeamLearnerGroup(LearnerGroup):
 class _StrictActorManager(FaultTolerantActorManager):
     """Raises what an actor raised, where RLlib's callers often go on as if nothing had happened.
 
-    RLlib also takes an actor that raised out of service for good. After an error, unlike a death, it stays here: a full
-    disk while saving is no reason not to train.
+    RLlib also retires an actor that raised for good. Here only a death retires it: a full disk while saving is no
+    reason to stop training.
     """
 
     def foreach_actor(self, *args: Any, **kwargs: Any) -> RemoteCallResults:

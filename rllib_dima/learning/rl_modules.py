@@ -130,7 +130,7 @@ class TeamPolicy(TeamNetwork):
 
 
 class TeamMultiRLModule(MultiRLModule):
-    """The modules of an algorithm, of which an inference-only state holds just those that environment runners have."""
+    """All modules of an algorithm; an inference-only state holds only those that environment runners have."""
 
     def get_state(
         self,

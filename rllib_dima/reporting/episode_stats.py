@@ -20,8 +20,8 @@ class EpisodeStats(ItemSeriesStats):
     """One number per episode.
 
     A runner holds those of the episodes that ended since it was last asked. The algorithm holds those of this report,
-    and of earlier ones as many as are missing to `window`: an iteration of DIMA is shorter than an episode of most
-    tasks, so most reports would otherwise have none.
+    filled up to `window` with earlier ones: an iteration of DIMA is shorter than an episode of most tasks, so most
+    reports would otherwise have none.
     """
 
     items: list[float]
@@ -93,4 +93,4 @@ STATS_CLASSES = {
     **DEFAULT_STATS_CLS_LOOKUP,
     **{stats.stats_cls_identifier: stats for stats in (EpisodeMean, EpisodeMin, EpisodeMax)},
 }
-"""Of RLlib's metrics, by the name that `MetricsLogger.log_value` is given as `reduce`."""
+"""Statistics by the name that `MetricsLogger.log_value` takes as `reduce`."""

@@ -11,8 +11,8 @@ from ray.tune import Callback
 def progress_line(result: dict[str, Any]) -> str:
     """Iteration, real steps, return, losses and seconds of what `train()` returned, as one line.
 
-    The return is the mean over the last episodes; "-" before the first has ended. Instead of losses it says so where
-    an iteration only collected. Of an evaluation the mean return follows.
+    The return is the mean over the last episodes, or "-" before the first has ended. Where an iteration only collected,
+    the line says so instead of showing losses. The mean return of an evaluation comes last.
     """
     parts = [
         f"iteration {result['training_iteration']:4d}",

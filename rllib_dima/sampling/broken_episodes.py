@@ -15,7 +15,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from rllib_dima.envs.cooperative import SIMULATION_ERROR, SimulationError
 
 MAX_BROKEN, RECENT_EPISODES = 10, 100
-"""A run stops when the simulator broke down in more than `MAX_BROKEN` of the last `RECENT_EPISODES` episodes."""
+"""A run stops if the simulator broke down in more than `MAX_BROKEN` of the last `RECENT_EPISODES` episodes."""
 
 
 def breakdown(episode: MultiAgentEpisode) -> str | None:
@@ -44,7 +44,7 @@ class BreakdownLimit:
         """Whether each of the last episodes broke down."""
 
     def check(self, episodes: Iterable[MultiAgentEpisode]) -> None:
-        """Counts those of some episodes that have ended.
+        """Counts the episodes among these that have ended.
 
         Raises:
             SimulationError: too many broke down.

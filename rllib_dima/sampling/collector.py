@@ -21,7 +21,7 @@ Share = tuple[list[MultiAgentEpisode], dict[str, Any]]
 _TAG = "sample"
 
 GIVE_UP_AFTER = 6
-"""Times `sample_timeout_s` without a step from any runner, after which collecting fails: each was restarted before."""
+"""Collecting fails after so many times `sample_timeout_s` without a step; hanging runners are restarted earlier."""
 
 logger = logging.getLogger("ray.rllib")
 
@@ -31,9 +31,9 @@ class Collector:
 
     Runners share the steps evenly, those of a runner that fails are collected by the others, and those of a runner
     that takes longer than `config.sample_timeout_s` count for a later iteration (see `RunnerManager`). Environments of
-    one runner step together, but for those that are just being reset: where their episodes end at different times,
-    some more steps may come than were asked for; the next iteration has as many fewer. Steps in which a
-    simulator broke down do not count: as many more are collected.
+    one runner step together, except while one is being reset. So where episodes end at different times, a few more
+    steps may come than were asked for, and the next iteration has as many fewer. Steps in which a simulator broke down
+    do not count; others are collected in their place.
 
     Args:
         group: the runners, remote ones or the local one alone.
@@ -45,11 +45,11 @@ class Collector:
         self._shares: deque[Share] = deque()  # collected, not yet taken
         self._breakdowns = BreakdownLimit(config.env)
         self._num_surplus_steps = 0  # taken beyond what the iterations so far should have
-        self._busy: dict[int, int] = {}  # steps that runners collect; 0 of those that are late
+        self._busy: dict[int, int] = {}  # steps asked of runners that collect; 0 for late ones
         self._waited_in_vain_s = 0.0  # since steps came
 
     def begin(self) -> None:
-        """Lets remote runners collect what is missing to a whole iteration, and returns at once."""
+        """Asks remote runners for the steps that an iteration still lacks, and returns at once."""
         runners = self._idle_runners()
         missing = self._num_missing() - sum(self._busy.values())
         parts = _split(missing, len(runners), self._config.num_envs_per_env_runner)
@@ -60,7 +60,7 @@ class Collector:
             self._busy |= asked
 
     def finish(self) -> bool:
-        """Waits for the steps of a whole iteration; whether they are there now.
+        """Waits for the steps of a whole iteration; returns whether they came.
 
         Raises:
             RuntimeError: if the environment failed and is in this process; or if all runners hang.
@@ -81,7 +81,7 @@ class Collector:
         return True
 
     def take(self) -> tuple[list[MultiAgentEpisode], list[dict[str, Any]]]:
-        """Episodes of an iteration, which `finish()` said are there, and the runners' metrics."""
+        """The episodes of an iteration, once `finish()` returned True, and the runners' metrics."""
         due, taken = self._num_due(), []
         while self._shares and sum(map(_num_steps, taken)) < max(1, due):
             taken.append(self._shares.popleft())
@@ -89,7 +89,7 @@ class Collector:
         return [episode for episodes, _ in taken for episode in episodes], [metrics for _, metrics in taken]
 
     def get_state(self) -> dict[str, Any]:
-        """Copies of what was collected and not taken. Waits for what is being collected, but not for what is late."""
+        """Copies of what was collected but not taken. Waits for runners that collect, but not for late ones."""
         self._receive(wait=any(self._busy.values()))
         return {
             "shares": copy.deepcopy(list(self._shares)),
@@ -98,7 +98,7 @@ class Collector:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on where `get_state()` was called, without what was collected since."""
+        """Goes back to what `get_state()` returned; drops what was collected since."""
         self._receive(wait=any(self._busy.values()))
         self._shares = deque(copy.deepcopy(state["shares"]))
         self._num_surplus_steps = state["num_surplus_steps"]
@@ -112,15 +112,15 @@ class Collector:
         return max(1, self._num_due()) - sum(map(_num_steps, self._shares))
 
     def _idle_runners(self) -> list[int]:
-        """Remote runners that work and do not collect."""
+        """Healthy remote runners that are not collecting."""
         healthy = self._group.healthy_env_runner_ids()
         if not self._group.num_in_flight_async_reqs(_TAG):
-            self._busy = {}  # of a runner that failed meanwhile and was restarted nothing will come
+            self._busy = {}  # a runner that failed and was restarted will not answer
         self._busy = {runner: steps for runner, steps in self._busy.items() if runner in healthy}
         return [runner for runner in healthy if runner not in self._busy]
 
     def _receive(self, wait: bool = True) -> bool:
-        """Takes what runners have collected; whether anything came. What is late comes last."""
+        """Takes what runners have collected, late shares last; returns whether anything came."""
         start, timeout = time.monotonic(), self._config.sample_timeout_s if wait else 0.0
         results = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=timeout)
         order = {runner: (not self._busy.pop(runner, 0), runner) for runner, _ in results}

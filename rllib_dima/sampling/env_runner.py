@@ -1,4 +1,4 @@
-"""`TeamEnvRunner`: RLlib's multi-agent runner plus what DIMA needs from an environment.
+"""`TeamEnvRunner`: RLlib's multi-agent runner, plus what algorithms here need from an environment.
 
 Every environment is wrapped in `CooperativeEnv`, so that episodes carry the global state, the team reward and an
 unambiguous end. The runner holds the policy only and never reads the state.
@@ -175,7 +175,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         return {**super().get_spaces(), LAYOUT_KEY: self.env.envs[0].layout}
 
     def forget_weights_version(self) -> None:
-        """Makes the runner accept the next weights it is sent, also those of an older checkpoint."""
+        """Makes the runner accept the next weights it is sent, even those of an older checkpoint."""
         self._weights_seq_no = 0
 
     def get_sampling_state(self) -> dict[str, Any] | None:
@@ -198,10 +198,10 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         }
 
     def set_sampling_state(self, state: dict[str, Any]) -> None:
-        """Goes on where `get_sampling_state` was called.
+        """Continues from what `get_sampling_state` returned.
 
         Environments that do not fit the state, for example because the configuration was changed, start new episodes,
-        with a warning. Under another seed than the saved one noise and episodes are new ones.
+        with a warning. With another seed than the saved one, noise and episodes are new.
         """
         if self.env is None:
             return
@@ -283,7 +283,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         """Seed of this runner's first environment; the others have the next ones.
 
         RLlib's seeds of runners are consecutive, too, so the second environment of one would equal the next runner's
-        first. And what starts anew in mid-run must not repeat the episodes of the run's start.
+        first. And a runner that starts in mid-run must not repeat the first episodes of the run.
 
         Args:
             seed: this runner's.
@@ -303,7 +303,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
             ) from error.__cause__
 
     def _increase_sampled_metrics(self, num_steps: int, next_obs: dict[str, Any], episode: MultiAgentEpisode) -> int:
-        """Counts. RLlib logs some ten numbers here at every step, which is slow; `_log_new_steps` logs their sums."""
+        """Counts steps. RLlib logs some ten numbers here each time, which is slow; `_log_new_steps` logs sums."""
         if self.env.resting[self._ongoing_episodes.index(episode)]:
             return num_steps
         reason = breakdown(episode)
@@ -317,7 +317,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
             self._no_end_since = time.monotonic()
         elif self.config.in_evaluation:
             self._check_that_episodes_end(len(episode))
-        return num_steps  # also of the broken step, so that a call of `sample` ends where nothing else happens
+        return num_steps  # broken steps too, so that `sample` ends even if every step is broken
 
     def _make_on_episode_callback(self, which: str, idx: int, episodes: list[MultiAgentEpisode]) -> None:
         if not self.env.resting[idx]:

@@ -1,4 +1,4 @@
-"""`RunnerManager`: RLlib's manager of remote environment runners, which never waits for one of them for ever."""
+"""`RunnerManager`: RLlib's manager of remote environment runners, but with a time-out on every call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults
 
 RESTART_AFTER = 3
-"""Times `sample_timeout_s` after which a runner that does not answer counts as hanging, and is restarted."""
+"""A runner that does not answer for so many times `sample_timeout_s` counts as hanging, and is restarted."""
 
 logger = logging.getLogger("ray.rllib")
 
@@ -20,9 +20,9 @@ logger = logging.getLogger("ray.rllib")
 class RunnerManager(FaultTolerantActorManager):
     """RLlib's, but every call has a time-out, and runners that do not answer are named, and restarted if they hang.
 
-    A runner that has not answered a call in time is *late* until it has. What it is asked meanwhile waits in its queue,
-    and nobody waits for the answers. RLlib waits for ever where it gives no time-out, and never doubts a runner that
-    does not answer.
+    A runner that has not answered a call in time is *late* until it has. Calls made meanwhile wait in its queue,
+    and nobody waits for their results. RLlib itself waits for ever where it gives no time-out, and takes a runner that
+    does not answer for healthy.
 
     Args:
         group: whose manager this becomes.
@@ -79,7 +79,7 @@ class RunnerManager(FaultTolerantActorManager):
         )
 
     def _miss(self, runner: int, call: ray.ObjectRef, since: float, timeout: float) -> None:
-        """Notes that a runner did not answer. (Those out of service are being restarted, which may take its time.)"""
+        """Notes that a runner did not answer. (Unhealthy ones are being restarted, which may take a while.)"""
         if self.is_actor_healthy(runner):
             self._late.setdefault(runner, (call, since))
             then = f"It is restarted after {RESTART_AFTER} times sample_timeout_s ({self._timeout_s:g})."
@@ -98,7 +98,7 @@ class RunnerManager(FaultTolerantActorManager):
         """Kills the process of a runner that hangs. Ray starts a new one if the configuration allows it.
 
         Raises:
-            RuntimeError: it does not.
+            RuntimeError: it does not allow it.
         """
         del self._late[runner]
         hangs = (

@@ -22,9 +22,9 @@ Seeds = list[int | None]
 class TeamVector(VectorMultiAgentEnv):
     """Teams that are stepped one after the other. A step after an episode's end is a reset.
 
-    Teams can be assigned the episodes that they play. Whoever waits for the first N episodes of several teams gets
-    short ones; here every team ends its own ones, and then rests: it is not stepped, and its last observation is
-    repeated.
+    Teams can be assigned the episodes that they play. The first N episodes to end among several teams would be the
+    short ones; so here every team plays those assigned to it and then rests: it is not stepped, and its last
+    observation is repeated.
 
     RLlib's own class asks `envs[i].unwrapped` for agents and spaces, but that is the user's environment here, so that
     callbacks reach it. This class asks the teams.
@@ -58,7 +58,7 @@ class TeamVector(VectorMultiAgentEnv):
         self.due = None if seeds is None else [seeds[index :: self.num_envs] for index in range(self.num_envs)]
 
     def take_over(self, due: list[Seeds] | None) -> None:
-        """Begins what is due to teams that failed. Their running episodes get other seeds, as they may fail again."""
+        """Takes over the episodes that failed teams had yet to play; running ones get new seeds, or may fail again."""
         self.due = due and [[_other(seed) for seed in episodes[:1]] + episodes[1:] for episodes in due]
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[tuple, ...]:
@@ -151,7 +151,7 @@ class TeamVector(VectorMultiAgentEnv):
 
 
 def _quiet(team: CooperativeEnv, observations: dict, infos: dict) -> Result:
-    """What a step returns in which nothing happens."""
+    """What a step returns for a team that rests or was just reset."""
     return observations, dict.fromkeys(team.agents, 0.0), {ALL: False}, {ALL: False}, infos
 
 

@@ -159,7 +159,7 @@ def test_process_that_dies_while_saving_loses_nothing(saved, where, tmp_path):
     here = os.path.dirname(__file__)
     assert subprocess.run([sys.executable, "-c", DIES, str(saved), where, here]).returncode == 9
     if where == "between the renames":
-        with pytest.raises(CheckpointError, match=r"no checkpoint folder .*the one before is whole: .*run\.previous"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint folder .* before it is whole: .*run\.previous"):
             verify(saved)
         assert content(tmp_path / "run.previous") == "first"
     else:

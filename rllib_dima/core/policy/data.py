@@ -38,5 +38,5 @@ class PPOBatch(NamedTuple):
         return (x * weights).sum() / weights.sum()
 
     def columns(self) -> tuple[torch.Tensor, ...]:
-        """What is there, in order."""
+        """The tensors that are not None, in order."""
         return tuple(column for column in self if column is not None)

@@ -91,11 +91,11 @@ class Simulation:
             mujoco.mj_step1(self.model, self.data)
 
     def is_stable(self) -> bool:
-        """Whether MuJoCo has had nothing to complain about since the reset."""
+        """Whether MuJoCo has given no warning since the reset."""
         return int(self._warnings.max()) == 1
 
     def warnings(self) -> list[str]:
-        """Names of what MuJoCo has complained about since the reset."""
+        """Names of MuJoCo's warnings since the reset."""
         return [mujoco.mjtWarning(index).name for index in np.flatnonzero(self._warnings != 1)]
 
     def get_state(self) -> np.ndarray:

@@ -57,7 +57,7 @@ class EnvReport(Sequence):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Of several that are mended alike, the first, with the owners of the others."""
+        """Errors, then warnings; those with the same remedy are merged into one, with the owners of all."""
         return self.errors + self.warnings
 
     @property

@@ -1,7 +1,7 @@
 """The real Bi-DexHands: a bridge to the benchmark on Isaac Gym, which runs in a process with a Python of its own.
 
-Isaac Gym needs Python 3.7 or 3.8 and is loaded by no newer one. So the simulator lives in a process of that Python
-(`isaacgym_worker.py`), one per environment, and only arrays travel.
+Isaac Gym needs Python 3.7 or 3.8; no newer one can load it. So the simulator lives in a process of that Python
+(`worker.py`), one per environment, and only arrays travel.
 
 This bridge has been tested against a stand-in for Isaac Gym, not against Isaac Gym.
 """

@@ -1,6 +1,6 @@
 """The process that runs the real Bi-DexHands, under Isaac Gym's own Python.
 
-`isaacgym.py` runs this file as a script and talks to it over a socket pair, so that neither another process nor what
+`process.py` runs this file as a script and talks to it over a socket pair, so that neither another process nor what
 the simulator prints can get into the conversation. Python 3.7 and 3.8 must be able to run it with numpy and the
 simulator alone: it imports nothing of this package and uses nothing newer.
 
@@ -185,7 +185,7 @@ def start(options: dict) -> Simulator:
     """Builds the simulator, in the order in which Isaac Gym must be imported: before torch.
 
     Args:
-        options: as `isaacgym.py` passes them.
+        options: as `process.py` passes them.
 
     Raises:
         StageError: something failed.

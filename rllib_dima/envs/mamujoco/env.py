@@ -1,7 +1,7 @@
 """Multi-agent MuJoCo (MAMuJoCo): one robot whose joints are divided among several agents.
 
 The tasks of the paper run on Gymnasium's `-v4` environments, whose rewards and states are those of the old `-v2`
-(`-v5` changed both). The robots and their divisions are in `mamujoco_scenarios.py`.
+(`-v5` changed both). The robots and their divisions are in `scenarios.py`.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class MAMuJoCo(TeamEnv):
     Pickling or copying an instance keeps its state, but not an open window.
 
     Args:
-        scenario: name of the robot, in any case; see `mamujoco_scenarios.SCENARIOS`.
+        scenario: name of the robot, in any case; see `scenarios.SCENARIOS`.
         agent_conf: its division, agents x joints per agent as in "4x2", or a name as "9|8".
         partition: "consecutive": agent i moves the i-th block of consecutive actuators of the MuJoCo model, as in the
             code behind the published numbers, whose step function ignores the benchmark's joint lists. "joints": the
             benchmark's joint lists: in Ant "2x4d" diagonal legs, in the humanoids "9|8" upper and lower body. The
             default is "consecutive" in the paper's seven tasks, and "joints" in all others.
         observations: "full" or "local". With "local", an agent's own joints are those that it truly moves; for the
-            mistakes in Gymnasium-Robotics' graphs of some robots see `mamujoco_observations.LocalObservations`.
+            mistakes in Gymnasium-Robotics' graphs of some robots see `local_observations.LocalObservations`.
         agent_obsk: how many edges of the robot's graph local observations reach; 1 if not given. Only with "local".
         version: "v4" or "v5" of Gymnasium's environment; by default "v4" where it works and else "v5" (Pusher,
             ManySegmentAnt, ManySegmentSwimmer). CoupledHalfCheetah has a single version and accepts none.
@@ -82,7 +82,7 @@ class MAMuJoCo(TeamEnv):
         state_padding: zeros at the end of the state, and so of full observations before they are standardised; 84 make
             Ant's as long as those of Gym's -v2.
         settings: keywords of Gymnasium's environment, such as `healthy_reward`, `terminate_when_unhealthy` or
-            `exclude_current_positions_from_observation`: those that `mamujoco_settings.default_settings` lists.
+            `exclude_current_positions_from_observation`: those that `settings.default_settings` lists.
         seed: seed of the first episode, unless `reset` is given one.
 
     Attributes:
@@ -269,7 +269,7 @@ class MAMuJoCo(TeamEnv):
         return joint if self._has_unit_range else self._center + self._half_range * joint
 
     def _usual_action(self, action_dict: Mapping[str, Any]) -> np.ndarray | None:
-        """All agents' actions, one after the other, if they are such as a policy gives; much quicker than checking all.
+        """All agents' actions, one after the other, if in the form that a policy gives: much faster than a full check.
 
         That is, contiguous float32 arrays of the right shapes with entries in [-1, 1]; otherwise None.
         """

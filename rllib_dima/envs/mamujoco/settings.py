@@ -43,7 +43,7 @@ def default_settings(scenario: Scenario, version: str | None) -> dict[str, Any]:
 
 
 def check_settings(scenario: Scenario, version: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that are not the default, as plain values.
+    """The settings that differ from the defaults, as plain values.
 
     Args:
         scenario: the robot.

@@ -82,7 +82,7 @@ def check_saved(env: MujocoEnv, saved: Mapping[str, Any]) -> None:
     """Does nothing if a saved simulation has the form of this one.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it has another form.
     """
     own = save_simulator(env)
     if _form(saved) != _form(own):
@@ -122,7 +122,7 @@ def _make_segmented(
 
 def _make_gymnasium(env_id: str, **settings: Any) -> tuple[MujocoEnv, int]:
     with warnings.catch_warnings():
-        # -v4 is what the published numbers were obtained on, so the advice to use -v5 is of no use here.
+        # The published numbers were obtained on -v4, so Gymnasium's advice to use -v5 does not apply.
         warnings.filterwarnings("ignore", f".*The environment {env_id} is out of date", DeprecationWarning)
         env = gymnasium.make(env_id, disable_env_checker=True, **settings)
     return env.unwrapped, gymnasium.spec(env_id).max_episode_steps  # pyright: ignore[reportReturnType]: its tasks have both
