@@ -137,7 +137,7 @@ def test_export_names_what_is_wrong_with_its_target(tmp_path):
         policy.export(tmp_path / "missing" / "policy.pt2")
     with pytest.raises(ValueError, match=r"which is a folder: give a file, as .*/policy\.pt2"):
         policy.export(str(tmp_path))
-    with pytest.raises(ValueError, match=r"no TorchScript any more\. Give a name that ends in \.pt2"):
+    with pytest.raises(ValueError, match=r"no longer TorchScript\. Give a name that ends in \.pt2"):
         policy.export(tmp_path / "policy.pt")
     assert os.listdir(tmp_path) == []
 
