@@ -46,5 +46,5 @@ class HAPPOTrainer(OnPolicyTrainer):
     def _log_probs(self, agent: int, batch: PPOBatch) -> torch.Tensor:
         """(B,) of what an agent did, under its present policy."""
         index = torch.tensor([agent], device=self.device)
-        policy = self.actor.actors[agent](batch.observations[:, index], index)
+        policy = self.actor.of_agent(agent)(batch.observations[:, index], index)
         return policy.log_prob(batch.actions[:, index]).squeeze(1)

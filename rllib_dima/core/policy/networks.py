@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
@@ -118,6 +118,8 @@ class Actor(PolicyNetwork):
 
     OUTPUT_GAIN = 0.01  # near-zero mean actions at the start
 
+    hp: PolicyHyperparameters
+
     def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__(layout, hp)
         self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
@@ -168,15 +170,20 @@ class AgentActors(PolicyNetwork):
     def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__(layout, hp)
         self.actors = nn.ModuleList(Actor(layout, hp) for _ in layout.agent_ids)
-        self.kind = self.actors[0].kind
+        self.kind = self.of_agent(0).kind
+
+    def of_agent(self, agent: int) -> Actor:
+        """One agent's own."""
+        return cast(Actor, self.actors[agent])
 
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
-        log_std = torch.stack([actor.log_std for actor in self.actors]) if self.kind == "gaussian" else None  # (N, A)
+        actors = [self.of_agent(agent) for agent in range(self.layout.num_agents)]
+        networks = [actor.network for actor in actors]
+        log_std = torch.stack([actor.log_std for actor in actors]) if self.kind == "gaussian" else None  # (N, A)
         if agents is None:
             masked = (observations * self.observation_mask).unbind(-2)
-            outputs = torch.stack([actor.network(own) for actor, own in zip(self.actors, masked, strict=True)], dim=-2)
+            outputs = torch.stack([network(own) for network, own in zip(networks, masked, strict=True)], dim=-2)
             return _distribution(self.kind, outputs, log_std, self.action_mask)
-        networks = [actor.network for actor in self.actors]
         outputs = own_outputs(networks, observations * self.observation_mask[agents], agents)
         log_std = None if log_std is None else log_std[agents]
         return _distribution(self.kind, outputs, log_std, self.action_mask[agents])
@@ -206,6 +213,7 @@ def _distribution(
     if kind == "beta":
         alpha, beta = (functional.softplus(outputs) + 1).chunk(2, dim=-1)
         return MaskedBeta(alpha, beta, action_mask)
+    assert log_std is not None, "Gaussians have one"
     return MaskedGaussian(outputs, 0.5 * log_std.sigmoid(), action_mask)
 
 
