@@ -12,7 +12,8 @@ entry) after 1, 5 and 15 steps, over 1,000 held-out windows, as mean and standar
 
 Baselines: the state stays as it is; a plain MLP of two hidden layers with about as many parameters as the dynamics
 model above it, which sees the same context and all actions, predicts the change of the state, and is trained with the
-same batches, learning rate and number of updates.
+same batches, learning rate and number of updates, by squared errors; and the same MLP with the recipe's loss and
+average of weights, where it has them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Trajectory, Window
+from rllib_dima.core.training.averaging import AveragedCopy
 from rllib_dima.core.training.optimization import ModelOptimizer
 from rllib_dima.envs import CooperativeEnv, make
 
@@ -103,11 +105,16 @@ class PlainMLP(nn.Module):
 class MLPModel:
     """The plain MLP behind the interface of `DiffusionModel`, with as many parameters: h^2 + (in + out + 2) h + out."""
 
-    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters, world_model: WorldModel) -> None:
+    def __init__(
+        self, layout: AgentLayout, hp: DIMAHyperparameters, world_model: WorldModel, like_recipe: bool
+    ) -> None:
         self.hp, self.normalizer = hp, world_model.normalizer
+        self._penalty = world_model.dynamics._penalty if like_recipe else lambda error: error.square().mean(1)
         wanted = sum(p.numel() for p in world_model.dynamics.parameters() if p.requires_grad)
         sizes = hp.context_length * (layout.state_size + layout.num_agents * layout.action_size) + layout.state_size
         self.module = PlainMLP(layout, hp, int(((sizes + 2) ** 2 / 4 + wanted) ** 0.5 - (sizes + 2) / 2))
+        averages = like_recipe and hp.dynamics_ema_decay
+        self.averaged = AveragedCopy(self.module, hp.dynamics_ema_decay) if averages else None
 
     def loss(self, window: Window) -> torch.Tensor:
         length = self.hp.context_length
@@ -115,13 +122,17 @@ class MLPModel:
         context, errors = z[:, :length], []
         for step in range(z.shape[1] - length + 1):
             predicted = self.module(context, window.actions[:, step : step + length])
-            errors.append((predicted - z_next[:, step + length - 1]).square().mean(1))
+            errors.append(self._penalty(predicted - z_next[:, step + length - 1]))
             context = torch.cat([context[:, 1:], predicted.detach()[:, None]], dim=1)
         weight = window.valid[:, length - 1 :].float()
         return (torch.stack(errors, 1) * weight).sum() / weight.sum()
 
+    def after_update(self) -> None:
+        if self.averaged is not None:
+            self.averaged.update(self.module)
+
     def predict(self, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return self.module(context, actions)
+        return (self.module if self.averaged is None else self.averaged.network)(context, actions)
 
 
 class DiffusionModel:
@@ -132,6 +143,9 @@ class DiffusionModel:
 
     def loss(self, window: Window) -> torch.Tensor:
         return self.world_model.dynamics_loss(window)[0]
+
+    def after_update(self) -> None:
+        self.module.after_update()
 
     def predict(self, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         valid = torch.ones(context.shape[:2], dtype=torch.bool)
@@ -154,8 +168,7 @@ def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: DIMAHyperp
         window = replay.sample(hp.dynamics_batch_size, hp.context_length - 1, hp.num_autoregressive_steps - 1)
         optimizer.begin_update()
         optimizer.step(model.loss(window))
-        if isinstance(model, DiffusionModel):
-            model.module.after_update()
+        model.after_update()
 
 
 @torch.no_grad()
@@ -196,7 +209,11 @@ def measure(layout: AgentLayout, data: tuple[list[Trajectory], list[Trajectory]]
     world_model.normalizer.update(states)
     if world_model.dynamics.changes is not None:
         world_model.dynamics.changes.update(changes, world_model.normalizer.scale)
-    models = {"stays": lambda: StaysAsItIs(), "mlp": lambda: MLPModel(layout, hp, world_model)}
+    models = {
+        "stays": lambda: StaysAsItIs(),
+        "mlp": lambda: MLPModel(layout, hp, world_model, like_recipe=False),
+        "mlp like recipe": lambda: MLPModel(layout, hp, world_model, like_recipe=True),
+    }
     model = models.get(kind, lambda: DiffusionModel(hp, world_model))()
     start, size = time.thread_time(), 0
     if kind != "stays":
@@ -229,6 +246,7 @@ def main() -> None:
             jobs.append((name, "diffusion", hp))
             if "joint" in name:
                 jobs.append(("plain MLP", "mlp", hp))
+                jobs += [("... like recipe", "mlp like recipe", hp)] * bool(hp.dynamics_ema_decay)
         for name, kind, hp in jobs:
             results = [measure(layout, tuple(data), hp, kind, args, seed) for seed in args.seeds]
             errors = np.array([result[0] for result in results])

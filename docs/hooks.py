@@ -34,7 +34,9 @@ def hyperparameter_table(algorithm: str = "DIMA") -> str:
     new_config = getattr(rllib_dima, f"{algorithm}Config")
     general = new_config().hyperparameters()
     sizes = [size for size in general.MODEL_SIZES if size != "paper"]
+    recipes = [recipe for recipe in general.RECIPES if recipe != "paper"]
     others = {size: new_config().training(model_size=size).hyperparameters() for size in sizes}
+    others |= {recipe: new_config().training(recipe=recipe).hyperparameters() for recipe in recipes}
     others |= {name: new_config().environment(task).hyperparameters() for name, task in TASKS.items()}
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for field in dataclasses.fields(general):

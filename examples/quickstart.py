@@ -31,11 +31,11 @@ EVALUATION_EPISODES = 10
 
 
 def build_config(seed: int) -> DIMAConfig:
-    """The nano preset with a shorter random start."""
+    """Small networks, the recipe for a CPU, and a shorter random start."""
     return (
         DIMAConfig()
         .environment(ENV)
-        .training(model_size="nano", num_steps_before_learning=3000)
+        .training(model_size="nano", recipe="swift", num_steps_before_learning=3000)
         .evaluation(evaluation_duration=EVALUATION_EPISODES)
         .reporting(metrics_num_episodes_for_smoothing=3)
         .debugging(seed=seed)

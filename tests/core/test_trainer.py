@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.core import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
+from support.core import DISCRETE, SWIFT, UNEQUAL, new_trainer, random_trajectory, tiny
 
 from rllib_dima.core.dima.trainer import NonFiniteLossError
 from rllib_dima.core.layout import AgentLayout
@@ -74,6 +74,8 @@ def test_one_iteration_changes_every_parameter_and_reports_finite_numbers(layout
         {"context_length": 1, "num_autoregressive_steps": 1}, {"context_length": 4, "dynamics_num_levels": 3},
         {"decoder_loss": "absolute", "value_loss": "squared", "normalize_values": False, "value_clip_param": 0.0},
         {"sigma_offset_noise": 0.0, "replay_recency": 2.0, "normalize_advantages": False},
+        SWIFT, {**SWIFT, "dynamics_training": "denoising"}, {**SWIFT, "reward_network": "transformer"},
+        {"weigh_by_continuation": True, "ppo_minibatches": 2}, {**SWIFT, "num_autoregressive_steps": 2},
     ],
     ids=lambda changes: " ".join(changes),
 )  # fmt: skip
@@ -129,7 +131,9 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not():
 
 
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
-@pytest.mark.parametrize("changes", [{}, {"policy_distribution": "beta", "sampler_churn": 1.0, "ppo_minibatches": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"policy_distribution": "beta", "sampler_churn": 1.0, "ppo_minibatches": 2}, SWIFT]
+)
 def test_another_default_dtype_changes_nothing(layout, changes):
     trainer, other = (filled(layout, hp=tiny(**changes)) for _ in range(2))
     expected, experience = numbers(trainer.train_iteration()), trajectories(layout)
@@ -186,8 +190,9 @@ def test_the_callers_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before) and np.array_equal(np.random.get_state()[1], numpys)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit():
-    hp = tiny(dynamics_lr_warmup_updates=7, num_world_model_warmup_iterations=1)
+@pytest.mark.parametrize("changes", [{}, SWIFT], ids=["paper", "swift"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes):
+    hp = tiny(**changes, dynamics_lr_warmup_updates=7, num_world_model_warmup_iterations=1)
     run = filled(hp=hp)
     for _ in range(2):
         run.train_iteration()
@@ -284,7 +289,7 @@ def imagined(exponent, offset=0.0, iterations=3, **changes):
 
 
 @pytest.mark.parametrize("exponent", [-40, 17, 60])
-@pytest.mark.parametrize("changes", [{}, {"normalize_values": False}], ids=["", "raw values"])
+@pytest.mark.parametrize("changes", [{}, {"normalize_values": False}, SWIFT], ids=["", "raw values", "swift"])
 def test_learning_does_not_depend_on_the_rewards_unit(exponent, changes):
     (first, metrics), (second, scaled) = imagined(-10, **changes), imagined(exponent, **changes)
     assert same(parameters(first), parameters(second))

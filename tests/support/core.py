@@ -42,6 +42,16 @@ TINY = {
 }
 
 
+# The recipe of the same name, with sizes for tests.
+SWIFT = DIMAHyperparameters.RECIPES["swift"][""] | {
+    "dynamics_width": 8,
+    "dynamics_num_blocks": 1,
+    "dynamics_batch_size": 8,
+    "reward_width": 8,
+    "reward_batch_size": 8,
+}
+
+
 def tiny(**changes):
     """DIMAHyperparameters of networks that train in milliseconds."""
     return DIMAHyperparameters(**{**TINY, **changes})
