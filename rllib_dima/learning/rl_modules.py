@@ -23,7 +23,7 @@ from torch import nn
 from rllib_dima.checkpoint import locate
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.policy.networks import Actor
+from rllib_dima.core.policy.networks import PolicyNetwork
 from rllib_dima.policy import save_weights
 
 POLICY_ID = "shared_policy"
@@ -90,7 +90,7 @@ class TeamNetwork(TorchRLModule):
 class TeamPolicy(TeamNetwork):
     """The decentralised policy of all agents: local observations (B, O) to actions."""
 
-    net: Actor
+    net: PolicyNetwork
 
     def save_to_path(
         self,
