@@ -192,9 +192,7 @@ def variants(args: argparse.Namespace) -> Iterator[tuple[str, DIMAHyperparameter
     for recipe in args.recipes:
         for mode in args.conditioning:
             settings = {} if recipe != "paper" else {"dynamics_lr": 1e-3, "num_autoregressive_steps": 1}
-            steps = {"num_denoising_steps": 1} if recipe != "paper" and mode == "joint" else {}
-            if recipe != "paper" and mode == "sequential":
-                steps = {"num_denoising_steps": 0}  # one per agent at least
+            steps = {} if recipe == "paper" else {"num_denoising_steps": {"joint": 1, "cumulative": 2}.get(mode, 0)}
             settings |= {"conditioning": mode, **steps, **json.loads(args.set)}
             yield f"{recipe} {mode}", DIMAHyperparameters.resolve(settings, "mamujoco", args.model_size, recipe)
 
