@@ -17,6 +17,9 @@ from support.team import TINY
 
 import rllib_dima
 from rllib_dima import ALGORITHMS, Policy
+from rllib_dima.learning.rl_modules import POLICY_ID
+from rllib_dima.learning.trajectories import to_trajectory
+from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -80,10 +83,14 @@ def ray_running():
     ray.shutdown()
 
 
-def build(algorithm, kind, num_env_runners=0):
+def config_of(algorithm, kind):
     config = getattr(rllib_dima, f"{algorithm}Config")().environment(Team, env_config={"kind": kind})
     config.training(**SETTINGS[algorithm]).debugging(seed=1).evaluation(evaluation_duration=3)
-    return config.env_runners(num_env_runners=num_env_runners, num_envs_per_env_runner=2).build()
+    return config.env_runners(num_envs_per_env_runner=2)
+
+
+def build(algorithm, kind, num_env_runners=0):
+    return config_of(algorithm, kind).env_runners(num_env_runners=num_env_runners).build()
 
 
 def everything(algo):
@@ -128,6 +135,49 @@ def test_it_trains_is_saved_resumes_is_exported_and_evaluates(algorithm, kind, t
     exported = torch.export.load(tmp_path / "policy.pt2").module()
     rows = torch.from_numpy(np.stack([policy._padded(agent, own) for agent, own in given.items()]))
     np.testing.assert_allclose(exported(rows).numpy(), np.stack(list(expected.values())), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_runners_record_what_on_policy_trainers_learn_from(algorithm, kind):
+    config = config_of(algorithm, kind)
+    runner = TeamEnvRunner(config=config, worker_index=0)
+    actor = runner.module[POLICY_ID].net
+    for _ in range(2):  # the second time chunks begin in mid-episode
+        episodes = runner.sample(num_timesteps=20)
+    layout = runner.get_spaces()[LAYOUT_KEY]
+    for episode in episodes:
+        found = to_trajectory(episode, layout)
+        drawn, observations = torch.from_numpy(found.drawn_actions), torch.from_numpy(found.observations)
+        drawn = drawn.long() if layout.is_discrete else drawn
+        np.testing.assert_array_equal(found.actions, actor.executed(drawn) * actor.action_mask)
+        assert found.last_observations.shape == found.observations.shape[1:]
+        if not config.trainer_class.ON_POLICY:
+            assert found.log_probs is None
+            continue
+        with torch.no_grad():
+            expected = actor(observations).log_prob(drawn)
+        np.testing.assert_allclose(found.log_probs, expected, atol=1e-5)
+    assert sum(map(len, episodes)) == 20
+    runner.stop()
+
+
+@pytest.mark.parametrize("algorithm", ["MAPPO", "HAPPO"])
+def test_collecting_ahead_is_refused_where_only_the_present_policys_steps_count(algorithm):
+    config = config_of(algorithm, "continuous").env_runners(num_env_runners=1, sample_async=True)
+    with pytest.raises(ValueError, match=f"but {algorithm} learns from the present policy's steps alone"):
+        config.validate()
+
+
+def test_tasks_have_their_tuned_values():
+    def values(algorithm, env):
+        hp = getattr(rllib_dima, f"{algorithm}Config")().environment(env).hyperparameters()
+        return hp.actor_lr, hp.gamma
+
+    assert values("MAPPO", "mamujoco_walker2d_2x3") == (1e-3, 0.99)
+    assert values("HAPPO", "bidexhands_pen") == (5e-4, 0.95)
+    assert values("HASAC", "mamujoco_ant_4x2") == (1e-3, 0.99)
+    assert values("HASAC", "bidexhands_door_open_outward") == values("HASAC", Team) == (5e-4, 0.99)
 
 
 @pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "DIMA"])
