@@ -399,6 +399,17 @@ def test_orders_are_uniform_or_fixed():
     assert happo(layout_of(3), fixed_order=True)._order() == [0, 1, 2]
 
 
+def test_learners_without_a_seed_update_agents_in_the_same_order():
+    hp = HAPPOHyperparameters(**SMALL)
+    first, second = (make_trainer(HAPPOTrainer, layout_of(6), hp, seed=None, rank=rank) for rank in (0, 1))
+    other = make_trainer(HAPPOTrainer, layout_of(6), hp, seed=None, network_seed=1)
+    orders = [
+        [trainer._agent_orders(trainer.actor).permutation(6).tolist() for _ in range(3)]
+        for trainer in (first, second, other)
+    ]
+    assert first.seed != second.seed and orders[0] == orders[1] != orders[2]
+
+
 def test_relabelling_agents_networks_and_order_relabels_the_result(monkeypatch):
     layout = layout_of(3, action_size=2)
     plain, relabelled, order = happo(layout), happo(layout), [2, 0, 1]

@@ -40,7 +40,7 @@ class HAPPOTrainer(OnPolicyTrainer):
     def _order(self) -> list[int]:
         if self.hp.fixed_order:
             return list(range(self.layout.num_agents))
-        return self._agent_orders().permutation(self.layout.num_agents).tolist()
+        return self._agent_orders(self.actor).permutation(self.layout.num_agents).tolist()
 
     @torch.no_grad()
     def _log_probs(self, agent: int, batch: PPOBatch) -> torch.Tensor:

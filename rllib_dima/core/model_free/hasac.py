@@ -90,7 +90,7 @@ class HASACTrainer(ModelFreeTrainer):
         self.actor.explores_uniformly.fill_(self.num_env_steps < warmup)
         if self.num_env_steps <= warmup or not len(self.replay):
             return {"time": self.clock.pop()}
-        orders, agents = self._agent_orders(), list(range(self.layout.num_agents))
+        orders, agents = self._agent_orders(self.actor), list(range(self.layout.num_agents))
         with self._learning(stream=self.rank):
             for _ in range(self.hp.updates_per_iteration):
                 order = agents if self.hp.fixed_order else orders.permutation(len(agents)).tolist()

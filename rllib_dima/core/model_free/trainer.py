@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -66,17 +67,19 @@ class ModelFreeTrainer(Trainer):
         """An iteration of learning: on the device, with clean means and random numbers of the stream's own."""
         for means in self._means.values():
             means.clear()
-        with self._on_device(), own_random_numbers(self._entropy(stream, 0), self.device):
+        sequence = np.random.SeedSequence([self.seed, stream, self.num_iterations])
+        entropy = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+        with self._on_device(), own_random_numbers(entropy, self.device):
             yield
         self.num_iterations += 1
 
-    def _entropy(self, stream: int, purpose: int) -> int:
-        sequence = np.random.SeedSequence([self.seed, stream, self.num_iterations, purpose])
-        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    def _agent_orders(self, actor: nn.Module) -> np.random.Generator:
+        """Draws the orders in which agents are updated: of all learners alike, as they average their gradients.
 
-    def _agent_orders(self) -> np.random.Generator:
-        """Draws the orders in which agents are updated: of all learners alike, as they average their gradients."""
-        return np.random.default_rng(self._entropy(0, 1))
+        Their seeds may differ, if none was given; but their networks never do.
+        """
+        weights = nn.utils.parameters_to_vector(actor.parameters()).detach().cpu().numpy()
+        return np.random.default_rng([zlib.crc32(weights.tobytes()), self.num_iterations])
 
     def _on_device(self) -> AbstractContextManager:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
