@@ -20,13 +20,15 @@ quickstart: install
 	$(BIN)/python examples/quickstart.py
 
 # Coverage counts what runs in pytest's own process, not in those of Ray. `coverage report -m` lists the missing lines;
-# `make test COVERAGE=` does without, and is quicker.
+# `make test COVERAGE=` does without, and is quicker. Two processes take the test files in turns (`make test PROCESSES=0`: one).
 COVERAGE ?= --cov --cov-report=
+PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(PROCESSES) --dist loadfile
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 $(COVERAGE)
+	$(PYTEST) $(COVERAGE)
 
 test-slow: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m slow
+	$(PYTEST) -m slow
 
 # What users get: the wheel, built from the source distribution, in an environment that sees nothing of this checkout.
 # The 25th iteration is the first that learns.

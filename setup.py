@@ -46,6 +46,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-cov>=7",
+            "pytest-xdist>=3.6",
             "coverage>=7.8",
             "ruff>=0.8",
             "pyright[nodejs]>=1.1.400",
