@@ -185,6 +185,31 @@ def test_the_first_full_batch_has_ratio_one_and_the_policy_gradient():
     assert torch.allclose(gradient, expected, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "surrogate", "slope"),
+    [(1.5, 1.0, 1.2, 0.0), (0.5, 1.0, 0.5, 1.0), (1.5, -1.0, -1.5, -1.0), (0.5, -1.0, -0.8, 0.0)],
+)
+def test_the_surrogate_is_clipped_where_the_policy_has_gone_far_enough(ratio, advantage, surrogate, slope):
+    logits = torch.tensor([0.3, -0.3], requires_grad=True)
+    policy = MaskedCategorical(logits.expand(1, 1, 2), torch.ones(1, 2))
+    log_prob = policy.log_prob(torch.zeros(1, 1, dtype=torch.int64))
+    old, one = log_prob.detach() - math.log(ratio), torch.ones(1, 1)
+    hp = MAPPOHyperparameters(entropy_coeff=0.0, clip_param=0.2)
+    loss, metrics = surrogate_loss(policy, torch.zeros(1, 1, dtype=torch.int64), old, advantage * one, one, hp)
+    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (of_log_prob,) = torch.autograd.grad(log_prob.sum(), logits)
+    assert loss.item() == pytest.approx(-surrogate) and metrics["clip_fraction"] == 1
+    assert torch.allclose(gradient, -slope * ratio * of_log_prob, atol=1e-6)
+
+
+def test_minibatches_hold_every_step_once_in_another_order_for_every_agent():
+    parts = list(mappo(ppo_minibatches=3)._minibatches(100, 2))
+    assert [len(part) for part in parts] == [34, 33, 33]
+    rows = torch.cat(parts)
+    assert all(rows[:, agent].sort().values.tolist() == list(range(100)) for agent in range(2))
+    assert not torch.equal(rows[:, 0], rows[:, 1]) and not torch.equal(rows[:, 0], torch.arange(100))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_loss_does_not_depend_on_the_order_of_rows_and_the_mean_not_on_their_number(reduction):
     _, policy, actions, advantages = gaussian_case()
