@@ -1,0 +1,129 @@
+"""How much the next state depends on each agent's action, in the model and in the simulator, by central differences.
+
+A derivative d[i, a, s] is the change of entry s of the normalised next state per unit of entry a of agent i's action.
+Of many starts the matrix agent x state entry shows the root mean square over starts of its length over a. Both sides
+take the same step in the action, so that contacts blur both alike. An agent's number is the length of its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.replay.data import Window
+from rllib_dima.core.training.random_numbers import own_random_numbers
+
+STEP = 0.05  # in action units; [-1, 1] is what actions range over
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Of M starts.
+
+    Attributes:
+        derivatives: (M, N, A, S), 0 where actions are padded.
+    """
+
+    derivatives: np.ndarray
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(N, S) root mean square over starts of the length over action entries."""
+        return np.sqrt(np.square(self.derivatives).sum(axis=2).mean(axis=0))
+
+    @property
+    def by_agent(self) -> np.ndarray:
+        """(N,)."""
+        return np.sqrt(np.square(self.matrix).sum(axis=1))
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(N,) of each agent in the sum over agents; all equal where nothing depends on any."""
+        total = self.by_agent.sum()
+        return self.by_agent / total if total > 0 else np.full(len(self.by_agent), 1 / len(self.by_agent))
+
+
+def model_sensitivity(
+    world_model: WorldModel, layout: AgentLayout, start: Window, seed: int = 0, step: float = STEP
+) -> Sensitivity:
+    """Derivatives of the sampled next state, with the same noise before and after.
+
+    Args:
+        world_model: in evaluation mode.
+        layout: who the agents are.
+        start: M windows of L positions, the last of which holds the present actions.
+        seed: of the noise, and of the order where it is drawn.
+        step: of an action entry to either side, which stays within [-1, 1].
+
+    Raises:
+        ValueError: the actions are discrete.
+    """
+    _require_continuous(layout)
+    derivatives = np.zeros((len(start.states), layout.num_agents, layout.action_size, layout.state_size))
+    for agent, entry in layout.action_mask().nonzero().tolist():
+        sides = [_moved(start.actions[:, -1].numpy(), agent, entry, way, step) for way in (-step, step)]
+        low, high = (_model_next(world_model, start, torch.from_numpy(side), seed) for side in sides)
+        derivatives[:, agent, entry] = (high - low) / (2 * step)
+    return Sensitivity(derivatives)
+
+
+def simulator_sensitivity(
+    env: Any, snapshots: Sequence[Any], actions: np.ndarray, scale: np.ndarray, step: float = STEP
+) -> Sensitivity:
+    """Derivatives of what the simulator does, which is put back to the same state before every action.
+
+    Args:
+        env: a `CooperativeEnv` that can restore its state; it is left as it was before.
+        snapshots: M results of its `get_state()`.
+        actions: (M, N, A) present actions.
+        scale: (S,) what raw states are multiplied by when they are normalised.
+        step: as of `model_sensitivity`.
+
+    Raises:
+        ValueError: the actions are discrete.
+        NotImplementedError: the environment cannot restore its state.
+    """
+    layout = env.layout
+    _require_continuous(layout)
+    before = env.get_state()
+    derivatives = np.zeros((len(snapshots), layout.num_agents, layout.action_size, layout.state_size))
+    for agent, entry in layout.action_mask().nonzero().tolist():
+        low, high = (_moved(actions, agent, entry, way, step) for way in (-step, step))
+        for row, snapshot in enumerate(snapshots):
+            change = _simulator_next(env, snapshot, high[row]) - _simulator_next(env, snapshot, low[row])
+            derivatives[row, agent, entry] = change * scale / (2 * step)
+    env.set_state(before)
+    return Sensitivity(derivatives)
+
+
+def _moved(actions: np.ndarray, agent: int, entry: int, way: float, step: float) -> np.ndarray:
+    """Actions (M, N, A) with one entry moved, around the nearest place from which both sides are within [-1, 1]."""
+    moved = actions.copy()
+    moved[:, agent, entry] = moved[:, agent, entry].clip(-1 + step, 1 - step) + way
+    return moved
+
+
+@torch.no_grad()
+def _model_next(world_model: WorldModel, start: Window, actions: torch.Tensor, seed: int) -> np.ndarray:
+    """(M, S) normalised."""
+    with own_random_numbers(seed):
+        return world_model.reset(start).step(actions).states.double().numpy()
+
+
+def _simulator_next(env: Any, snapshot: Any, actions: np.ndarray) -> np.ndarray:
+    """(S,) raw."""
+    env.set_state(snapshot)
+    agents = env.layout.agent_ids
+    infos = env.step(dict(zip(agents, actions, strict=True)))[-1]
+    return infos[agents[0]]["state"].astype(np.float64)
+
+
+def _require_continuous(layout: AgentLayout) -> None:
+    if layout.is_discrete:
+        raise ValueError("A derivative by actions needs continuous ones, but these agents choose among discrete ones.")
