@@ -48,6 +48,7 @@ PYTHON_GPU ?= $(BIN)/python
 benchmark-gpu:
 	$(PYTHON_GPU) -m pytest -q tests/core/test_accelerated.py
 	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile --updates 40 --warmup 4
+	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --recipe swift --acceleration eager cuda_graphs compile --warmup 4
 
 # The site, in site/; fails on a broken link.
 docs: $(VENV)/.installed-docs
