@@ -12,6 +12,7 @@ from rllib_dima.algorithms.base import TeamAlgorithm
 from rllib_dima.algorithms.base_config import TeamConfig
 from rllib_dima.core.model_free.hasac import HASACTrainer
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters
+from rllib_dima.settings import ALTERNATIVES
 
 
 class HASACConfig(TeamConfig):
@@ -23,6 +24,12 @@ class HASACConfig(TeamConfig):
     """
 
     hyperparameter_class, trainer_class = HASACHyperparameters, HASACTrainer
+    alternatives: ClassVar[dict[str, str]] = {
+        **ALTERNATIVES,
+        "num_epochs": "Set updates_per_iteration.",
+        "minibatch_size": "Set batch_size.",
+        "shuffle_batch_per_epoch": "Batches are drawn from replay.",
+    }
     shown_losses: ClassVar[dict[str, str]] = {"critic_loss": "critic"}
 
     def __init__(self, algo_class: type | None = None) -> None:

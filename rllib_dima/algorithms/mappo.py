@@ -12,6 +12,7 @@ from rllib_dima.algorithms.base import TeamAlgorithm
 from rllib_dima.algorithms.base_config import TeamConfig
 from rllib_dima.core.model_free.hyperparameters import MAPPOHyperparameters
 from rllib_dima.core.model_free.mappo import MAPPOTrainer
+from rllib_dima.settings import ALTERNATIVES
 
 
 class MAPPOConfig(TeamConfig):
@@ -23,6 +24,11 @@ class MAPPOConfig(TeamConfig):
     """
 
     hyperparameter_class, trainer_class = MAPPOHyperparameters, MAPPOTrainer
+    alternatives: ClassVar[dict[str, str]] = {
+        **ALTERNATIVES,
+        "compress_observations": "Nothing is kept beyond an iteration.",
+        "_torch_lr_scheduler_classes": "Set lr_decay_steps.",
+    }
     shown_losses: ClassVar[dict[str, str]] = {"value_loss": "critic"}
 
     def __init__(self, algo_class: type | None = None) -> None:

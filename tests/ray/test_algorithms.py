@@ -169,6 +169,14 @@ def test_collecting_ahead_is_refused_where_only_the_present_policys_steps_count(
         config.validate()
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_advice_names_hyperparameters_of_its_own(algorithm):
+    names = {name: set(getattr(rllib_dima, f"{name}Config").hyperparameter_class.names()) for name in ALGORITHMS}
+    foreign = set.union(*names.values()) - names[algorithm]
+    for setting, advice in getattr(rllib_dima, f"{algorithm}Config").alternatives.items():
+        assert not foreign & set(re.findall(r"\w+", advice)), setting
+
+
 def test_tasks_have_their_tuned_values():
     def values(algorithm, env):
         hp = getattr(rllib_dima, f"{algorithm}Config")().environment(env).hyperparameters()
