@@ -24,6 +24,8 @@ from rllib_dima.core.names import check_name
 EXCHANGEABLE = tuple(
     field.name for field in dataclasses.fields(SamplerHyperparameters) if field.name != "env_steps_per_iteration"
 )
+TRAINED = "as trained"
+ORDERS, MODES = ("ascending", "descending", "random"), ("sequential", "cumulative", "joint")
 SEEN_IN_TRAINING = {"sequential": "one agent's action", "joint": "all actions at once"}
 
 
@@ -56,43 +58,49 @@ def sampled_with(world_model: WorldModel, **changes: Any) -> Iterator[WorldModel
         dynamics.hp, dynamics.num_steps = before
 
 
-def caveats(hp: DynamicsHyperparameters, changes: Mapping[str, Any]) -> tuple[str, ...]:
+def caveats(hp: DynamicsHyperparameters, num_agents: int, changes: Mapping[str, Any]) -> tuple[str, ...]:
     """Why a model trained with `hp` and sampled with `changes` says little about the changed way, if so."""
-    different = {name: value for name, value in changes.items() if getattr(hp, name) != value}
+    different = _differences(hp, num_agents, changes)
     if not different:
         return ()
     mode = changes.get("conditioning", hp.conditioning)
-    if set(different) == {"conditioning_order"} and mode == "joint":
+    if different == {"conditioning_order"} and mode == "joint":
         return ("the order has no effect with joint conditioning",)
     found = []
     if hp.dynamics_training == "refinement":
         found.append("trained by refinement for its own sequence of steps, of which this is another")
     if mode != hp.conditioning and hp.conditioning in SEEN_IN_TRAINING:
-        found.append(f"trained with {hp.conditioning} conditioning: a step has only ever seen "
-                     f"{SEEN_IN_TRAINING[hp.conditioning]}")  # fmt: skip
-    if different.get("sampler_solver") == "heun" and hp.sigma_offset_noise > 0:
+        seen = SEEN_IN_TRAINING[hp.conditioning]
+        found.append(f"trained with {hp.conditioning} conditioning: a step has only ever seen {seen}")
+    if "sampler_solver" in different and hp.sampler_solver == "euler" and hp.sigma_offset_noise > 0:
         found.append("Heun's slopes are too steep in a model with offset noise")
     return tuple(found)
 
 
 def standard_variants(hp: DynamicsHyperparameters, num_agents: int) -> dict[str, dict[str, Any]]:
-    """What a report compares: as trained; orders, as in appendix E.2 with 2N steps; modes; twice the steps; Heun."""
-    trained = hp.denoising_steps(num_agents)
-    orders = {
-        f"{order}, K = {2 * num_agents}": {
-            "conditioning": "sequential", "conditioning_order": order, "num_denoising_steps": 2 * num_agents
-        }
-        for order in ("ascending", "descending", "random")
-    }  # fmt: skip
-    modes = {mode: {"conditioning": mode, "num_denoising_steps": max(trained, num_agents)}
-             for mode in ("sequential", "cumulative", "joint")}  # fmt: skip
-    return {
-        "as trained": {},
-        **orders,
-        **modes,
-        f"K = {2 * trained}": {"num_denoising_steps": 2 * trained},
-        "heun": {"sampler_solver": "heun"},
-    }
+    """What a report compares: as trained; orders, as in appendix E.2 with 2N steps; modes; twice the steps; Heun.
+
+    A way that is the trained one is left out.
+    """
+    trained, twice = hp.denoising_steps(num_agents), 2 * num_agents
+    enough = max(trained, num_agents)
+    ways: dict[str, dict[str, Any]] = {f"{order}, K = {twice}": order_of(order, twice) for order in ORDERS}
+    ways |= {f"{mode}, K = {enough}": {"conditioning": mode, "num_denoising_steps": enough} for mode in MODES}
+    ways |= {f"K = {2 * trained}": {"num_denoising_steps": 2 * trained}, "heun": {"sampler_solver": "heun"}}
+    return {TRAINED: {}, **{name: way for name, way in ways.items() if _differences(hp, num_agents, way)}}
+
+
+def order_of(order: str, steps: int, mode: str = "sequential") -> dict[str, Any]:
+    """The changes that reveal agents in an order."""
+    return {"conditioning": mode, "conditioning_order": order, "num_denoising_steps": steps}
+
+
+def _differences(hp: DynamicsHyperparameters, num_agents: int, changes: Mapping[str, Any]) -> set[str]:
+    """Which of the changes change anything."""
+    changed = dataclasses.replace(hp, **changes)
+    names = {name for name in changes if getattr(hp, name) != getattr(changed, name)}
+    same_steps = hp.denoising_steps(num_agents) == changed.denoising_steps(num_agents)
+    return names - {"num_denoising_steps"} if same_steps else names
 
 
 def compare(
@@ -113,7 +121,7 @@ def compare(
     """
     results = {}
     for name, changes in variants.items():
-        why = caveats(world_model.dynamics.hp, changes)
+        why = caveats(world_model.dynamics.hp, world_model.dynamics.num_agents, changes)
         with sampled_with(world_model, **changes):
             imagined = replay(world_model, segments, seed)
         results[name] = Variant(changes, open_loop_errors(world_model, segments, imagined, mask), why)

@@ -1,4 +1,4 @@
-"""The `rllib` command: `rllib train`, `evaluate`, `example` and `version`; also `python -m rllib_dima`.
+"""The `rllib` command: `rllib train`, `evaluate`, `imagine`, `example` and `version`; also `python -m rllib_dima`.
 
 Ray 2.60 has no such command any more. This one has the words, flags and file format of the old one and runs DIMA and
 RLlib's own algorithms. Ray is imported only by the commands that need it, so that `--help` answers at once.
@@ -18,6 +18,7 @@ from rllib_dima.cli.errors import INTERRUPTED, MISUSED, SUCCEEDED
 from rllib_dima.cli.evaluate import evaluate
 from rllib_dima.cli.example import example
 from rllib_dima.cli.grammar import Group
+from rllib_dima.cli.imagine import imagine
 from rllib_dima.cli.train import train
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -76,5 +77,5 @@ def print_versions() -> int:
     return SUCCEEDED
 
 
-for command in (train, evaluate, example):
+for command in (train, evaluate, imagine, example):
     rllib.add_command(command)

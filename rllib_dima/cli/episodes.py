@@ -55,14 +55,14 @@ def evaluate_checkpoint(
     if run not in (None, algorithm.__name__):
         raise UsageError(f"The checkpoint is of {algorithm.__name__}, not of {run}.")
     render_mode = "rgb_array" if out is not None else "human" if render else None
-    config = _evaluation_config(algorithm, trained, render_mode, **changes)
+    config = evaluation_config(algorithm, trained, render_mode, **changes)
     print(f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}, {folder}", flush=True)
     returns = run_episodes(folder, config, episodes, out=out, num_filmed=film or 1, render=render)
     spread = f" +- {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
     print(f"mean return {statistics.fmean(returns):.1f}{spread} over {len(returns)} episode{'s'[: len(returns) > 1]}")
 
 
-def _evaluation_config(
+def evaluation_config(
     algorithm: type, trained: Any, render_mode: str | None, *, config: dict[str, Any], env: str | None, seed: int | None
 ) -> Any:
     """The configuration of one runner with one environment that acts without exploration.

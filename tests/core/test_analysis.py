@@ -227,12 +227,14 @@ def test_a_sampler_is_exchanged_for_as_long_as_asked():
 
 def test_a_comparison_says_where_it_tells_nothing():
     swift, paper = DIMAHyperparameters(**SWIFT), DIMAHyperparameters()
-    assert caveats(paper, {"conditioning_order": "ascending", "num_denoising_steps": 4}) == ()
-    assert "refinement" in caveats(swift, {"num_denoising_steps": 2})[0]
-    assert "one agent" in caveats(paper, {"conditioning": "joint"})[0]
-    assert caveats(DIMAHyperparameters(conditioning="cumulative"), {"conditioning": "joint"}) == ()
-    assert "no effect" in caveats(swift, {"conditioning_order": "ascending"})[0]
-    assert caveats(swift, {"conditioning": swift.conditioning}) == ()
+    assert caveats(paper, 2, {"conditioning_order": "ascending", "num_denoising_steps": 4}) == ()
+    assert "refinement" in caveats(swift, 2, {"num_denoising_steps": 2})[0]
+    assert "one agent" in caveats(paper, 2, {"conditioning": "joint"})[0]
+    assert caveats(DIMAHyperparameters(conditioning="cumulative"), 2, {"conditioning": "joint"}) == ()
+    assert "no effect" in caveats(swift, 2, {"conditioning_order": "ascending"})[0]
+    assert caveats(swift, 2, {"conditioning": swift.conditioning}) == ()
+    assert "too steep" in caveats(paper, 2, {"sampler_solver": "heun"})[0]
+    assert "descending, K = 4" not in standard_variants(paper, 2)  # which is how it was trained
     for changes in standard_variants(swift, 3).values():
         replace(swift, **changes).denoising_steps(3)  # none is refused
 

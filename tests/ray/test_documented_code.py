@@ -80,6 +80,10 @@ def test_training_and_evaluation_on_the_command_line_run(tmp_path, monkeypatch, 
     words = words[: words.index("--out")]
     assert main([str(tmp_path / "run") if word == "CHECKPOINT" else word for word in words]) == 0
     assert "over 10 episodes" in capsys.readouterr().out
+    ((_, *words),) = {tuple(words) for words in commands() if words[:2] == ["rllib", "imagine"]}
+    places = {"CHECKPOINT": str(tmp_path / "run"), "report.html": str(tmp_path / "report.html")}
+    assert main([places.get(word, word) for word in words]) == 0
+    assert (tmp_path / "report.html").stat().st_size > 50_000
 
 
 def test_the_table_of_hyperparameters_holds_every_one_and_the_presets():

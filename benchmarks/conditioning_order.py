@@ -1,0 +1,113 @@
+"""Appendix E.2: does it matter in which order agents are revealed? Ant-2x4, 10 episodes, 100 segments, K = 2N = 4.
+
+    python benchmarks/conditioning_order.py                         # trains 3 modes x 3 seeds, then measures
+    python benchmarks/conditioning_order.py --checkpoints FOLDER... # measures runs that exist
+
+Trained is the paper's recipe at size "nano" (small networks, on a CPU), as `benchmarks/learning.py` does it, from whose
+checkpoints a run that was interrupted goes on. The policy of each run plays 10 episodes; 100 segments of imagination's
+horizon are replayed, revealing agents in ascending, descending and random order with sequential and with cumulative
+conditioning, and all at once. Printed is the L1 error per observation entry, averaged over agents and accumulated over
+the horizon, as mean and standard deviation over the runs of a mode. A mark says that a model was not trained to be
+sampled like that. Everything goes to results/conditioning_order.json, with the whole curve of every cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from rllib_dima.analysis import compare, draw_segments
+from rllib_dima.analysis.checkpoint import load_world_model
+from rllib_dima.analysis.collecting import play_episode
+from rllib_dima.analysis.comparison import ORDERS, order_of
+from rllib_dima.envs import CooperativeEnv, make
+from rllib_dima.policy import Policy
+
+TASK = "ant_2x4"
+TRAINED = Path(__file__).parent.parent / "results" / "learning"
+RESULT = Path(__file__).parent / "results" / "conditioning_order.json"
+
+
+def train(args: argparse.Namespace) -> list[Path]:
+    """Trains every mode and seed; where their checkpoints are."""
+    command = [sys.executable, Path(__file__).with_name("learning.py"), "--task", TASK, "--steps", str(args.steps)]
+    command += ["--recipe", args.recipe, "--processes", str(args.processes), "--conditioning", *args.conditioning]
+    subprocess.run([*map(str, command), "--seeds", *map(str, args.seeds)], check=True)
+    recipe = "" if args.recipe == "paper" else f"{args.recipe}_"
+    return [TRAINED / f"{TASK}_{recipe}{mode}_{seed}" for mode in args.conditioning for seed in args.seeds]
+
+
+def ways(num_agents: int) -> dict[str, dict]:
+    """Orders and modes to be sampled."""
+    steps = 2 * num_agents
+    ordered = {
+        f"{mode} {order}": order_of(order, steps, mode) for mode in ("sequential", "cumulative") for order in ORDERS
+    }
+    return {**ordered, "joint": {"conditioning": "joint", "num_denoising_steps": steps}}
+
+
+def measure(checkpoint: Path, args: argparse.Namespace) -> dict:
+    """Accumulated errors of one run by way of sampling."""
+    world_model, policy = load_world_model(checkpoint), Policy.from_checkpoint(checkpoint)
+    env = CooperativeEnv(make(f"mamujoco_{TASK}"))
+    played = [play_episode(env, policy.act, seed).trajectory for seed in range(args.episodes)]
+    horizon = args.horizon or world_model.hp.imagination_horizon
+    segments = draw_segments(played, args.segments, world_model.hp.context_length, horizon)
+    found = compare(world_model, segments, env.layout.observation_mask(), ways(env.layout.num_agents))
+    return {
+        "checkpoint": checkpoint.name,
+        "trained": world_model.hp.conditioning,
+        "training": world_model.hp.dynamics_training,
+        "return": float(np.mean([episode.rewards.sum() for episode in played])),
+        "errors": {name: way.errors.cumulative_observation.round(4).tolist() for name, way in found.items()},
+        "caveats": {name: way.caveats for name, way in found.items() if way.caveats},
+    }
+
+
+def show(records: list[dict]) -> None:
+    """The table: rows are what was trained, columns how it was sampled."""
+    names = list(records[0]["errors"])
+    for mode in dict.fromkeys(record["trained"] for record in records):
+        runs = [record for record in records if record["trained"] == mode]
+        print(f"\ntrained {mode} ({len(runs)} runs, return {np.mean([run['return'] for run in runs]):.0f})")
+        for name in names:
+            last = [run["errors"][name][-1] for run in runs]
+            mark = "  *" if any(name in run["caveats"] for run in runs) else ""
+            print(f"  sampled {name:<24}{np.mean(last):9.3f} +- {np.std(last):.3f}{mark}")
+    for reason in sorted(_reasons(records)):
+        print(f"* {reason}")
+
+
+def _reasons(records: list[dict]) -> set[str]:
+    return {reason for record in records for reasons in record["caveats"].values() for reason in reasons}
+
+
+def main() -> None:
+    """Trains unless told where runs are, measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", type=Path, nargs="+", help="runs that exist; nothing is trained")
+    parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative", "joint"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", default="paper")
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--segments", type=int, default=100)
+    parser.add_argument("--horizon", type=int, help="default: that of imagination")
+    args = parser.parse_args()
+    records = []
+    for checkpoint in args.checkpoints or train(args):
+        records.append(measure(checkpoint, args))
+        print(json.dumps({name: curve[-1] for name, curve in records[-1]["errors"].items()}), flush=True)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(records, indent=1) + "\n")
+    show(records)
+
+
+if __name__ == "__main__":
+    main()

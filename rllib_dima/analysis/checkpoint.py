@@ -1,0 +1,38 @@
+"""The world model out of a checkpoint, without an algorithm around it and without starting Ray."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pyarrow.fs
+from ray.rllib.core.rl_module import RLModule
+
+from rllib_dima.checkpoint import CheckpointError, opened
+from rllib_dima.core.dima.world_model import WorldModel
+
+WORLD_MODEL_FOLDER = "learner_group/learner/rl_module/world_model"
+
+
+def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> WorldModel:
+    """Loads the world model of a checkpoint, in evaluation mode, on the CPU; nothing else of it is read.
+
+    It is in pickles of RLlib's, which can run any code that somebody put there: load only what you trust.
+
+    Args:
+        path: as for `Policy.from_checkpoint`.
+        filesystem: of pyarrow, on which `path` is a path.
+
+    Raises:
+        CheckpointError: it is missing, damaged or incomplete, or of an algorithm without a world model.
+    """
+    with opened(path, filesystem, only=WORLD_MODEL_FOLDER) as checkpoint:
+        folder = checkpoint / WORLD_MODEL_FOLDER
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"The checkpoint {path} holds no world model: {WORLD_MODEL_FOLDER} is missing. Only DIMA's have one."
+            )
+        try:
+            module = cast(Any, RLModule.from_checkpoint(folder.as_posix()))
+        except ValueError as error:
+            raise CheckpointError(f"The world model of {path} cannot be loaded: {error}") from error
+    return module.net.cpu().eval()

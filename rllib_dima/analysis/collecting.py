@@ -1,0 +1,74 @@
+"""Whole episodes of a policy, with the simulator's own state saved on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.replay.data import Trajectory
+from rllib_dima.envs.cooperative import SIMULATION_ERROR, CooperativeEnv
+from rllib_dima.envs.team import ALL
+
+Act = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
+"""Actions by agent from observations by agent."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A trajectory, and by step (0 is the first) what `env.get_state()` returned before that step."""
+
+    trajectory: Trajectory
+    snapshots: dict[int, Any]
+
+
+def play_episode(env: CooperativeEnv, act: Act, seed: int | None = None, snapshot_every: int = 0) -> Episode:
+    """One whole episode; a last step in which the simulator broke down is left out.
+
+    Args:
+        env: where.
+        act: the policy.
+        seed: of the environment.
+        snapshot_every: steps between saved states, of an environment that can restore them; 0 for none.
+    """
+    agents, first = env.layout.agent_ids, env.layout.agent_ids[0]
+    observations, infos = env.reset(seed=seed)
+    seen, states, joint, rewards, snapshots = [_stack(observations, agents)], [infos[first]["state"]], [], [], {}
+    terminated = truncated = False
+    while not (terminated or truncated):
+        if snapshot_every and len(rewards) % snapshot_every == 0 and env.can_restore:
+            snapshots[len(rewards)] = env.get_state()
+        actions = act(observations)
+        observations, reward, terminateds, truncateds, infos = env.step(actions)
+        terminated, truncated = terminateds[ALL], truncateds[ALL]
+        if SIMULATION_ERROR in infos[first]:
+            break
+        joint.append(_executed(actions, env.layout))
+        rewards.append(reward[first])
+        seen.append(_stack(observations, agents))
+        states.append(infos[first]["state"])
+    trajectory = Trajectory(
+        episode_id=f"seed {seed}",
+        states=np.stack(states),
+        observations=np.stack(seen[:-1]) if joint else np.stack(seen)[:0],
+        actions=np.stack(joint) if joint else np.zeros((0, len(agents), env.layout.action_size), np.float32),
+        rewards=np.array(rewards, np.float32),
+        terminated=terminated,
+        truncated=truncated,
+        last_observations=seen[-1],
+    )
+    return Episode(trajectory, {step: state for step, state in snapshots.items() if step < len(rewards)})
+
+
+def _stack(by_agent: Mapping[Any, np.ndarray], agents: tuple) -> np.ndarray:
+    return np.stack([by_agent[agent] for agent in agents]).astype(np.float32)
+
+
+def _executed(actions: Mapping[Any, Any], layout: AgentLayout) -> np.ndarray:
+    """(N, A) as the world model sees actions."""
+    if layout.is_discrete:
+        return np.eye(layout.action_size, dtype=np.float32)[[int(actions[agent]) for agent in layout.agent_ids]]
+    return _stack(actions, layout.agent_ids).clip(-1, 1)
