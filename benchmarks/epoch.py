@@ -137,7 +137,7 @@ def count(layout: AgentLayout, full: DIMAHyperparameters, device: str) -> tuple[
     """
     hp, factors = shortened(dataclasses.replace(full, acceleration="eager", replay_capacity=2 * EPISODE), 1)
     trainer = build(layout, hp, device, EPISODE)
-    trainer.steps.clock = CountingClock(trainer.device)
+    trainer.clock = trainer.steps.clock = CountingClock(trainer.device)
     run_once(trainer, 0)
     clock, num_batches = trainer.steps.clock, hp.policy_updates_per_iteration
     parts = {"imagination": num_batches * hp.imagination_horizon, "ppo": num_batches}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +17,12 @@ from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Trajectory
-from rllib_dima.core.training.optimization import AverageGradients
+from rllib_dima.core.training.clock import PhaseClock
+from rllib_dima.core.training.metrics import RunningMeans, read_together
+from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+from rllib_dima.core.training.random_numbers import own_random_numbers
+
+logger = logging.getLogger(__name__)
 
 Metrics = dict[str, dict[str, float]]
 
@@ -87,3 +96,77 @@ class Trainer(ABC):
     @abstractmethod
     def set_learning_rates(self, hp: Any) -> None:
         """Makes the optimisers use the learning rates of `hp` from the next update on."""
+
+
+class OptimizingTrainer(Trainer):
+    """Counts, reports, saves and draws random numbers; subclasses learn.
+
+    Every iteration draws its random numbers from a generator seeded by (seed, stream, iteration), so that a run that
+    is resumed continues as if it had never stopped. The caller's random state is left as it was.
+
+    Attributes:
+        optimizers: by name of what they train.
+        clock: the seconds of every phase.
+    """
+
+    optimizers: dict[str, ModelOptimizer]
+    clock: PhaseClock
+
+    def _set_up(self, device: torch.device | str, seed: int | None, rank: int) -> None:
+        self.device, self.rank = torch.device(device), rank
+        self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        self.num_env_steps = 0
+        self.num_iterations = 0  # iterations that trained
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "num_env_steps": self.num_env_steps,
+            "num_iterations": self.num_iterations,
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.num_env_steps, self.num_iterations = state["num_env_steps"], state["num_iterations"]
+        if self._given_seed in (None, state["seed"]):
+            self.seed = state["seed"]
+        elif self.rank == 0:
+            logger.warning(
+                f"The restored run has drawn its random numbers with seed {state['seed']}; it goes on with seed "
+                f"{self.seed}, which is configured now. Without a seed, or with that one, it would go on as it was."
+            )
+
+    def random_numbers(self, stream: int) -> AbstractContextManager:
+        """Random numbers that depend on (seed, stream, iteration) alone."""
+        entropy = np.random.SeedSequence([self.seed, stream, self.num_iterations])
+        return own_random_numbers(int(entropy.generate_state(1, np.uint64)[0] >> 1), self.device)
+
+    def _on_device(self) -> AbstractContextManager:
+        """Makes streams, events and graphs those of this trainer's GPU, if there are several."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _report(self, sources: Mapping[str, Sequence[RunningMeans]]) -> Metrics:
+        """Moves the means that belong to each network to the host at once and checks them."""
+        means = {(part, number): m for part, group in sources.items() for number, m in enumerate(group)}
+        numbers, norms = read_together(means, {name: o.parameter_norm() for name, o in self.optimizers.items()})
+        report: Metrics = {part: {} for part in sources}
+        for (part, _), metrics in numbers.items():
+            report[part] |= metrics
+        for part, metrics in report.items():
+            for name, number in metrics.items():
+                self._check_finite(f"{part}/{name}", number)
+        for name, norm in norms.items():  # the last update may have spoilt what no loss has seen yet
+            self._check_finite(f"the norm of the parameters of {name}", norm)
+        return {**report, "time": self.clock.pop()}
+
+    def _check_finite(self, name: str, number: float) -> None:
+        if not np.isfinite(number):
+            stored = f": the largest in replay are {self.replay.largest()}" if self.replay is not None else ""
+            raise NonFiniteLossError(
+                f"{name} became {number} in training iteration {self.num_iterations} (after {self.num_env_steps} "
+                "environment steps). Go on from the last checkpoint with a lower learning rate of that network, or "
+                f"look for extreme values from the environment{stored}."
+            )

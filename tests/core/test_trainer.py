@@ -9,10 +9,10 @@ import pytest
 import torch
 from support.core import DISCRETE, SWIFT, UNEQUAL, new_trainer, random_trajectory, tiny
 
-from rllib_dima.core.dima.trainer import NonFiniteLossError
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.core.trainer import NonFiniteLossError
 
 EQUAL = AgentLayout(("a", "b", "c"), 3, (2, 2, 2), (1, 1, 1), appends_agent_id=True)
 NETWORKS = ("actor", "critic", "world_model")

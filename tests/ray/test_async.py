@@ -17,7 +17,7 @@ from support.processes import descendants
 from support.team import Team, team_config
 
 from rllib_dima import DIMA
-from rllib_dima.core.dima.trainer import NonFiniteLossError
+from rllib_dima.core.trainer import NonFiniteLossError
 
 STEPS = 20  # per iteration
 

@@ -282,7 +282,7 @@ def test_two_learners_stay_equal_bit_for_bit_while_they_draw_different_samples(t
 
 
 def _next_draw(learner):
-    with learner.trainer.random_numbers():
+    with learner.trainer.random_numbers(learner.trainer.rank):
         return learner.trainer.replay.sample(16).states.numpy()
 
 

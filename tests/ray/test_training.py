@@ -20,8 +20,9 @@ from support.team import TINY, Team, team_config
 
 from rllib_dima import DIMA, Policy
 from rllib_dima.checkpoint import CheckpointError
-from rllib_dima.core.dima.trainer import DIMATrainer, NonFiniteLossError
+from rllib_dima.core.dima.trainer import DIMATrainer
 from rllib_dima.core.policy.networks import Critic
+from rllib_dima.core.trainer import NonFiniteLossError
 from rllib_dima.learning.learner import TeamLearner
 from rllib_dima.reporting.progress_line import progress_line
 

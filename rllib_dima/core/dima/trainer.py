@@ -12,9 +12,7 @@ rollouts.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -28,12 +26,10 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.core.replay.buffer import ReplayBuffer, free_memory
 from rllib_dima.core.replay.data import Trajectory, states_to_count
-from rllib_dima.core.trainer import Metrics, NonFiniteLossError, Trainer
+from rllib_dima.core.trainer import Metrics, OptimizingTrainer
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import has_bfloat16, matrix_product_precision
-from rllib_dima.core.training.metrics import read_together
 from rllib_dima.core.training.optimization import AverageGradients
-from rllib_dima.core.training.random_numbers import own_random_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +39,8 @@ NUM_USELESS = 10
 """After so many iterations in a row without a use of the dynamics a warning says so."""
 
 
-class DIMATrainer(Trainer):
+class DIMATrainer(OptimizingTrainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
-
-    Every iteration draws its random numbers from a generator seeded by (seed, rank, iteration), so that a run that
-    is resumed continues as if it had never stopped. The caller's random state is left as it was.
 
     Args:
         layout: sizes.
@@ -80,21 +73,19 @@ class DIMATrainer(Trainer):
         average_gradients: AverageGradients | None = None,
         side_by_side: bool = True,
     ) -> None:
-        self.hp, self.device, self.rank = hp, torch.device(device), rank
+        self._set_up(device, seed, rank)
+        self.hp = hp
         self.actor = cast(Actor, networks["actor"])
         self.critic = cast(Critic, networks["critic"])
         self.world_model = cast(WorldModel, networks["world_model"]).eval()
-        self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         replay_device = _replay_device(layout, hp, self.device)
         self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
             layout, hp.replay_capacity, replay_device, self.device, hp.replay_recency
         )
-        self.num_env_steps = 0
-        self.num_iterations = 0  # iterations that trained
         self._num_useless = 0
         models = (self.actor, self.critic, self.world_model)
         self.steps = Steps(hp, *models, self.replay, average_gradients, side_by_side, PhaseClock(self.device))
-        self.optimizers = self.steps.optimizers
+        self.optimizers, self.clock = self.steps.optimizers, self.steps.clock
         if hp.precision == "bfloat16" and not has_bfloat16(self.device):
             logger.warning(
                 f"precision='bfloat16': this {self.device.type} device has no instructions for it, so training is many "
@@ -113,18 +104,18 @@ class DIMATrainer(Trainer):
             NonFiniteLossError: if anything became NaN or infinite, with its name.
         """
         if self.replay.num_written < self.hp.num_steps_before_learning:
-            return {"time": self.steps.clock.pop()}
+            return {"time": self.clock.pop()}
         for name, means in self.steps.means.items():
             if name != "fresh":  # measured when the steps came
                 means.clear()
         trains_policy = self.num_iterations >= self.hp.num_world_model_warmup_iterations
         precision = matrix_product_precision(self.hp.precision, self.device)
-        with self._on_device(), self.random_numbers(), precision:
+        with self._on_device(), self.random_numbers(self.rank), precision:
             self._train_world_model()
             if trains_policy:
                 self._train_policy()
         self.num_iterations += 1
-        return self._report(trains_policy)
+        return self._report_iteration(trains_policy)
 
     def _train_world_model(self) -> None:
         hp = self.hp
@@ -152,7 +143,7 @@ class DIMATrainer(Trainer):
         Raises:
             ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
         """
-        with self._on_device(), self.steps.clock.timed("add"):
+        with self._on_device(), self.clock.timed("add"):
             for trajectory in trajectories:
                 self.replay.check(trajectory)
             for trajectory in trajectories:
@@ -170,7 +161,7 @@ class DIMATrainer(Trainer):
     def _predict_newest(self, count: int) -> None:
         """Measures the dynamics on steps that it has not learnt from yet."""
         window = self.replay.windows(self.replay.newest(count), past=self.hp.context_length - 1)
-        with self.random_numbers():
+        with self.random_numbers(self.rank):
             self.steps.means["fresh"].add(self.world_model.one_step_errors(window))
 
     def _normalize_observations(self, observations: Sequence[np.ndarray]) -> None:
@@ -194,51 +185,27 @@ class DIMATrainer(Trainer):
                 model.reward_termination.transform_rewards(factor, shift)
                 self.critic.value_normalizer.rescale(factor)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Optimisers and counters; networks and replay are saved by whoever owns them."""
-        return {
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "num_env_steps": self.num_env_steps,
-            "num_iterations": self.num_iterations,
-            "seed": self.seed,
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        super().load_state_dict(state)
         self.steps.accelerator.forget()
-        self.num_env_steps, self.num_iterations = state["num_env_steps"], state["num_iterations"]
-        if self._given_seed in (None, state["seed"]):
-            self.seed = state["seed"]
-        elif self.rank == 0:
-            logger.warning(
-                f"The restored run has drawn its random numbers with seed {state['seed']}; it goes on with seed "
-                f"{self.seed}, which is configured now. Without a seed, or with that one, it would go on as it was."
-            )
 
     def set_learning_rates(self, hp: DIMAHyperparameters) -> None:
         """Makes the optimisers use the learning rates of `hp` from the next update on."""
         for name, (lr, *_) in optimizer_settings(hp).items():
             self.optimizers[name].lr = lr
 
-    def _report(self, has_trained_policy: bool) -> Metrics:
-        """Moves the means of all metrics to the host at once and checks them."""
-        fresh = self.steps.means["fresh"]
-        sources = {"world_model": (*PREFIXES, "statistics", *(["fresh"] if fresh.is_filled else []))}
+    def _report_iteration(self, has_trained_policy: bool) -> Metrics:
+        """The means of all metrics by network, checked."""
+        means = self.steps.means
+        fresh = [means["fresh"]] if means["fresh"].is_filled else []
+        sources = {"world_model": [*(means[model] for model in PREFIXES), means["statistics"], *fresh]}
         if has_trained_policy:
-            sources |= {"actor": ("actor",), "critic": ("rollout", "critic")}
-        means = {name: self.steps.means[name] for names in sources.values() for name in names}
-        numbers, norms = read_together(means, {name: o.parameter_norm() for name, o in self.optimizers.items()})
-        report = {part: {k: v for name in names for k, v in numbers[name].items()} for part, names in sources.items()}
-        for part, metrics in report.items():
-            for name, number in metrics.items():
-                self._check_finite(f"{part}/{name}", number)
-        for name, norm in norms.items():  # the last update may have spoilt what no loss has seen yet
-            self._check_finite(f"the norm of the parameters of {name}", norm)
-        fresh.clear()
+            sources |= {"actor": [means["actor"]], "critic": [means["rollout"], means["critic"]]}
+        report = self._report(sources)
+        means["fresh"].clear()
         self._warn_of_useless_dynamics(report["world_model"])
-        return {**report, "time": self.steps.clock.pop()}
+        return report
 
     def _warn_of_useless_dynamics(self, metrics: dict[str, float]) -> None:
         """Says it, once in a while, if the dynamics predict no better than that nothing changes."""
@@ -250,23 +217,6 @@ class DIMATrainer(Trainer):
                 f"nothing changed (open_loop_error_1 is {error:.3g}, persistence_error_1 {persistence:.3g}), so the "
                 "policy learns from imagination that is off. Use recipe='swift', wider dynamics, or more updates."
             )
-
-    def _check_finite(self, name: str, number: float) -> None:
-        if not np.isfinite(number):
-            raise NonFiniteLossError(
-                f"{name} became {number} in training iteration {self.num_iterations} (after {self.num_env_steps} "
-                f"environment steps). Go on from the last checkpoint with a lower learning rate of that model, or look "
-                f"for extreme values from the environment: the largest in replay are {self.replay.largest()}."
-            )
-
-    def _on_device(self) -> AbstractContextManager:
-        """Makes streams, events and graphs those of this trainer's GPU, if there are several."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-
-    def random_numbers(self) -> AbstractContextManager:
-        """Random numbers that depend on (seed, rank, iteration) alone."""
-        entropy = np.random.SeedSequence([self.seed, self.rank, self.num_iterations])
-        return own_random_numbers(int(entropy.generate_state(1, np.uint64)[0] >> 1), self.device)
 
 
 def _turns(updates: Mapping[str, int]) -> Iterator[tuple[str, ...]]:

@@ -58,7 +58,7 @@ class HASACTrainer(ModelFreeTrainer):
         rank: int = 0,
         average_gradients: AverageGradients | None = None,
     ) -> None:
-        self._set_up(layout, device, seed, rank)
+        self._set_up_for(layout, device, seed, rank)
         self.hp = hp
         self.actor, self.critic = cast(SquashedActors, networks["actor"]), cast(TwinCritic, networks["critic"])
         self.temperatures = cast(Temperatures, networks["temperature"])
@@ -95,7 +95,7 @@ class HASACTrainer(ModelFreeTrainer):
             for _ in range(self.hp.updates_per_iteration):
                 order = agents if self.hp.fixed_order else orders.permutation(len(agents)).tolist()
                 self._round(self.replay.multi_step(self.hp.batch_size, self.hp.n_step, self.hp.gamma), order)
-        return self._report()
+        return self._report_parts()
 
     def set_learning_rates(self, hp: Hyperparameters) -> None:
         assert isinstance(hp, HASACHyperparameters)

@@ -61,7 +61,7 @@ class OnPolicyTrainer(ModelFreeTrainer):
         rank: int = 0,
         average_gradients: AverageGradients | None = None,
     ) -> None:
-        self._set_up(layout, device, seed, rank)
+        self._set_up_for(layout, device, seed, rank)
         self.hp = hp
         self.actor, self.critic = cast(PolicyNetwork, networks["actor"]), cast(OnPolicyCritic, networks["critic"])
         self.optimizers = {
@@ -97,7 +97,7 @@ class OnPolicyTrainer(ModelFreeTrainer):
             with self.clock.timed("critic"):
                 self._update_critic(batch, metrics)
         self._fresh = []
-        return self._report()
+        return self._report_parts()
 
     def set_learning_rates(self, hp: Hyperparameters) -> None:
         """Those of `hp` from the next iteration on, as far as they have decayed by then."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import torch
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class RunningMeans:
@@ -45,8 +48,8 @@ class RunningMeans:
 
 
 def read_together(
-    means: Mapping[str, RunningMeans], numbers: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    means: Mapping[Key, RunningMeans], numbers: Mapping[str, torch.Tensor]
+) -> tuple[dict[Key, dict[str, float]], dict[str, float]]:
     """All means, and numbers of shape (), in one transfer to the host."""
     read = {name: running.read() for name, running in means.items()}
     columns = [values for _, values in read.values()] + [number.double().view(1) for number in numbers.values()]
