@@ -28,18 +28,17 @@ from rllib_dima.analysis.comparison import ORDERS, order_of
 from rllib_dima.envs import CooperativeEnv, make
 from rllib_dima.policy import Policy
 
-TASK = "ant_2x4"
 TRAINED = Path(__file__).parent.parent / "results" / "learning"
 RESULT = Path(__file__).parent / "results" / "conditioning_order.json"
 
 
 def train(args: argparse.Namespace) -> list[Path]:
     """Trains every mode and seed; where their checkpoints are."""
-    command = [sys.executable, Path(__file__).with_name("learning.py"), "--task", TASK, "--steps", str(args.steps)]
+    command = [sys.executable, Path(__file__).with_name("learning.py"), "--task", args.task, "--steps", str(args.steps)]
     command += ["--recipe", args.recipe, "--processes", str(args.processes), "--conditioning", *args.conditioning]
     subprocess.run([*map(str, command), "--seeds", *map(str, args.seeds)], check=True)
     recipe = "" if args.recipe == "paper" else f"{args.recipe}_"
-    return [TRAINED / f"{TASK}_{recipe}{mode}_{seed}" for mode in args.conditioning for seed in args.seeds]
+    return [TRAINED / f"{args.task}_{recipe}{mode}_{seed}" for mode in args.conditioning for seed in args.seeds]
 
 
 def ways(num_agents: int) -> dict[str, dict]:
@@ -54,7 +53,7 @@ def ways(num_agents: int) -> dict[str, dict]:
 def measure(checkpoint: Path, args: argparse.Namespace) -> dict:
     """Accumulated errors of one run by way of sampling."""
     world_model, policy = load_world_model(checkpoint), Policy.from_checkpoint(checkpoint)
-    env = CooperativeEnv(make(f"mamujoco_{TASK}"))
+    env = CooperativeEnv(make(f"mamujoco_{args.task}"))
     played = [play_episode(env, policy.act, seed).trajectory for seed in range(args.episodes)]
     horizon = args.horizon or world_model.hp.imagination_horizon
     segments = draw_segments(played, args.segments, world_model.hp.context_length, horizon)
@@ -91,6 +90,7 @@ def main() -> None:
     """Trains unless told where runs are, measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=Path, nargs="+", help="runs that exist; nothing is trained")
+    parser.add_argument("--task", default="ant_2x4", help="of MAMuJoCo")
     parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative", "joint"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", default="paper")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from cycler import cycler
@@ -15,7 +16,7 @@ from rllib_dima.analysis.examination import HELD, SIMULATOR, Examination
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MAP = "cividis"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=LINES),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -153,10 +154,11 @@ def _matrices(found: Examination) -> Figure:
     agents = [str(agent) for agent in found.layout.agent_ids]
     figure = Figure(figsize=(7, 0.9 * len(shown) + 0.3 * len(shown) * len(agents)), layout="constrained")
     rows = figure.subplots(len(shown), squeeze=False)[:, 0]
+    images = []
     for axes, (name, sensitivity) in zip(rows, shown.items(), strict=True):
-        image = axes.imshow(sensitivity.matrix, aspect="auto", cmap=MAP, vmin=0, vmax=highest)
+        images.append(axes.imshow(sensitivity.matrix, aspect="auto", cmap=MAP, vmin=0, vmax=highest))
         axes.set(title=name, xlabel="entry of the state", yticks=range(len(agents)), yticklabels=agents)
-    figure.colorbar(image, ax=list(rows), label="deviations per unit of action")
+    figure.colorbar(images[0], ax=list(rows), label="deviations per unit of action")
     return figure
 
 
