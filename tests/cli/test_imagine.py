@@ -14,11 +14,14 @@ from support.core import randomize
 from support.team import TINY, Team
 
 from rllib_dima import DIMA, DIMAConfig
+from rllib_dima.analysis import simulator_sensitivity
 from rllib_dima.analysis.checkpoint import WORLD_MODEL_FOLDER, load_world_model
+from rllib_dima.analysis.collecting import play_episode
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.cli import main
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.networks import Actor
+from rllib_dima.envs import make
 from rllib_dima.envs.cooperative import CooperativeEnv
 from rllib_dima.learning.rl_modules import TeamNetwork
 from rllib_dima.policy import POLICY_FOLDER, save_weights
@@ -87,3 +90,22 @@ def test_the_world_model_is_the_one_saved(checkpoint):
     fresh = randomize(WorldModel(CooperativeEnv(Team(EnvContext({}, 0))).layout, first.hp), scale=0.1)
     for name, value in fresh.named_parameters():
         torch.testing.assert_close(first.get_parameter(name), value, rtol=0, atol=0)
+
+
+def test_saved_states_are_those_that_the_recorded_actions_were_taken_in():
+    env = CooperativeEnv(make("mamujoco_halfcheetah_2x3", max_episode_steps=12))
+    random, agents = np.random.default_rng(0), env.layout.agent_ids
+    act = lambda seen: {agent: random.uniform(-1, 1, 3).astype(np.float32) for agent in seen}  # noqa: E731
+    episode = play_episode(env, act, seed=1, snapshot_every=5)
+    trajectory = episode.trajectory
+    assert len(trajectory) == 12 and list(episode.snapshots) == [0, 5, 10] and trajectory.truncated
+    for step, snapshot in episode.snapshots.items():
+        env.set_state(snapshot)
+        infos = env.step(dict(zip(agents, trajectory.actions[step], strict=True)))[-1]
+        np.testing.assert_array_equal(infos[agents[0]]["state"], trajectory.states[step + 1])
+    before = env.state()
+    snapshots, actions = list(episode.snapshots.values()), trajectory.actions[[0, 5, 10]]
+    found = simulator_sensitivity(env, snapshots, actions, np.ones(env.layout.state_size))
+    np.testing.assert_array_equal(env.state(), before)
+    velocities = found.matrix[:, 11:]  # of the joints, agent 0's three before agent 1's
+    assert velocities[0, :3].sum() > velocities[1, :3].sum() and velocities[1, 3:].sum() > velocities[0, 3:].sum()
