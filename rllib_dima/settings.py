@@ -23,7 +23,7 @@ READ_SETTINGS = frozenset(
         *("num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner"),
         *("create_env_on_local_worker", "validate_env_runners_after_construction", "episodes_to_numpy"),
         *("sample_timeout_s", "max_requests_in_flight_per_env_runner", "episode_lookback_horizon"),
-        *("merge_env_runner_states", "broadcast_env_runner_states"),
+        *("merge_env_runner_states", "broadcast_env_runner_states", "sync_filters_on_rollout_workers_timeout_s"),
         # what happens when they fail
         *("restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts"),
         *("delay_between_env_runner_restarts_s", "num_consecutive_env_runner_failures_tolerance"),

@@ -56,5 +56,5 @@ def _losses(learners: dict[str, Any]) -> list[str]:
     names = [name for values in modules for name in values if name.endswith("_loss")]
     losses = {name: values[name] for values in modules for name in names if name in values}
     if not losses:
-        return ["collecting with the untrained policy"]
+        return ["collecting with the untrained policy"] if "shared_policy" in learners else []  # else RLlib's own
     return ["losses: " + " ".join(f"{name.removesuffix('_loss')} {losses[name]:.3f}" for name in sorted(losses))]

@@ -140,7 +140,7 @@ def test_there_are_also_small_ones_a_sweep_and_one_of_rllibs():
             assert experiment.config["model_size"] == "nano"
     sweep = read("dima_halfcheetah_2x3_sweep")
     assert len({variant["conditioning"] for variant in variants(sweep.config)}) == 2
-    assert sweep.config["dynamics_lr"].lower == 1e-4 and sweep.options["num_samples"] == 4
+    assert sweep.config["dynamics_lr"].lower == 5e-4 and sweep.options["num_samples"] == 4
     assert read("ppo_cartpole").algorithm.__name__ == "PPO"
 
 
