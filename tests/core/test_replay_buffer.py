@@ -273,10 +273,11 @@ def test_rows_take_up_memory_only_once_they_are_written(deterministic, request):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    before = resident()
-    buffer = ReplayBuffer(images, 1000)  # 200 MB
-    buffer.add(random_trajectory(images, 100))
-    assert ReplayBuffer.bytes_needed(images, 1000) > 200e6 > 50e6 > resident() - before
+    trajectory, before = random_trajectory(images, 100), resident()
+    buffer = ReplayBuffer(images, 1000)
+    buffer.add(trajectory)
+    needed = ReplayBuffer.bytes_needed(images, 1000)
+    assert needed > 200e6 and resident() - before < needed / 2  # a tenth is written; copies of it may stay allocated
     assert buffer.sample(5, past=2, future=2).states.isfinite().all()
     assert torch.utils.deterministic.fill_uninitialized_memory
 
