@@ -24,7 +24,7 @@ from rllib_dima.core.dima.steps import PREFIXES, Steps, optimizer_settings
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.networks import Actor, Critic
-from rllib_dima.core.replay.buffer import ReplayBuffer, free_memory
+from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
 from rllib_dima.core.replay.data import Trajectory, states_to_count
 from rllib_dima.core.trainer import Metrics, OptimizingTrainer
 from rllib_dima.core.training.clock import PhaseClock
@@ -78,9 +78,10 @@ class DIMATrainer(OptimizingTrainer):
         self.actor = cast(Actor, networks["actor"])
         self.critic = cast(Critic, networks["critic"])
         self.world_model = cast(WorldModel, networks["world_model"]).eval()
-        replay_device = _replay_device(layout, hp, self.device)
+        needed = ReplayBuffer.bytes_needed(layout, hp.replay_capacity)
+        where = replay_device(hp.replay_device, needed, self.device)
         self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
-            layout, hp.replay_capacity, replay_device, self.device, hp.replay_recency
+            layout, hp.replay_capacity, where, self.device, hp.replay_recency
         )
         self._num_useless = 0
         models = (self.actor, self.critic, self.world_model)
@@ -223,13 +224,3 @@ def _turns(updates: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
     """Who is updated in each turn, until everyone has had the given number of updates."""
     for number in range(max(updates.values())):
         yield tuple(model for model in updates if number < updates[model])
-
-
-def _replay_device(layout: AgentLayout, hp: DIMAHyperparameters, device: torch.device) -> torch.device:
-    """Where the buffer lives; on a GPU by default if it takes at most half of the free memory."""
-    if hp.replay_device == "cpu" or device.type != "cuda":
-        return torch.device("cpu")
-    if hp.replay_device == "learner":
-        return device
-    fits = ReplayBuffer.bytes_needed(layout, hp.replay_capacity) <= free_memory(device) / 2
-    return device if fits else torch.device("cpu")

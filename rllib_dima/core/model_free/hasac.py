@@ -25,7 +25,7 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters
 from rllib_dima.core.model_free.soft_networks import SquashedActors, Temperatures, TwinCritic
 from rllib_dima.core.model_free.trainer import ModelFreeTrainer
-from rllib_dima.core.replay.buffer import ReplayBuffer, free_memory
+from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
 from rllib_dima.core.replay.data import MultiStep, Trajectory
 from rllib_dima.core.trainer import Metrics
 from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
@@ -62,7 +62,8 @@ class HASACTrainer(ModelFreeTrainer):
         self.hp = hp
         self.actor, self.critic = cast(SquashedActors, networks["actor"]), cast(TwinCritic, networks["critic"])
         self.temperatures = cast(Temperatures, networks["temperature"])
-        where = _replay_device(layout, hp, self.device)
+        needed = ReplayBuffer.bytes_needed(layout, hp.replay_capacity, keeps_next_observations=True)
+        where = replay_device(hp.replay_device, needed, self.device)
         # Typed here, as other trainers may have none.
         self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
             layout, hp.replay_capacity, where, self.device, keeps_next_observations=True
@@ -177,13 +178,3 @@ def _learning_rates(hp: HASACHyperparameters, name: str) -> float:
 
 def _grad_clip(hp: HASACHyperparameters, name: str) -> float:
     return {"critic": hp.critic_grad_clip, "temperature": NO_CLIPPING}.get(name, hp.actor_grad_clip)
-
-
-def _replay_device(layout: AgentLayout, hp: HASACHyperparameters, device: torch.device) -> torch.device:
-    """Where the buffer lives; on a GPU by default if it takes at most half of the free memory."""
-    if hp.replay_device == "cpu" or device.type != "cuda":
-        return torch.device("cpu")
-    if hp.replay_device == "learner":
-        return device
-    needed = ReplayBuffer.bytes_needed(layout, hp.replay_capacity, keeps_next_observations=True)
-    return device if needed <= free_memory(device) / 2 else torch.device("cpu")

@@ -342,6 +342,13 @@ def free_memory(device: torch.device) -> float:
     return free
 
 
+def replay_device(choice: str, bytes_needed: int, device: torch.device) -> torch.device:
+    """Where a buffer lives: "cpu", the learner's own `device` ("learner"), or there if half of its memory suffices."""
+    if choice == "cpu" or device.type != "cuda":
+        return torch.device("cpu")
+    return device if choice == "learner" or bytes_needed <= free_memory(device) / 2 else torch.device("cpu")
+
+
 def _entry(file: Path, name: str) -> int:
     """The number after `name` in a file of lines like "name 123"."""
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name)
