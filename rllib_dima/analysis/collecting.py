@@ -72,3 +72,9 @@ def _executed(actions: Mapping[Any, Any], layout: AgentLayout) -> np.ndarray:
     if layout.is_discrete:
         return np.eye(layout.action_size, dtype=np.float32)[[int(actions[agent]) for agent in layout.agent_ids]]
     return _stack(actions, layout.agent_ids).clip(-1, 1)
+
+
+def to_actions(executed: np.ndarray, layout: AgentLayout) -> dict[Any, Any]:
+    """Actions by agent that an environment takes, out of (N, A) as the world model sees them."""
+    rows = executed.argmax(axis=1) if layout.is_discrete else executed
+    return dict(zip(layout.agent_ids, rows, strict=True))

@@ -12,13 +12,14 @@ from rllib_dima.analysis.comparison import TRAINED, Variant, compare, sampled_wi
 from rllib_dima.analysis.diversity import Diversity, diversity
 from rllib_dima.analysis.replaying import (
     Calibration,
+    Imagined,
     OpenLoopErrors,
     open_loop_errors,
     persistence,
     replay,
     termination_calibration,
 )
-from rllib_dima.analysis.segments import draw_segments, possible_places, segments_at
+from rllib_dima.analysis.segments import Segments, draw_segments, possible_places, segments_at
 from rllib_dima.analysis.sensitivity import Sensitivity, model_sensitivity, simulator_sensitivity
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
@@ -36,7 +37,8 @@ class Examination:
     Attributes:
         layout: of the team.
         returns: of the episodes.
-        num_segments, horizon: that were replayed.
+        segments: that were replayed.
+        imagined: of them, sampled as trained.
         variants: by way of sampling; the first is as trained.
         held: errors of "nothing changes".
         calibration: of the end of the task.
@@ -46,8 +48,8 @@ class Examination:
 
     layout: AgentLayout
     returns: tuple[float, ...]
-    num_segments: int
-    horizon: int
+    segments: Segments
+    imagined: Imagined
     variants: dict[str, Variant]
     held: OpenLoopErrors
     calibration: Calibration
@@ -80,16 +82,17 @@ def examine(
     layout, length = env.layout, world_model.hp.context_length
     mask, trajectories = layout.observation_mask(), [episode.trajectory for episode in episodes]
     segments = draw_segments(trajectories, num_segments, length, horizon, seed)
+    imagined = replay(world_model, segments, seed)
     ways = standard_variants(world_model.dynamics.hp, layout.num_agents)
     held = open_loop_errors(world_model, segments, persistence(world_model, segments), mask)
     return Examination(
         layout,
         tuple(float(trajectory.rewards.sum()) for trajectory in trajectories),
-        len(segments),
-        horizon,
+        segments,
+        imagined,
         compare(world_model, segments, mask, ways, seed),
         held,
-        termination_calibration(segments, replay(world_model, segments, seed)),
+        termination_calibration(segments, imagined),
         diversity(world_model, segments, seed=seed),
         {} if layout.is_discrete else _sensitivities(world_model, env, episodes, ways, seed),
     )

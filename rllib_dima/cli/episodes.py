@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +18,7 @@ from rllib_dima.cli.checkpoints import find_checkpoint, load_config, verify_part
 from rllib_dima.cli.errors import RunError, UsageError, failing_as
 from rllib_dima.cli.experiment.settings import read_settings
 from rllib_dima.cli.session import prepare
-from rllib_dima.cli.video import film, require_display, show
+from rllib_dima.cli.video import explaining_graphics, film, render_without_display, require_display, show
 from rllib_dima.envs import is_registered
 from rllib_dima.sampling.broken_episodes import breakdown
 
@@ -45,7 +43,7 @@ def evaluate_checkpoint(
     """
     folder = find_checkpoint(checkpoint)
     if out is not None:
-        _render_without_display()
+        render_without_display()
     elif film is not None:
         raise UsageError("--film is how many episodes --out films: add --out FILE.")
     elif render:
@@ -57,7 +55,8 @@ def evaluate_checkpoint(
     render_mode = "rgb_array" if out is not None else "human" if render else None
     config = evaluation_config(algorithm, trained, render_mode, **changes)
     print(f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}, {folder}", flush=True)
-    returns = run_episodes(folder, config, episodes, out=out, num_filmed=film or 1, render=render)
+    with nullcontext() if out is None else explaining_graphics():
+        returns = run_episodes(folder, config, episodes, out=out, num_filmed=film or 1, render=render)
     spread = f" +- {statistics.stdev(returns):.1f}" if len(returns) > 1 else ""
     print(f"mean return {statistics.fmean(returns):.1f}{spread} over {len(returns)} episode{'s'[: len(returns) > 1]}")
 
@@ -148,10 +147,3 @@ def _restore_policy(runner: Any, checkpoint: Path) -> None:
         verify_part(checkpoint, folder)
         with failing_as(RunError, f"{checkpoint / folder} cannot be loaded: "):
             component.restore_from_path((checkpoint / folder).as_posix())
-
-
-def _render_without_display() -> None:
-    """Lets MuJoCo draw without a display, through EGL, unless the user chose otherwise; before MuJoCo is imported."""
-    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if sys.platform == "linux" and not has_display:
-        os.environ.setdefault("MUJOCO_GL", "egl")

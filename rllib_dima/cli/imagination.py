@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from rllib_dima.cli.checkpoints import find_checkpoint, load_config
 from rllib_dima.cli.episodes import evaluation_config
 from rllib_dima.cli.errors import RunError, UsageError, failing_as
 from rllib_dima.cli.session import prepare
+from rllib_dima.cli.video import check_can_write, explaining_graphics, open_writer, render_without_display
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.envs.cooperative import CooperativeEnv
 from rllib_dima.envs.creation import create_team
 from rllib_dima.policy import Policy
 
+NUM_FILMED = 4
 SNAPSHOT_EVERY = 10  # steps between states of the simulator that sensitivities can start from
 
 
@@ -35,16 +39,20 @@ def imagine_checkpoint(
     seed: int,
     explore: bool,
     out: str,
+    video: str | None,
+    film: int | None,
     config: dict[str, Any],
     env: str | None,
 ) -> Examination:
     """Prints the table and writes the report; the parameters are the flags.
 
     Raises:
-        UsageError: there is no such checkpoint, the horizon is too long, or the report cannot be written.
+        UsageError: there is no such checkpoint, the horizon is too long, the report or the video cannot be written,
+            or the environment draws no states.
         RunError: the checkpoint has no world model or is damaged, an episode failed, or nothing could be replayed.
     """
     folder, file = find_checkpoint(checkpoint), _report_file(out)
+    _prepare_film(video, film)
     with failing_as(UsageError, "Figures need more: pip install matplotlib. ", of=ModuleNotFoundError):
         from rllib_dima.analysis.page import page
     prepare(verbosity, imports)
@@ -52,27 +60,64 @@ def imagine_checkpoint(
     with failing_as(RunError, of=CheckpointError):
         world_model, policy = load_world_model(folder), Policy.from_checkpoint(folder)
     horizon = _horizon(world_model.hp, horizon)
-    settings = evaluation_config(algorithm, trained, None, config=config, env=env, seed=seed)
+    render_mode = None if video is None else "rgb_array"
+    settings = evaluation_config(algorithm, trained, render_mode, config=config, env=env, seed=seed)
     title = f"{algorithm.__name__} on {getattr(settings.env, '__name__', settings.env)}, {folder}"
     print(title, flush=True)
-    team = _build(settings)
+    with nullcontext() if video is None else explaining_graphics():
+        team = _build(settings)
     try:
         torch.manual_seed(seed)
         played = _play(team, lambda seen: policy.act(seen, deterministic=not explore), episodes, seed)
         with failing_as(RunError):
             found = examine(world_model, team, played, segments, horizon, seed)
+        print(f"{len(found.segments)} segments of up to {found.segments.horizon} steps\n\n{table(found)}")
+        file.write_text(page(found, title), encoding="utf-8")
+        print(f"report: {file}", flush=True)
+        if video is not None:
+            _write_film(Path(video), world_model, team, played, found, film or NUM_FILMED)
     finally:
         team.close()
-    print(f"{found.num_segments} segments of up to {found.horizon} steps\n\n{table(found)}")
-    file.write_text(page(found, title), encoding="utf-8")
-    print(f"report: {file}")
     return found
 
 
+def _prepare_film(video: str | None, film: int | None) -> None:
+    if video is not None:
+        check_can_write(Path(video))
+        render_without_display()
+    elif film is not None:
+        raise UsageError("--film is how many segments --video films: add --video FILE.")
+
+
 def _build(settings: Any) -> CooperativeEnv:
+    """The environment, which has drawn a picture if it is to be filmed."""
     with failing_as(RunError, f"The environment {settings.env!r} cannot be built: "):
         env, own = create_team(settings.env, settings.env_config)
-        return CooperativeEnv(env, **own)
+        team = CooperativeEnv(env, **own)
+    if settings.env_config.get("render_mode") is not None:
+        _draw_one(team)
+    return team
+
+
+def _draw_one(env: CooperativeEnv) -> None:
+    """Draws a state, before anything is played."""
+    env.reset()
+    start = env.get_state() if env.can_restore else None
+    with failing_as(UsageError, of=NotImplementedError):
+        pictures = env.render_states(env.state()[None], start)
+    with failing_as(RunError, "The environment cannot draw a state: "):
+        list(pictures)
+
+
+def _write_film(
+    file: Path, world_model: WorldModel, env: CooperativeEnv, played: list[Episode], found: Examination, count: int
+) -> None:
+    from rllib_dima.analysis.film import STEPS_PER_SECOND, frames  # it needs pillow, as imageio does
+
+    with failing_as(RunError, "The video failed: "), open_writer(file, STEPS_PER_SECOND) as writer:
+        for picture in frames(world_model, env, played, found, count):
+            writer.append_data(picture)
+    print(f"video: {file}")
 
 
 def _play(env: CooperativeEnv, act: Act, num: int, seed: int) -> list[Episode]:

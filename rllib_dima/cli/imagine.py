@@ -18,13 +18,15 @@ from rllib_dima.cli.train import IMPORTS, VERBOSITY
 @click.option("--seed", type=int, default=0, metavar="N", help="Seed of environment, draws and noise (0).")
 @click.option("--explore", is_flag=True, help="Draw actions, as in training, instead of the likeliest.")
 @click.option("--out", default="imagination.html", metavar="FILE", help="The report (imagination.html).")
+@click.option("--video", metavar="FILE", help="Film segments (.mp4, .gif, ...): left what happened, right the model.")
+@click.option("--film", type=click.IntRange(1), metavar="N", help="Segments in the video, the first ones (4).")
 @click.option("-c", "--config", type=json_object, default="{}", metavar="JSON", help="Changes, such as env_config.")
 @click.option("-e", "--env", metavar="ENV", help="Another environment than the one trained on.")
 def imagine(**flags: Any) -> None:
     """Replay real actions in a checkpoint's world model; print a table and write a report with figures.
 
       rllib imagine ~/ray_results/dima_ant --out ant.html
-      rllib imagine CHECKPOINT --episodes 3 --segments 50 --horizon 25
+      rllib imagine CHECKPOINT --episodes 3 --segments 50 --horizon 25 --video imagined.mp4
 
     CHECKPOINT is DIMA's, as for `rllib evaluate`. Its policy plays whole episodes; segments of them are replayed in the
     world model from real first states, with the sampler of training and with others. docs/analysis.md says what each

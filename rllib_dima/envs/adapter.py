@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
@@ -65,6 +66,15 @@ class TeamAdapter(MultiAgentEnv):
         """Passes a state to the environment's own `set_state()`."""
         self.env.set_state(state)
 
+    @property
+    def can_render_states(self) -> bool:
+        """Whether the environment, of wrappers the outermost, has `render_states()`."""
+        return can_render_states(self.env)
+
+    def render_states(self, states: np.ndarray, start: Any) -> Iterable[np.ndarray]:
+        """Passes states to the environment's own `render_states()`."""
+        return self.env.render_states(states, start)
+
 
 def can_restore(env: Any) -> bool:
     """Whether an environment offers both `get_state()` and `set_state()`.
@@ -73,6 +83,11 @@ def can_restore(env: Any) -> bool:
     """
     has_methods = all(callable(getattr(env, name, None)) for name in ("get_state", "set_state"))
     return has_methods and getattr(env, "can_restore", True)
+
+
+def can_render_states(env: Any) -> bool:
+    """Whether an environment offers `render_states()`; a wrapper says so as for `can_restore`."""
+    return callable(getattr(env, "render_states", None)) and getattr(env, "can_render_states", True)
 
 
 def joint_agents(env: Any) -> list:

@@ -34,7 +34,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.adapter import TeamAdapter, can_restore, joint_agents
+from rllib_dima.envs.adapter import TeamAdapter, can_render_states, can_restore, joint_agents
 from rllib_dima.envs.spaces import (
     LARGEST,
     BoxAction,
@@ -263,6 +263,32 @@ class CooperativeEnv(TeamEnv):
                 f"{type(self.given).__name__} cannot be saved and restored: it needs both get_state(), which returns "
                 "a picklable dict of everything its future depends on, and set_state(state), which goes on from there."
             )
+
+    @property
+    def can_render_states(self) -> bool:
+        """Whether the wrapped environment can draw global states."""
+        return can_render_states(self.env)
+
+    def render_states(self, states: np.ndarray, start: Mapping[str, Any] | None) -> Iterable[np.ndarray]:
+        """Pictures of a sequence of states, by the wrapped environment's method of this name.
+
+        Args:
+            states: (T, S), one step apart.
+            start: what `get_state()` returned at the first of them, for what states leave out; None if it cannot.
+
+        Returns:
+            T images (height, width, 3), uint8.
+
+        Raises:
+            NotImplementedError: the wrapped environment does not draw states.
+        """
+        if not self.can_render_states:
+            raise NotImplementedError(
+                f"{type(self.given).__name__} cannot draw a global state: it needs a method render_states(states, "
+                "start) that yields a picture (height, width, 3) for each of the states (T, S). `start` is what its "
+                "get_state() returned at the first, or None if it has no such method."
+            )
+        return self.env.render_states(states, None if start is None else start["env"])
 
     def render(self) -> Any:
         """What the environment's own `render()` returns."""

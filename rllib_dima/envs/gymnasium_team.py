@@ -6,7 +6,7 @@ are those of the outermost layer that has any.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces, wrappers
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_dima.envs.adapter import TeamAdapter, can_restore, joint_agents
+from rllib_dima.envs.adapter import TeamAdapter, can_render_states, can_restore, joint_agents
 from rllib_dima.envs.cooperative import KEEP_AGENTS
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 from rllib_dima.envs.team import ALL
@@ -124,6 +124,17 @@ class GymnasiumTeam(TeamAdapter):
         self._base.set_state(state["env"])
         for wrapper, memory in zip(self._around, state["wrappers"], strict=True):
             vars(wrapper).update(memory)
+
+    @property
+    def can_render_states(self) -> bool:
+        """Whether any layer can draw states."""
+        return any(map(can_render_states, [*self._around, self._base]))
+
+    def render_states(self, states: np.ndarray, start: Any) -> Iterable[np.ndarray]:
+        """Passes states to the outermost layer that can draw them, and what was saved to it."""
+        layer = next(layer for layer in [*self._around, self._base] if can_render_states(layer))
+        is_inner = start is not None and not super().can_restore
+        return layer.render_states(states, start["env"] if is_inner else start)
 
     def _flags(self, flags: Any) -> dict:
         """Flags by agent, or only "__all__" where there is one flag for all."""

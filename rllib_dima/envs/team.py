@@ -178,3 +178,20 @@ def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], a
         raise ContractError(
             f"{what} must have one entry for each of {agents}. Missing: {missing}; unknown: {unknown}.", advice
         )
+
+
+def require_states(states: np.ndarray, size: int) -> None:
+    """Refuses anything but (T, S) global states.
+
+    Args:
+        states: what was given.
+        size: S.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if np.ndim(states) != 2 or np.shape(states)[1] != size:
+        raise ValueError(
+            f"The states of this environment have {size} entries, but an array of shape {np.shape(states)} was given "
+            f"instead of (T, {size}). Only the environment's own states can be drawn."
+        )

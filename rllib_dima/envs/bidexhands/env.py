@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mujoco
@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.bidexhands.observations import LIMIT, Observer
+from rllib_dima.envs.bidexhands.poses import Poses
 from rllib_dima.envs.bidexhands.rendering import Camera
 from rllib_dima.envs.bidexhands.settings import SETTING_NAMES, Settings
 from rllib_dima.envs.bidexhands.simulation import Simulation
@@ -24,7 +25,7 @@ from rllib_dima.envs.bidexhands.tasks import (
     Points,
 )
 from rllib_dima.envs.cooperative import SimulationError, require_finite
-from rllib_dima.envs.team import TeamEnv
+from rllib_dima.envs.team import TeamEnv, require_states
 
 RENDER_MODES = ("rgb_array",)
 
@@ -130,12 +131,40 @@ class BiDexHands(TeamEnv):
         Raises:
             RuntimeError: the environment was made without render_mode="rgb_array", or was never reset.
         """
+        camera = self._open_camera()
+        self._require_state()
+        return camera.image(self.simulation.data)
+
+    def render_states(self, states: np.ndarray, start: Mapping[str, Any]) -> Iterator[np.ndarray]:
+        """Pictures of the scene in a sequence of states, which need not be ones that it could reach.
+
+        See `poses.py` for what in a state determines the pose, and what is taken from the start.
+
+        Args:
+            states: (T, S).
+            start: what `get_state()` returned at the first of them.
+
+        Returns:
+            T images (480, 640, 3), uint8; the environment stays as it is.
+
+        Raises:
+            RuntimeError: the environment was made without render_mode="rgb_array".
+            ValueError: states of another size, or the start is that of another environment.
+        """
+        require_states(states, self.task.state_size)
+        self._check_saved(start)
+        camera, poses = self._open_camera(), Poses(self.simulation)
+        qpos = self.simulation.positions(start["simulation"])
+        for state in states:
+            poses.take(state, qpos)
+            yield camera.image(poses.data)
+
+    def _open_camera(self) -> Camera:
         if self.render_mode is None:
             raise RuntimeError('This environment does not render: make it with render_mode="rgb_array".')
-        self._require_state()
         if self._camera is None:
             self._camera = Camera(self.simulation.model)
-        return self._camera.image(self.simulation.data)
+        return self._camera
 
     def close(self) -> None:
         """Frees the graphics context."""
@@ -164,14 +193,17 @@ class BiDexHands(TeamEnv):
         Raises:
             ValueError: a state of another environment.
         """
-        names = ("simulation", "joint_forces", "fingertip_wrenches", "actions", "has_succeeded")
-        self._require_own(state, self._own_entries(), *names)
+        self._check_saved(state)
         self.simulation.set_state(state["simulation"])
         self.simulation.joint_forces[:] = state["joint_forces"]
         self.simulation.fingertip_wrenches[:] = state["fingertip_wrenches"]
         self._actions[:] = state["actions"]
         self._resume(state)
         self._has_succeeded = state["has_succeeded"]
+
+    def _check_saved(self, state: Any) -> None:
+        names = ("simulation", "joint_forces", "fingertip_wrenches", "actions", "has_succeeded")
+        self._require_own(state, self._own_entries(), *names)
 
     def _own_entries(self) -> dict[str, Any]:
         return {"task": self.task.name, "settings": dataclasses.asdict(self.simulation.settings)}

@@ -32,6 +32,9 @@ from rllib_dima.envs.bidexhands.tasks import HAND_OBSERVATION_SIZE, JOINTS, Poin
 LIMIT = 5.0
 VELOCITY_SCALE = 0.2
 FORCE_SCALE = 10.0
+# In the 199 entries of a hand:
+JOINTS_SEEN, PALM_SEEN = slice(0, 24), slice(167, 170)
+LINKS_SEEN = 72 + 13 * np.arange(5)[:, None] + np.arange(3)  # (5, 3) positions of the fingers' last links
 _XYZW = np.array([1, 2, 3, 0])  # MuJoCo's order is w, x, y, z
 
 
@@ -79,8 +82,7 @@ class Observer:
         """Views of both hands' joints, and what maps their ranges to [-1, 1]."""
         self._positions = self._data.qpos[:62].reshape(2, 31)[:, 7:]
         self._velocities = self._data.qvel[:60].reshape(2, 30)[:, 6:]
-        low, high = np.array([model.joint(hand_name("right", name)).range for name in JOINTS]).T
-        self._joint_scale, self._joint_offset = 2.0 / (high - low), -(high + low) / (high - low)
+        self._joint_scale, self._joint_offset = joint_scale(model)
 
     def _find_links(self, model: mujoco.MjModel) -> None:
         self._links = fingertip_bodies(model)
@@ -139,6 +141,12 @@ class Observer:
             entries[7:10] = data.qvel[60:63]
             np.multiply(data.cvel[root, :3], VELOCITY_SCALE, out=entries[10:13])
         entries[13:] = data.site_xpos[self._sites[12:]].reshape(-1)
+
+
+def joint_scale(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """(24,) factors and (24,) summands that map the ranges of a hand's joints to [-1, 1]."""
+    low, high = np.array([model.joint(hand_name("right", name)).range for name in JOINTS]).T
+    return 2.0 / (high - low), -(high + low) / (high - low)
 
 
 def euler_angles(w: float, x: float, y: float, z: float) -> tuple[float, float, float]:

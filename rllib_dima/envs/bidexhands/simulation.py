@@ -54,6 +54,11 @@ class Simulation:
         self._find_damping()
         self._spin = self._find_spin()
 
+    @property
+    def has_free_object(self) -> bool:
+        """Whether the object moves freely, as bottle and pen do."""
+        return self.model.joint(2 * 25).type[0] == mujoco.mjtJoint.mjJNT_FREE
+
     def reset(self) -> None:
         """Puts everything back to the start; always the same."""
         mujoco.mj_resetData(self.model, self.data)
@@ -117,6 +122,12 @@ class Simulation:
         mujoco.mj_setState(self.model, self.data, np.asarray(state, dtype=np.float64), _STATE)
         mujoco.mj_step1(self.model, self.data)
 
+    def positions(self, state: np.ndarray) -> np.ndarray:
+        """(nq,) generalised positions in what `get_state` returned."""
+        data = mujoco.MjData(self.model)
+        mujoco.mj_setState(self.model, data, np.asarray(state, dtype=np.float64), _STATE)
+        return data.qpos
+
     def _find_start(self) -> None:
         """Generalised positions and joint targets at the start."""
         self._start_qpos = self.model.qpos0.copy()
@@ -150,8 +161,7 @@ class Simulation:
 
     def _find_spin(self) -> np.ndarray | None:
         """(3,) angular velocity of the object, if it is free and limited."""
-        is_free = self.model.joint(2 * 25).type[0] == mujoco.mjtJoint.mjJNT_FREE
-        if not is_free or self.settings.max_object_spin is None:
+        if not self.has_free_object or self.settings.max_object_spin is None:
             return None
         return self.data.qvel[2 * HAND_DOFS + 3 : 2 * HAND_DOFS + 6]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import mujoco
@@ -19,6 +19,7 @@ from rllib_dima.core.names import check_name
 from rllib_dima.envs.cooperative import SimulationError, require_finite
 from rllib_dima.envs.mamujoco.local_observations import LocalObservations
 from rllib_dima.envs.mamujoco.observations import FullObservations
+from rllib_dima.envs.mamujoco.poses import poses
 from rllib_dima.envs.mamujoco.scenarios import (
     Partition,
     check_agent_conf,
@@ -29,7 +30,8 @@ from rllib_dima.envs.mamujoco.scenarios import (
 )
 from rllib_dima.envs.mamujoco.settings import check_settings, whole_number
 from rllib_dima.envs.mamujoco.simulator import check_saved, load_simulator, make_simulator, save_simulator
-from rllib_dima.envs.team import TeamEnv
+from rllib_dima.envs.mujoco_poses import pose
+from rllib_dima.envs.team import TeamEnv, require_states
 
 Observations = Literal["full", "local"]
 OBSERVATIONS = ("full", "local")
@@ -114,7 +116,7 @@ class MAMuJoCo(TeamEnv):
         seed: int | None = None,
         **settings: Any,
     ) -> None:
-        robot = find_scenario(scenario)
+        robot = self._robot = find_scenario(scenario)
         check_agent_conf(robot, agent_conf)
         partition = find_partition(robot, agent_conf, partition)
         agent_obsk = _find_agent_obsk(observations, agent_obsk)
@@ -231,6 +233,33 @@ class MAMuJoCo(TeamEnv):
             raise RuntimeError("There is nothing to render: make the environment with render_mode='rgb_array'.")
         self._require_state()
         return self.env.render()
+
+    def render_states(self, states: np.ndarray, start: Mapping[str, Any]) -> Iterator[np.ndarray]:
+        """Pictures of the robot in a sequence of states, which need not be ones that it could reach.
+
+        What states leave out is taken from the start and moved by its velocities: by default the horizontal position,
+        on which nothing else depends. Velocities of Hopper and Walker2d are clipped to [-10, 10] in their states.
+
+        Args:
+            states: (T, S), one step apart.
+            start: what `get_state()` returned at the first of them.
+
+        Returns:
+            T images (height, width, 3), uint8; after the last of them the environment is as it was before.
+
+        Raises:
+            RuntimeError: the environment has no render mode, or was never reset.
+            ValueError: states of another size, or the start is that of another environment.
+        """
+        require_states(states, self._state_size)
+        before = self.get_state()
+        try:
+            self.set_state(start)
+            for qpos in poses(self.env, self._robot, states, self.env.data.qpos.copy()):
+                pose(self.env.model, self.env.data, qpos)
+                yield self.render()
+        finally:
+            self.set_state(before)
 
     def close(self) -> None:
         """Closes the simulator and its window."""

@@ -39,6 +39,7 @@ class Scenario:
         versions: of Gymnasium's environment, those that work, the default first; none if `model` is None.
         no_v4: why "v4" is not among the versions.
         is_segmented: the robot is a chain of N x M segments, made for its division.
+        root: generalised positions that the state leaves out by default; each has the velocity of its number.
         own_quantities: what an agent with local observations sees of its own joints, in MuJoCo's words.
         joints: joint lists by `agent_conf`, where they are not Gymnasium-Robotics'.
         paper_confs: the divisions of the paper's tasks.
@@ -50,6 +51,7 @@ class Scenario:
     versions: tuple[str, ...] = ("v4", "v5")
     no_v4: str = ""
     is_segmented: bool = False
+    root: tuple[int, ...] = (0, 1)
     own_quantities: tuple[str, ...] = ("qpos", "qvel")
     joints: Mapping[str, JointLists] = field(default_factory=dict)
     paper_confs: tuple[str, ...] = ()
@@ -87,16 +89,22 @@ _ALL = (
         paper_confs=("2x4", "4x2"),
     ),
     Scenario(
-        "CoupledHalfCheetah", ("1p1",), None, (), own_quantities=("qpos", "qvel", "ten_J", "ten_length", "ten_velocity")
+        "CoupledHalfCheetah",
+        ("1p1",),
+        None,
+        (),
+        root=(0, 9),
+        own_quantities=("qpos", "qvel", "ten_J", "ten_length", "ten_velocity"),
     ),
     Scenario(
         "HalfCheetah",
         ("2x3", "3x2", "6x1"),
         "HalfCheetah",
+        root=(0,),
         joints=_HALF_CHEETAH_JOINTS,
         paper_confs=("2x3", "3x2", "6x1"),
     ),
-    Scenario("Hopper", ("3x1",), "Hopper"),
+    Scenario("Hopper", ("3x1",), "Hopper", root=(0,)),
     Scenario("Humanoid", ("9|8",), "Humanoid", own_quantities=_BODY_QUANTITIES),
     Scenario("HumanoidStandup", ("9|8",), "HumanoidStandup", own_quantities=_BODY_QUANTITIES),
     Scenario(
@@ -119,7 +127,7 @@ _ALL = (
     Scenario("Pusher", ("3p",), "Pusher", ("v5",), "Gymnasium's Pusher-v4 refuses MuJoCo 3 and later"),
     Scenario("Reacher", ("2x1",), "Reacher", own_quantities=("qpos", "qvel", "fingertip_dist")),
     Scenario("Swimmer", ("2x1",), "Swimmer"),
-    Scenario("Walker2d", ("2x3", "3x2"), "Walker2d", joints=_WALKER_JOINTS, paper_confs=("2x3", "3x2")),
+    Scenario("Walker2d", ("2x3", "3x2"), "Walker2d", root=(0,), joints=_WALKER_JOINTS, paper_confs=("2x3", "3x2")),
 )
 
 SCENARIOS = {scenario.name.lower(): scenario for scenario in _ALL}
