@@ -43,7 +43,10 @@ class Examination:
         held: errors of "nothing changes".
         calibration: of the end of the task.
         spread: of repeated imaginations.
-        sensitivities: of the simulator, if it can restore its state, and by way of sampling; none of discrete actions.
+        sensitivities: of the simulator, if it can restore its state, and by way of sampling; none of discrete actions,
+            nor where no start has a derivative.
+        num_starts: that derivatives were asked at.
+        left_out: how many of them have none, where any have none, by the same names.
     """
 
     layout: AgentLayout
@@ -55,6 +58,8 @@ class Examination:
     calibration: Calibration
     spread: Diversity
     sensitivities: dict[str, Sensitivity]
+    num_starts: int
+    left_out: dict[str, int]
 
     @property
     def trained(self) -> OpenLoopErrors:
@@ -94,28 +99,33 @@ def examine(
         held,
         termination_calibration(segments, imagined),
         diversity(world_model, segments, seed=seed),
-        {} if layout.is_discrete else _sensitivities(world_model, env, episodes, ways, seed),
+        *_sensitivities(world_model, env, episodes, ways, seed),
     )
 
 
 def _sensitivities(
     world_model: WorldModel, env: CooperativeEnv, episodes: Sequence[Episode], ways: dict[str, dict], seed: int
-) -> dict[str, Sensitivity]:
-    """At the same starts in the simulator and in the model."""
+) -> tuple[dict[str, Sensitivity], int, dict[str, int]]:
+    """By name, at the same starts in the simulator and in the model; how many starts; how many were left out."""
+    if env.layout.is_discrete:
+        return {}, 0, {}
     trajectories, length = [episode.trajectory for episode in episodes], world_model.hp.context_length
     places = possible_places(trajectories, length)
     saved = [(i, step) for i, step in places if step in episodes[i].snapshots]
     chosen = np.random.default_rng(seed).permutation(len(saved or places))[:NUM_STARTS]
     places = [(saved or places)[i] for i in chosen]
-    start = segments_at(trajectories, places, length, 1).start
-    results = {}
+    results, known = {}, places
     if saved:
         snapshots, scale = [episodes[i].snapshots[step] for i, step in places], world_model.normalizer.scale.numpy()
-        results[SIMULATOR] = simulator_sensitivity(env, snapshots, start.actions[:, -1].numpy(), scale)
+        actions = np.stack([trajectories[i].actions[step] for i, step in places])
+        results[SIMULATOR] = simulator_sensitivity(env, snapshots, actions, scale)
+        known = [place for n, place in enumerate(places) if n not in results[SIMULATOR].left_out] or places
+    start = segments_at(trajectories, known, length, 1).start
     for name, changes in ways.items():
         with sampled_with(world_model, **changes):
             results[name] = model_sensitivity(world_model, env.layout, start, seed)
-    return results
+    left_out = {name: len(found.left_out) for name, found in results.items() if found.left_out}
+    return {name: found for name, found in results.items() if found.num_starts}, len(places), left_out
 
 
 def steps_shown(errors: OpenLoopErrors) -> list[int]:
@@ -169,4 +179,8 @@ def _sentences(found: Examination) -> list[str]:
         f"end of the task: Brier score {calibration.brier:.4f}, of always saying the mean {calibration.base_brier:.4f}",
         f"spread of repeated imaginations after the last step: {found.spread.spread[-1]:.3g} deviations; rank "
         f"correlation of spread and error: {honest}",
+        *(
+            f"derivatives of {name}: {count} of {found.num_starts} starts left out, with no next state or no finite one"
+            for name, count in found.left_out.items()
+        ),
     ]

@@ -22,7 +22,6 @@ from rllib_dima.envs.cooperative import CooperativeEnv
 
 STEPS_PER_SECOND = 5  # slow enough to be looked at
 NUM_HELD = 5  # frames for which the first and the last picture of a segment stand
-REAL, IMAGINED = "real", "imagined"
 FONT_SIZE, LINE, MARGIN = 20, 28, 10  # pixels
 
 
@@ -141,11 +140,11 @@ def frame(shot: Shot, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     if left is None or right is None:
         raise RuntimeError("render_states() drew no picture: it yielded None.")
     (height, width, _), line = left.shape, LINE
-    canvas = Image.new("RGB", (2 * width, height + 3 * line + line // 2), "white")
+    canvas, second = Image.new("RGB", (2 * width + MARGIN, height + 3 * line + MARGIN), "white"), width + MARGIN
     canvas.paste(Image.fromarray(left), (0, line))
-    canvas.paste(Image.fromarray(right), (width, line))
+    canvas.paste(Image.fromarray(right), (second, line))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_SIZE)
-    texts = [(MARGIN, 0, REAL), (width + MARGIN, 0, IMAGINED)]
+    texts = [(MARGIN, 0, "real"), (second + MARGIN, 0, "imagined")]
     texts += [(MARGIN, line + height + row * line, text) for row, text in enumerate(caption(shot))]
     for x, y, text in texts:
         draw.text((x, y + 4), text, "black", font)

@@ -3,6 +3,9 @@
 A derivative d[i, a, s] is the change of entry s of the normalised next state per unit of entry a of agent i's action.
 Of many starts the matrix agent x state entry shows the root mean square over starts of its length over a. Both sides
 take the same step in the action, so that contacts blur both alike. An agent's number is the length of its row.
+
+A start from which a side has no next state, because the simulator breaks down there or the model's numbers overflow,
+has no derivative: it is left out and counted.
 """
 
 from __future__ import annotations
@@ -24,13 +27,20 @@ STEP = 0.05  # in action units; [-1, 1] is what actions range over
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of M starts.
+    """Of M starts; with none there is no matrix, and no number of an agent.
 
     Attributes:
         derivatives: (M, N, A, S), 0 where actions are padded.
+        left_out: numbers of the further starts that were given, but have no derivative.
     """
 
     derivatives: np.ndarray
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def num_starts(self) -> int:
+        """M."""
+        return len(self.derivatives)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -70,7 +80,7 @@ def model_sensitivity(
         sides = [_moved(start.actions[:, -1].numpy(), agent, entry, way, step) for way in (-step, step)]
         low, high = (_model_next(world_model, start, torch.from_numpy(side), seed) for side in sides)
         derivatives[:, agent, entry] = (high - low) / (2 * step)
-    return Sensitivity(derivatives)
+    return _known(derivatives)
 
 
 def simulator_sensitivity(
@@ -99,7 +109,13 @@ def simulator_sensitivity(
             change = _simulator_next(env, snapshot, high[row]) - _simulator_next(env, snapshot, low[row])
             derivatives[row, agent, entry] = change * scale / (2 * step)
     env.set_state(before)
-    return Sensitivity(derivatives)
+    return _known(derivatives)
+
+
+def _known(derivatives: np.ndarray) -> Sensitivity:
+    """The starts all of whose derivatives are numbers."""
+    known = np.isfinite(derivatives).all(axis=(1, 2, 3))
+    return Sensitivity(derivatives[known], tuple(np.flatnonzero(~known).tolist()))
 
 
 def _moved(actions: np.ndarray, agent: int, entry: int, way: float, step: float) -> np.ndarray:
@@ -117,11 +133,13 @@ def _model_next(world_model: WorldModel, start: Window, actions: torch.Tensor, s
 
 
 def _simulator_next(env: Any, snapshot: Any, actions: np.ndarray) -> np.ndarray:
-    """(S,) raw."""
+    """(S,) raw; NaN where the simulator breaks down, as what a `CooperativeEnv` returns then is the state before."""
+    from rllib_dima.envs.cooperative import SIMULATION_ERROR  # which imports Ray: all else here does without
+
     env.set_state(snapshot)
     agents = env.layout.agent_ids
-    infos = env.step(dict(zip(agents, actions, strict=True)))[-1]
-    return infos[agents[0]]["state"].astype(np.float64)
+    info = env.step(dict(zip(agents, actions, strict=True)))[-1][agents[0]]
+    return np.full(env.layout.state_size, np.nan) if SIMULATION_ERROR in info else info["state"].astype(np.float64)
 
 
 def _require_continuous(layout: AgentLayout) -> None:

@@ -103,10 +103,11 @@ def _draw_one(env: CooperativeEnv) -> None:
     """Draws a state, before anything is played."""
     env.reset()
     start = env.get_state() if env.can_restore else None
-    with failing_as(UsageError, of=NotImplementedError):
-        pictures = env.render_states(env.state()[None], start)
+    if not env.can_render_states:
+        with failing_as(UsageError):
+            env.render_states(env.state()[None], start)
     with failing_as(RunError, "The environment cannot draw a state: "):
-        list(pictures)
+        list(env.render_states(env.state()[None], start))
 
 
 def _write_film(

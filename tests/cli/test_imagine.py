@@ -2,7 +2,9 @@
 
 import re
 import shutil
+from dataclasses import replace
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,15 @@ from gymnasium.spaces import Box
 from ray import cloudpickle
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_context import EnvContext
-from support.core import randomize
+from support.core import randomize, tiny
 from support.team import TINY, Team
 
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.analysis import simulator_sensitivity
 from rllib_dima.analysis.checkpoint import WORLD_MODEL_FOLDER, load_world_model
 from rllib_dima.analysis.collecting import play_episode
+from rllib_dima.analysis.examination import examine, steps_shown, table
+from rllib_dima.analysis.film import NUM_HELD, caption, frames, shots
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.cli import main
 from rllib_dima.core.dima.world_model import WorldModel
@@ -109,3 +113,120 @@ def test_saved_states_are_those_that_the_recorded_actions_were_taken_in():
     np.testing.assert_array_equal(env.state(), before)
     velocities = found.matrix[:, 11:]  # of the joints, agent 0's three before agent 1's
     assert velocities[0, :3].sum() > velocities[1, :3].sum() and velocities[1, 3:].sum() > velocities[0, 3:].sum()
+
+
+@pytest.fixture(scope="module")
+def examined():
+    """Episodes of a robot, and what a world model that was never trained makes of them."""
+    env = CooperativeEnv(make("mamujoco_halfcheetah_2x3", max_episode_steps=25, render_mode="rgb_array"))
+    random = np.random.default_rng(0)
+    act = lambda seen: {agent: random.uniform(-1, 1, 3).astype(np.float32) for agent in seen}  # noqa: E731
+    episodes = [play_episode(env, act, seed=seed, snapshot_every=10) for seed in range(2)]
+    torch.manual_seed(0)
+    model = randomize(WorldModel(env.layout, tiny(imagination_horizon=6)), scale=0.1).eval()
+    model.normalizer.update(torch.from_numpy(episodes[0].trajectory.states))
+    return env, episodes, model, examine(model, env, episodes, 8, 6)
+
+
+def test_a_film_says_what_the_table_says(examined):
+    _, _, model, found = examined
+    told = [shot for segment in range(8) for shot in shots(model, found, segment)]
+    assert sum(shot.step == 0 for shot in told) == 8
+    errors = found.trained
+    rows = dict(line.split("  ", 1) for line in table(found).splitlines() if "  " in line)
+    for step, count in enumerate(errors.counts, 1):
+        now = [shot for shot in told if shot.step == step]
+        assert len(now) == count
+        assert np.mean([shot.error for shot in now]) == pytest.approx(errors.state_by_step[step - 1], rel=1e-5)
+        assert {shot.mean_error for shot in now} == {errors.state_by_step[step - 1]}
+        difference = np.mean([abs(shot.rewards[0] - shot.rewards[1]) for shot in now])
+        assert difference == pytest.approx(errors.rewards[step - 1], rel=1e-5)
+        if step in steps_shown(errors):
+            cell = rows["as trained"].split()[steps_shown(errors).index(step)]
+            assert float(cell) == pytest.approx(now[0].mean_error, rel=1e-3)
+            assert f"mean of all segments {now[0].mean_error:.3f}" in caption(now[0])[1]
+        (number, first), shot = found.segments.places[now[0].segment], now[0]
+        trajectory = episode_of(examined, number)
+        np.testing.assert_array_equal(shot.states[0], trajectory.states[first + step])
+        assert shot.rewards[0] == trajectory.rewards[first + step - 1]
+        z = model.normalizer(torch.from_numpy(shot.states)).numpy()
+        assert np.abs(z[0] - z[1]).mean() == pytest.approx(shot.error, rel=1e-3)
+
+
+def episode_of(examined, number):
+    return examined[1][number].trajectory
+
+
+def test_a_film_shows_the_real_robot_on_the_left_and_the_imagined_one_on_the_right(examined, monkeypatch):
+    env, episodes, model, found = examined
+    drawn, data = [], env.unwrapped.env.data
+    picture = np.zeros((8, 10, 3), np.uint8)
+    monkeypatch.setattr(env.unwrapped.env, "render", lambda: drawn.append(data.qpos.copy()) or picture)
+    before = env.get_state()
+    pictures = list(frames(model, env, episodes, found, 2))
+    np.testing.assert_equal(env.get_state(), before)
+    for segment in range(2):
+        told, (number, first) = shots(model, found, segment), found.segments.places[segment]
+        length = len(told)
+        (left, right), drawn = np.split(np.stack(drawn[: 2 * length]), 2), drawn[2 * length :]
+        env.set_state(episodes[number].snapshots[0])
+        actions, agents = episode_of(examined, number).actions, env.layout.agent_ids
+        for step in range(first + length):
+            if step >= first:
+                np.testing.assert_allclose(left[step - first], data.qpos, atol=1e-6)  # with its x
+            if step < len(actions):
+                env.step(dict(zip(agents, actions[step], strict=True)))
+        np.testing.assert_array_equal(left[0], right[0])
+        np.testing.assert_allclose(right[:, 1:], [shot.states[1][:8] for shot in told], atol=1e-6)
+        velocities = np.array([shot.states[1][8] for shot in told])
+        moved = np.cumsum((velocities[1:] + velocities[:-1]) / 2) * 0.05
+        np.testing.assert_allclose(right[1:, 0] - right[0, 0], moved, atol=1e-5)
+        assert np.abs(left[-1] - right[-1]).max() > 0.01
+    shown = [len(shots(model, found, segment)) for segment in range(2)]
+    assert len(pictures) == sum(shown) + 2 * 2 * (NUM_HELD - 1) and pictures[0].shape[1] == 2 * 10 + 10
+
+
+def test_an_environment_that_does_not_do_the_same_again_is_not_filmed(examined, monkeypatch):
+    env, episodes, model, found = examined
+    other = replace(episodes[0].trajectory, actions=-episodes[0].trajectory.actions)
+    wrong = [replace(episodes[0], trajectory=other), replace(episodes[1], trajectory=other)]
+    with pytest.raises(RuntimeError, match="leads to another state"):
+        next(frames(model, env, wrong, found, 1))
+
+
+def test_an_environment_of_ones_own_joins_a_film_by_its_hook(checkpoint, tmp_path, capsys, monkeypatch):
+    film, flags = tmp_path / "film.gif", ["--episodes", "1", "--segments", "3", "--out", str(tmp_path / "r.html")]
+    assert main(["imagine", str(checkpoint), *flags, "--film", "2"]) == 2
+    assert "add --video" in capsys.readouterr().err
+    assert main(["imagine", str(checkpoint), *flags, "--video", str(film)]) == 2
+    assert "render_states(states, start)" in capsys.readouterr().err and not film.exists()
+    given = []
+
+    def render_states(self, states, start):
+        for state in states:
+            given.append((state, start))
+            yield np.full((20, 20, 3), min(255, int(abs(state[0]))), np.uint8)
+
+    monkeypatch.setattr(Team, "render_states", render_states, raising=False)
+    assert main(["imagine", str(checkpoint), *flags, "--film", "1", "--video", str(film)]) == 0
+    assert f"video: {film}" in capsys.readouterr().out and film.stat().st_size > 0
+    states, starts = zip(*given, strict=True)
+    assert set(starts) == {None} and {len(state) for state in states} == {4}
+    np.testing.assert_array_equal(states[1], states[1 + (len(states) - 1) // 2])  # both sides begin alike
+
+
+def test_a_machine_that_cannot_draw_is_told_what_to_install(checkpoint, tmp_path, capsys, monkeypatch):
+    def no_context(width, height):
+        raise ImportError("libEGL.so.1: cannot open shared object file")
+
+    def render_states(self, states, start):
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    flags = ["--video", str(tmp_path / "film.gif"), "--out", str(tmp_path / "r.html")]
+    monkeypatch.setattr(Team, "render_states", render_states, raising=False)
+    assert main(["imagine", str(checkpoint), *flags]) == 1  # not the machine's fault
+    assert "eglQueryString" in capsys.readouterr().err
+    monkeypatch.setattr(mujoco, "GLContext", no_context)
+    assert main(["imagine", str(checkpoint), *flags]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "libEGL.so.1" in told and "apt-get install libegl1" in told and "libosmesa6" in told

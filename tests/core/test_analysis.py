@@ -25,6 +25,7 @@ from rllib_dima.analysis.diversity import rank_correlation
 from rllib_dima.analysis.segments import segments_at
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.envs.cooperative import SIMULATION_ERROR
 
 LAYOUT = UNEQUAL
 N, A, S, WIDTH = LAYOUT.num_agents, LAYOUT.action_size, LAYOUT.state_size, LAYOUT.observation_size
@@ -189,6 +190,36 @@ def test_sensitivity_is_the_derivative_in_the_model_and_in_the_simulator():
     assert simulated.shares.sum() == pytest.approx(1)
     with pytest.raises(ValueError, match="continuous"):
         model_sensitivity(model, DISCRETE, start.start)
+
+
+def test_a_start_from_which_the_simulator_breaks_down_is_left_out_and_counted():
+    """A broken step returns the state before it, whose difference would look like a derivative."""
+
+    class Fragile(Team):
+        def step(self, action_dict):
+            if (self.now == broken).all() and list(action_dict.values())[1][0] > actions[2, 1, 0]:
+                return {}, 0.0, {}, {}, {LAYOUT.agent_ids[0]: {"state": self.now, SIMULATION_ERROR: "unstable"}}
+            return super().step(action_dict)
+
+    start = draw_segments([play(12, 1)], 6, 3, 1).start
+    snapshots, actions = start.states[:, -1].numpy(), start.actions[:, -1].numpy()
+    broken, scale = snapshots[2], np.ones(S)
+    found = simulator_sensitivity(Fragile(), snapshots, actions, scale)
+    assert found.left_out == (2,) and found.num_starts == 5
+    np.testing.assert_allclose(found.derivatives, np.broadcast_to(PUSH, (5, N, A, S)), rtol=2e-3, atol=2e-4)
+    none = simulator_sensitivity(Fragile(), snapshots[2:3], actions[2:3], scale)
+    assert none.left_out == (0,) and none.num_starts == 0
+
+
+def test_a_model_whose_numbers_overflow_has_no_derivative_there():
+    class Overflowing(ExactDynamics):
+        def sample(self, *args):
+            return super().sample(*args).index_fill(0, torch.tensor([4]), torch.nan)
+
+    model = exact_model()
+    model.dynamics = Overflowing(model)
+    found = model_sensitivity(model, LAYOUT, draw_segments([play(12, 1)], 6, 3, 1).start)
+    assert found.left_out == (4,) and np.isfinite(found.shares).all()
 
 
 @pytest.mark.parametrize("mode", ["sequential", "cumulative", "joint"])
