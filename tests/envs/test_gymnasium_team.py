@@ -50,6 +50,9 @@ class Team(MultiAgentEnv):
     def render(self):
         return "image"
 
+    def render_states(self, states, start):
+        return [(state.tolist(), start) for state in states]
+
     def get_state(self):
         return {"steps": self.steps}
 
@@ -187,6 +190,22 @@ def test_a_time_limit_is_saved_in_mid_episode():
     assert not fresh.step(ZERO)[3]["__all__"] and fresh.step(ZERO)[3]["__all__"] and fresh.unwrapped.steps == 5
     for other in (Scaled(Team()), wrappers.TimeLimit(Scaled(Team()), 5)):
         assert not cooperative(other).can_restore  # who knows what it remembers
+
+
+def test_states_are_drawn_through_wrappers_and_with_what_the_team_itself_had_saved():
+    states = np.array([[10.0], [20.0]], np.float32)
+    for env in (Team(), wrappers.TimeLimit(wrappers.OrderEnforcing(Team()), 5)):
+        env = cooperative(env)
+        env.reset()
+        env.step(ZERO)
+        drawn = list(env.render_states(states, env.get_state()))
+        assert drawn == [([10.0], {"steps": 1}), ([20.0], {"steps": 1})]
+    other = cooperative(wrappers.TimeLimit(Scaled(Team()), 5))
+    assert list(other.render_states(states[:1], None)) == [([10.0], None)]
+    blind = cooperative(Grid())
+    assert not blind.can_render_states
+    with pytest.raises(NotImplementedError, match="render_states"):
+        blind.render_states(states, None)
 
 
 def test_a_team_that_is_a_wrapper_itself_is_taken_as_it_is():
