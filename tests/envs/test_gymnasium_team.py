@@ -202,7 +202,7 @@ def test_states_are_drawn_through_wrappers_and_with_what_the_team_itself_had_sav
         assert drawn == [([10.0], {"steps": 1}), ([20.0], {"steps": 1})]
     other = cooperative(wrappers.TimeLimit(Scaled(Team()), 5))
     assert list(other.render_states(states[:1], None)) == [([10.0], None)]
-    blind = cooperative(Grid())
+    blind = cooperative(Grid(list))
     assert not blind.can_render_states
     with pytest.raises(NotImplementedError, match="render_states"):
         blind.render_states(states, None)
