@@ -41,7 +41,7 @@ setup(
         "vector-quantize-pytorch>=1.20,<2",
     ],
     extras_require={
-        "plots": ["matplotlib>=3.8", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
+        "plots": ["matplotlib>=3.8", "scipy>=1.15", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"],
         "dev": [
             "pytest>=8",

@@ -40,7 +40,7 @@ def test_links_and_files_of_a_page_exist(page):
 
 
 def test_commands_have_the_words_and_options_that_the_pages_use():
-    helps = {word: rllib(word, "--help") for word in ("train", "evaluate", "imagine")}
+    helps = {word: rllib(word, "--help") for word in ("train", "evaluate", "imagine", "plot")}
     helps["train"] += rllib("train", "file", "--help")
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     used = {"rllib": 0, "make": 0}
@@ -57,7 +57,8 @@ def test_every_command_runs_here_or_with_ray_or_says_why_not():
     others = [" ".join(words) for words in commands() if words[0] != "rllib"]
     assert {start for start in NOT_RUN if not any(line.startswith(start) for line in others)} == set()
     assert [line for line in others if not line.startswith(tuple(NOT_RUN))] == []
-    assert {words[1] for words in commands() if words[0] == "rllib"} == {"train", "evaluate", "imagine", "example"}
+    words_of = {words[1] for words in commands() if words[0] == "rllib"}
+    assert words_of == {"train", "evaluate", "imagine", "plot", "example"}
     assert {tuple(words) for words in commands() if words[:2] == ["rllib", "example"]} == {("rllib", "example", "list")}
     examples = {line.split()[0] for line in rllib("example", "list").splitlines() if line}
     assert {file.stem for file in (ROOT / "tuned_examples").glob("*.yaml")} <= examples

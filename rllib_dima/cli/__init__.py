@@ -1,4 +1,4 @@
-"""The `rllib` command: `rllib train`, `evaluate`, `imagine`, `example` and `version`; also `python -m rllib_dima`.
+"""The `rllib` command: `rllib train`, `evaluate`, `imagine`, `plot`, `example`, `version`; or `python -m rllib_dima`.
 
 Ray 2.60 has no such command any more. This one has the words, flags and file format of the old one and runs DIMA and
 RLlib's own algorithms. Ray is imported only by the commands that need it, so that `--help` answers at once.
@@ -19,6 +19,7 @@ from rllib_dima.cli.evaluate import evaluate
 from rllib_dima.cli.example import example
 from rllib_dima.cli.grammar import Group
 from rllib_dima.cli.imagine import imagine
+from rllib_dima.cli.plot import plot
 from rllib_dima.cli.train import train
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -77,5 +78,5 @@ def print_versions() -> int:
     return SUCCEEDED
 
 
-for command in (train, evaluate, imagine, example):
+for command in (train, evaluate, imagine, plot, example):
     rllib.add_command(command)

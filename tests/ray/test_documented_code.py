@@ -84,6 +84,9 @@ def test_training_and_evaluation_on_the_command_line_run(tmp_path, monkeypatch, 
     places = {"CHECKPOINT": str(tmp_path / "run"), "report.html": str(tmp_path / "report.html")}
     assert main([places.get(word, word) for word in words]) == 0
     assert (tmp_path / "report.html").stat().st_size > 50_000
+    for _, *words in ([*words] for words in commands() if words[:2] == ["rllib", "plot"]):
+        places = {"EXPERIMENT": str(tmp_path / "run"), "returns.png": str(tmp_path / "returns.png")}
+        assert main([places.get(word, word) for word in words]) == 0
 
 
 def test_the_table_of_hyperparameters_holds_every_one_and_the_presets():
