@@ -226,7 +226,7 @@ class _Deterministic(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         agents = self.actor.layout.agent_index(observations)
-        actions = self.actor(observations, agents).deterministic()
+        actions = self.actor.acting(observations, agents).deterministic()
         return actions if self.actor.layout.is_discrete else actions.clamp(-1, 1)
 
 

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.core import DISCRETE, UNEQUAL, random_observations, randomize, tiny
+from support.core import (
+    DISCRETE,
+    UNEQUAL,
+    new_trainer,
+    random_observations,
+    random_trajectory,
+    randomize,
+    tiny,
+)
 from torch.distributions import Beta, Categorical, Normal
 from torch.nn.functional import softplus
 
@@ -188,6 +196,33 @@ def test_acting_for_a_mixed_batch_equals_acting_for_the_team(layout):
         assert torch.all(drawn < sizes)
     else:
         assert not drawn[layout.agent_index(mixed) == 1, 1].any()
+
+
+@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
+def test_the_average_of_the_weights_acts_and_the_present_ones_are_trained(layout):
+    trainer = new_trainer(layout, tiny(actor_ema_decay=0.4, actor_lr=0.02, normalize_observations=False))
+    trainer.add([random_trajectory(layout, 60)])
+    trained, expected, updates = trainer.actor, trainer.actor.network[1].weight.detach().clone(), 0
+
+    def averaging():
+        nonlocal expected, updates
+        updates += 1
+        decay = min(0.4, (1 + updates) / (10 + updates))
+        expected = decay * expected + (1 - decay) * trained.network[1].weight.detach()
+        return after_update()
+
+    after_update, trained.after_update = trained.after_update, averaging
+    trainer.train_iteration()
+    assert updates == trainer.hp.policy_updates_per_iteration * trainer.hp.ppo_epochs
+    assert torch.allclose(trained.averaged.network[1].weight, expected, atol=1e-6)
+    assert not torch.allclose(trained.network[1].weight, expected, atol=1e-4)
+
+    observations, plain = random_observations(layout, 6), Actor(layout, tiny(normalize_observations=False))
+    plain.network.load_state_dict(trained.averaged.network.state_dict())
+    rows, of_average = observations.flatten(0, 1), plain(observations).deterministic().flatten(0, 1)
+    assert torch.equal(trained.act(rows, deterministic=True), of_average)
+    plain.network.load_state_dict(trained.network.state_dict())
+    assert torch.equal(trained(observations).deterministic(), plain(observations).deterministic())
 
 
 def test_executed_actions_are_clipped_or_one_hot():

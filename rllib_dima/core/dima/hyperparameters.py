@@ -14,7 +14,7 @@ from rllib_dima.core.dima.diffusion import DynamicsHyperparameters
 from rllib_dima.core.dima.reward_termination import RewardTerminationHyperparameters
 from rllib_dima.core.dima.state_decoder import StateDecoderHyperparameters
 from rllib_dima.core.hyperparameters import knob
-from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
+from rllib_dima.core.policy.networks import ActorHyperparameters
 
 _FAMILIES: dict[str, dict[str, Any]] = {
     "mamujoco": {
@@ -97,7 +97,7 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class DIMAHyperparameters(
-    RewardTerminationHyperparameters, DynamicsHyperparameters, StateDecoderHyperparameters, PolicyHyperparameters
+    RewardTerminationHyperparameters, DynamicsHyperparameters, StateDecoderHyperparameters, ActorHyperparameters
 ):
     """Hyperparameters of DIMA; see each field's metadata for text, symbol and range."""
 

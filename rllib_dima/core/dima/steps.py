@@ -156,6 +156,8 @@ class Steps:
     def _update_on(self, name: str, minibatch: PPOBatch) -> None:
         loss, metrics = {"actor": self.actor, "critic": self.critic}[name].loss(minibatch)
         self.means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
+        if name == "actor":
+            self.actor.after_update()
 
     def _minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
         """The batch in `ppo_minibatches` random parts, whose sizes differ by one step at most."""

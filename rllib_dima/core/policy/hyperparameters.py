@@ -11,7 +11,7 @@ from rllib_dima.core.hyperparameters import Hyperparameters, knob
 class PolicyHyperparameters(Hyperparameters):
     """What actor, critic and PPO are made and trained with."""
 
-    normalize_observations = False  # no field here: not every algorithm can
+    normalize_observations, actor_ema_decay = False, 0.0  # no fields here: not every algorithm can
 
     gamma: float = knob(0.99, "Discount factor.", symbol="gamma", low=0.0, high=1.0)
     lambda_: float = knob(0.95, "Weight of longer returns in the lambda-return, eq. 19.", low=0.0, high=1.0)

@@ -29,6 +29,7 @@ from rllib_dima.core.policy.distributions import (
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
+from rllib_dima.core.training.averaging import AveragedCopy
 
 
 def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_gain: float) -> nn.Sequential:
@@ -47,6 +48,13 @@ class ActorHyperparameters(PolicyHyperparameters):
     """What an actor is built from, whichever algorithm trains it."""
 
     normalize_observations: bool = knob(False, "Whether the actor has running statistics of observations.")
+    actor_ema_decay: float = knob(
+        0.0,
+        "Decay, per update, of the moving average of the actor's weights that acts in the environment; 0 lets the "
+        "present ones act.",
+        low=0.0,
+        high=0.999999,
+    )
 
 
 class PolicyNetwork(nn.Module):
@@ -80,6 +88,10 @@ class PolicyNetwork(nn.Module):
             agents: (B,) which agent each row of (B, O) belongs to.
         """
 
+    def acting(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
+        """The policy that acts in the environment, which need not be the one that is trained; arguments as above."""
+        return self(observations, agents)
+
     @torch.no_grad()
     def act(self, observations: torch.Tensor, deterministic: bool) -> torch.Tensor:
         """Actions for a mixed batch of agents, as a runner needs them: each observation tells whose it is.
@@ -91,12 +103,12 @@ class PolicyNetwork(nn.Module):
         Returns:
             (B, A) before clipping, or (B,) int64.
         """
-        policy = self(observations, self.layout.agent_index(observations))
+        policy = self.acting(observations, self.layout.agent_index(observations))
         return policy.deterministic() if deterministic else policy.sample()
 
     @torch.no_grad()
     def draw(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws as `act` does, and their log-probabilities (B,)."""
+        """Draws of the policy that is trained, and their log-probabilities (B,)."""
         policy = self(observations, self.layout.agent_index(observations))
         actions = policy.sample()
         return actions, policy.log_prob(actions)
@@ -131,14 +143,29 @@ class Actor(PolicyNetwork):
             self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.float()  # whatever torch.set_default_dtype says
         self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
+        self.averaged = AveragedCopy(self.network, hp.actor_ema_decay) if hp.actor_ema_decay else None
 
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+        return self._policy(self.network, observations, agents)
+
+    def acting(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+        """The policy of the averaged weights, if they are averaged."""
+        return self._policy(self.network if self.averaged is None else self.averaged.network, observations, agents)
+
+    def after_update(self) -> None:
+        """Averages the weights. To be called after each update of them."""
+        if self.averaged is not None:
+            self.averaged.update(self.network)
+
+    def _policy(
+        self, network: nn.Module, observations: torch.Tensor, agents: torch.Tensor | None
+    ) -> PolicyDistribution:
         observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
         action_mask = self.action_mask if agents is None else self.action_mask[agents]
         if self.normalizer is not None:
             observations = self.normalizer(observations, agents)
         log_std = self.log_std if self.kind == "gaussian" else None
-        return _distribution(self.kind, self.network(observations * observation_mask), log_std, action_mask)
+        return _distribution(self.kind, network(observations * observation_mask), log_std, action_mask)
 
     def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 21: clipped surrogate with one advantage for all agents, and the entropy bonus; mean over agents."""
