@@ -63,7 +63,10 @@ def build_config(args: argparse.Namespace, mode: str, seed: int):
             environment_of(args.task), env_config={"team_reward": "mean"} if args.task == "simple_spread" else {}
         )
         .training(model_size=args.model_size, recipe=args.recipe, **conditioning, **json.loads(args.set))
-        .evaluation(evaluation_duration=EVALUATION_EPISODES)
+        .evaluation(
+            evaluation_duration=EVALUATION_EPISODES,
+            evaluation_config={"num_envs_per_env_runner": EVALUATION_EPISODES},  # the same episodes, side by side
+        )
         .reporting(metrics_num_episodes_for_smoothing=3)
         .debugging(seed=seed)
     )
