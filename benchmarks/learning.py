@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import ray
 import torch
 
 HERE = Path(__file__).resolve().parent
@@ -33,8 +34,9 @@ EVALUATION_EPISODES = 10
 
 
 def name_of(args: argparse.Namespace, mode: str) -> str:
-    """What tells a run from others of its task: a label, or algorithm, recipe and conditioning."""
-    parts = ("" if args.run == "DIMA" else args.run.lower(), args.recipe, mode)
+    """What tells a run from others of its task: a label, or algorithm, recipe, conditioning and size."""
+    size = "" if args.model_size == "nano" else f"{args.model_size}_size"
+    parts = ("" if args.run == "DIMA" else args.run.lower(), args.recipe, mode, size)
     return args.label or "_".join(part for part in parts if part not in ("", "paper", "default"))
 
 
@@ -68,8 +70,42 @@ def build_config(args: argparse.Namespace, mode: str, seed: int):
             evaluation_config={"num_envs_per_env_runner": EVALUATION_EPISODES},  # the same episodes, side by side
         )
         .reporting(metrics_num_episodes_for_smoothing=3)
+        .learners(**({} if args.gpus is None else {"num_gpus_per_learner": args.gpus}))
         .debugging(seed=seed)
     )
+
+
+def result_file(args: argparse.Namespace, mode: str, seed: int) -> Path:
+    """Where a run's curve goes."""
+    return RESULTS / f"learning_{args.task}_{name_of(args, mode)}_{seed}.json"
+
+
+def steps_done(args: argparse.Namespace, mode: str, seed: int) -> int:
+    """How far a run has come."""
+    file = result_file(args, mode, seed)
+    curve = json.loads(file.read_text())["curve"] if file.exists() else []
+    return curve[-1]["steps"] if curve else 0
+
+
+def new_record(args: argparse.Namespace, mode: str, seed: int) -> dict:
+    """What a run's file says before the first evaluation."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    return {
+        "run": args.run,
+        "task": args.task,
+        "recipe": args.recipe,
+        "conditioning": mode,
+        "seed": seed,
+        "model_size": args.model_size,
+        "settings": json.loads(args.set),
+        "commit": commit.stdout.strip(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+        "threads": 1,
+        "curve": [],
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+    }
 
 
 def run(args: argparse.Namespace, mode: str, seed: int) -> None:
@@ -77,23 +113,13 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     import rllib_dima
 
     torch.set_num_threads(1)
-    name = f"{args.task}_{name_of(args, mode)}_{seed}"
-    file, checkpoint = RESULTS / f"learning_{name}.json", CHECKPOINTS / name
+    file = result_file(args, mode, seed)
+    checkpoint = CHECKPOINTS / file.stem.removeprefix("learning_")
     if checkpoint.exists():
         algo, record = getattr(rllib_dima, args.run).from_checkpoint(str(checkpoint)), json.loads(file.read_text())
     else:
-        algo = build_config(args, mode, seed).build()
-        record = {"run": args.run, "task": args.task, "recipe": args.recipe, "conditioning": mode, "seed": seed}
-        record |= {
-            "model_size": args.model_size,
-            "settings": json.loads(args.set),
-            "torch": torch.__version__,
-            "threads": 1,
-            "curve": [],
-            "seconds": 0.0,
-            "cpu_seconds": 0.0,
-        }
-    steps = record["curve"][-1]["steps"] if record["curve"] else 0
+        algo, record = build_config(args, mode, seed).build(), new_record(args, mode, seed)
+    steps = steps_done(args, mode, seed)
     start, cpu_start = time.monotonic() - record["seconds"], time.process_time() - record["cpu_seconds"]
     while steps < args.steps:
         result = algo.train()
@@ -120,6 +146,7 @@ def run_all(args: argparse.Namespace) -> None:
     common = ["--task", args.task, "--steps", str(args.steps), "--model-size", args.model_size, "--set", args.set]
     common += ["--recipe", args.recipe, "--label", args.label, "--run", args.run]
     common += ["--evaluate-every", str(args.evaluate_every)]
+    common += [] if args.gpus is None else ["--gpus", str(args.gpus)]
     while waiting or running:
         running = [process for process in running if process.poll() is None]
         while waiting and len(running) < args.processes:
@@ -148,8 +175,8 @@ def table(args: argparse.Namespace) -> None:
         print(f"last evaluation: {np.mean(last):.0f} +- {spread:.0f} over {len(last)} seeds; minutes: {minutes}")
 
 
-def main() -> None:
-    """Runs everything, one run, or prints the table."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="DIMA", help="the algorithm")
     parser.add_argument("--task", default="halfcheetah_2x3", help="of MAMuJoCo, an id of Bi-DexHands, or simple_spread")
@@ -161,11 +188,18 @@ def main() -> None:
     parser.add_argument("--evaluate-every", type=int, default=2000, metavar="STEPS")
     parser.add_argument("--model-size", default="nano")
     parser.add_argument("--set", default="{}", help="further hyperparameters as JSON")
+    parser.add_argument("--gpus", type=float, help="that a run learns on (default: one if there is one)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--one", nargs=2, metavar=("MODE", "SEED"), help="one run in this process")
     parser.add_argument("--table", action="store_true", help="only print the table")
     args = parser.parse_args()
     args.conditioning = args.conditioning or (["sequential", "cumulative"] if args.run == "DIMA" else ["default"])
+    return args
+
+
+def main() -> None:
+    """Runs everything, one run, or prints the table."""
+    args = arguments()
     if args.table:
         table(args)
     elif args.one:
