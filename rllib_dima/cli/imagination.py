@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rllib_dima.analysis.checkpoint import load_world_model
@@ -15,7 +16,7 @@ from rllib_dima.analysis.examination import Examination, examine, table
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config
 from rllib_dima.cli.episodes import evaluation_config
-from rllib_dima.cli.errors import RunError, UsageError, failing_as
+from rllib_dima.cli.errors import RunError, UsageError, failing_as, notice
 from rllib_dima.cli.session import prepare
 from rllib_dima.cli.video import check_can_write, explaining_graphics, open_writer, render_without_display
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
@@ -130,6 +131,9 @@ def _play(env: CooperativeEnv, act: Act, num: int, seed: int) -> list[Episode]:
         print(
             f"episode {number + 1:3d}   steps {len(trajectory):6d}   return {trajectory.rewards.sum():9.1f}", flush=True
         )
+    first, *others = (episode.trajectory.states for episode in played)
+    if others and all(np.array_equal(first, states) for states in others):
+        notice("all episodes are the same, as nothing in them is drawn; with --explore, actions are.")
     return played
 
 

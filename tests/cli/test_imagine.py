@@ -23,6 +23,7 @@ from rllib_dima.analysis.examination import examine, steps_shown, table
 from rllib_dima.analysis.film import NUM_HELD, caption, frames, shots
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.cli import main
+from rllib_dima.cli.imagination import _play
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.networks import Actor
 from rllib_dima.envs import make
@@ -151,6 +152,15 @@ def test_a_film_says_what_the_table_says(examined):
         assert shot.rewards[0] == trajectory.rewards[first + step - 1]
         z = model.normalizer(torch.from_numpy(shot.states)).numpy()
         assert np.abs(z[0] - z[1]).mean() == pytest.approx(shot.error, rel=1e-3)
+
+
+def test_episodes_that_are_all_the_same_are_not_taken_for_several(capsys):
+    act = lambda seen: dict.fromkeys(seen, np.zeros(26, np.float32))  # noqa: E731
+    env = CooperativeEnv(make("bidexhands_pen", episode_steps=3))
+    _play(env, act, 1, 0)
+    assert not capsys.readouterr().err
+    _play(env, act, 2, 0)
+    assert "--explore" in capsys.readouterr().err
 
 
 def episode_of(examined, number):
