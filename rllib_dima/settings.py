@@ -122,13 +122,18 @@ class _Rule(NamedTuple):
 _COUNT = _Rule("a whole number of at least 0", (numbers.Integral,), lambda value: value >= 0)
 _SECONDS = _Rule("a number of seconds above 0", (numbers.Real,), lambda value: value > 0)
 _POSITIVE = _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1)
+_INTERVAL = _Rule(
+    "None or a whole number of at least 0",
+    (numbers.Integral, type(None)),
+    lambda value: value is None or value >= 0,
+)
 _SWITCH = _Rule("True or False", (bool,))
 _NEW_STACK = _Rule("True, because the algorithms here run on RLlib's new API stack only", (bool,), bool)
 _MAX_SEED = 4_000_000_000  # NumPy allows 2**32 - 1; runners add their number, and those of evaluation a million
 
 # Settings whose wrong values RLlib would ignore, misread, or fail on without naming them.
 RULES: dict[str, _Rule] = {
-    **dict.fromkeys(("checkpoint_replay", "progress", "sample_async"), _SWITCH),
+    **dict.fromkeys(("checkpoint_replay", "progress", "sample_async", "imagination_report_figures"), _SWITCH),
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
     **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
     "num_consecutive_env_runner_failures_tolerance": _COUNT,
@@ -141,11 +146,7 @@ RULES: dict[str, _Rule] = {
         (numbers.Integral, type(None)),
         lambda value: value is None or 0 <= value <= _MAX_SEED,
     ),
-    "evaluation_interval": _Rule(
-        "None or a whole number of at least 0",
-        (numbers.Integral, type(None)),
-        lambda value: value is None or value >= 0,
-    ),
+    **dict.fromkeys(("evaluation_interval", "imagination_report_interval"), _INTERVAL),
     "evaluation_duration_unit": _Rule("'episodes' or 'timesteps'", (str,), ("episodes", "timesteps").__contains__),
     "gym_env_vectorize_mode": _Rule(
         "'sync', because a runner here steps its environments one after the other (more runners do so in parallel: "

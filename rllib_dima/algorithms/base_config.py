@@ -211,6 +211,10 @@ class TeamConfig(AlgorithmConfig):
         task = self.env if isinstance(self.env, str) and self.env in own.FAMILIES else None  # with settings of its own
         return own.resolve(user, task or env_family(self.env), self.model_size, self.recipe)
 
+    def trainer_settings(self) -> dict[str, Any]:
+        """What the algorithm's trainer takes beyond what every trainer does, by the names of its arguments."""
+        return {}
+
     def validate(self) -> None:
         """Checks all settings, without side effects.
 
@@ -221,7 +225,7 @@ class TeamConfig(AlgorithmConfig):
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's notice concerns older algorithms only
         self._check_environment()
         self._check_unused_settings()
-        for name in RULES:
+        for name in filter(vars(self).__contains__, RULES):
             check_value(name, getattr(self, name))
         super().validate()
         if self.sample_async and not self.num_env_runners and not self.in_evaluation:

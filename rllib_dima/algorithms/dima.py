@@ -6,10 +6,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import importlib.util
+from pathlib import Path
+from typing import Any, ClassVar
+
+from typing_extensions import Self
 
 from rllib_dima.algorithms.base import TeamAlgorithm
-from rllib_dima.algorithms.base_config import TeamConfig
+from rllib_dima.algorithms.base_config import NOT_PROVIDED, TeamConfig
+from rllib_dima.checkpoint import Place, locate
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.trainer import DIMATrainer
 from rllib_dima.settings import ALTERNATIVES
@@ -40,12 +45,92 @@ class DIMAConfig(TeamConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or DIMA)
+        self.imagination_report_interval: int | None = None
+        self.imagination_report_figures = False
+
+    def reporting(
+        self,
+        *,
+        imagination_report_interval: int | None = NOT_PROVIDED,
+        imagination_report_figures: bool = NOT_PROVIDED,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets what is reported.
+
+        Args:
+            imagination_report_interval: learning iterations between measurements of imagination over several steps, on
+                steps that were not learnt from yet, as learners/world_model/open_loop_error_5 and _15 beside those of
+                "nothing changes"; None for never. Training stays the same to the bit.
+            imagination_report_figures: whether each also writes a picture, imagination_<environment steps>.png, into
+                the trial's folder (without Tune: into `algo.logdir`). Needs matplotlib.
+            **kwargs: `progress`, and RLlib's own settings.
+
+        Returns:
+            This config.
+        """
+        super().reporting(**kwargs)
+        if imagination_report_interval is not NOT_PROVIDED:
+            self.imagination_report_interval = imagination_report_interval
+        if imagination_report_figures is not NOT_PROVIDED:
+            self.imagination_report_figures = imagination_report_figures
+        return self
+
+    def validate(self) -> None:
+        """See `TeamConfig.validate`; also that pictures can be drawn, and when.
+
+        Raises:
+            ValueError, TypeError: a value is wrong.
+            ModuleNotFoundError: matplotlib is missing.
+        """
+        super().validate()
+        if self.imagination_report_figures and not self.imagination_report_interval:
+            raise ValueError("imagination_report_figures=True draws nothing without an imagination_report_interval.")
+        if self.imagination_report_figures and importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError("imagination_report_figures=True needs more: pip install matplotlib.")
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """When imagination is measured."""
+        return {"imagination_report_interval": self.imagination_report_interval}
+
+    @classmethod
+    def _own_settings(cls) -> tuple[str, ...]:
+        return *super()._own_settings(), "imagination_report_interval", "imagination_report_figures"
 
 
 class DIMA(TeamAlgorithm):
     """DIMA: a policy that learns in rollouts imagined by a diffusion world model."""
 
+    config: DIMAConfig
+
+    def training_step(self) -> None:
+        """One iteration of learning, and a picture of what is imagined, if the configuration asks for one."""
+        super().training_step()
+        if self.config.imagination_report_figures:
+            self._draw_imagination()
+
+    def _draw_imagination(self) -> None:
+        """Draws what the first learner has measured in this iteration, if it has."""
+        report: Any = next(iter(self.learner_group.foreach_learner(_imagination_report))).get()
+        if report is None:
+            return
+        from rllib_dima.analysis.figures import progress_picture  # needs matplotlib
+
+        folder = _trial_folder(self)
+        file = Path(folder.path) / f"imagination_{report.num_env_steps:09d}.png"
+        with folder.filesystem.open_output_stream(file.as_posix()) as stream:
+            progress_picture(report).savefig(stream, format="png", dpi=120)
+
     @classmethod
     def get_default_config(cls) -> DIMAConfig:
         """The paper's settings."""
         return DIMAConfig()
+
+
+def _imagination_report(learner: Any) -> Any:
+    return learner.trainer.imagination_report
+
+
+def _trial_folder(algorithm: DIMA) -> Place:
+    """Where Tune keeps the trial's results, which is not where it runs; without Tune, the algorithm's own folder."""
+    storage = algorithm._storage
+    return locate(algorithm.logdir) if storage is None else Place(storage.storage_filesystem, storage.trial_fs_path)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from cycler import cycler
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rllib_dima.analysis.comparison import TRAINED, Variant
 from rllib_dima.analysis.examination import HELD, SIMULATOR, Examination
+from rllib_dima.core.dima.open_loop import OpenLoopReport
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -54,6 +56,21 @@ def curves(lines: Mapping[str, np.ndarray], ylabel: str) -> Figure:
             axes.plot(np.arange(1, len(values) + 1), values, label=name)
         axes.set(xlabel="imagined step", ylabel=ylabel, ylim=(0, None))
         axes.legend()
+    return figure
+
+
+def progress_picture(report: OpenLoopReport) -> Figure:
+    """What training has measured of imagination: errors by step, and by entry of the state."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for name, errors in (("imagined", report.errors), (HELD, report.persistence)):
+            left.plot(np.arange(1, len(errors) + 1), errors.mean(axis=1), label=name)
+        left.set(xlabel="imagined step", ylabel="error (deviations)", ylim=(0, None))
+        left.legend()
+        _draw_entries(figure, right, report.errors)
+        right.grid(False)
+        figure.suptitle(f"imagination of fresh steps, after {report.num_env_steps:,} environment steps", fontsize=10)
     return figure
 
 
@@ -103,13 +120,18 @@ def _reservations(found: Examination) -> str:
 
 
 def _by_entry(found: Examination) -> Figure:
-    errors = found.trained.states.T  # (S, T)
-    figure = Figure(figsize=(6, min(8.0, 1.6 + 0.14 * len(errors))), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(errors, aspect="auto", cmap=MAP, vmin=0, extent=(0.5, errors.shape[1] + 0.5, len(errors), 0))
-    axes.set(xlabel="imagined step", ylabel="entry of the state")
-    figure.colorbar(image, label="error (deviations)")
+    errors = found.trained.states
+    figure = Figure(figsize=(6, min(8.0, 1.6 + 0.14 * errors.shape[1])), layout="constrained")
+    _draw_entries(figure, figure.subplots(), errors)
     return figure
+
+
+def _draw_entries(figure: Figure, axes: Axes, errors: np.ndarray) -> None:
+    """errors (T, S)."""
+    steps, entries = errors.shape
+    image = axes.imshow(errors.T, aspect="auto", cmap=MAP, vmin=0, extent=(0.5, steps + 0.5, entries, 0))
+    axes.set(xlabel="imagined step", ylabel="entry of the state")
+    figure.colorbar(image, ax=axes, label="error (deviations)")
 
 
 def _by_agent(found: Examination) -> Figure:

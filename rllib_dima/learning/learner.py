@@ -81,6 +81,7 @@ class TeamLearner(TorchLearner):
             seed=self.config.seed,
             rank=self._rank,
             average_gradients=_average_gradients if self.distributed else None,
+            **self.config.trainer_settings(),
         )
 
     def update(

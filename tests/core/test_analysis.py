@@ -24,7 +24,9 @@ from rllib_dima.analysis.comparison import caveats, standard_variants
 from rllib_dima.analysis.diversity import rank_correlation
 from rllib_dima.analysis.segments import segments_at
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.dima.open_loop import open_loop_report
 from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.envs.cooperative import SIMULATION_ERROR
 
 LAYOUT = UNEQUAL
@@ -129,6 +131,25 @@ def test_exact_dynamics_have_no_error_at_any_step_and_persistence_has_its_own():
     of_one = open_loop_errors(model, alone, persistence(model, alone), mask)
     np.testing.assert_allclose(of_one.states, np.abs(change), rtol=1e-3, atol=1e-5)
     assert held.state_by_step.min() > 0.01
+
+
+def test_what_training_reports_is_zero_of_exact_dynamics_and_else_what_a_replay_finds():
+    episodes, buffer = [play(20, 1, truncated=True), play(7, 2, truncated=True)], ReplayBuffer(LAYOUT, 50)
+    for episode in episodes:
+        buffer.add(episode)
+    window = buffer.windows(torch.arange(27), past=2, future=5)
+    exact, halved = exact_model(), exact_model()
+    halved.dynamics.sample = lambda *inputs: ExactDynamics.sample(halved.dynamics, *inputs) / 2
+    report = open_loop_report(exact, window, num_env_steps=27)
+    np.testing.assert_allclose(report.errors, 0, atol=2e-5)
+    segments = segments_at(episodes, [(0, t) for t in range(20)] + [(1, t) for t in range(7)], 3, 6)
+    found, mask = open_loop_report(halved, window, num_env_steps=27), LAYOUT.observation_mask()
+    by_replay = open_loop_errors(halved, segments, replay(halved, segments), mask)
+    np.testing.assert_allclose(found.errors, by_replay.states, rtol=1e-5)
+    held = open_loop_errors(halved, segments, persistence(halved, segments), mask)
+    np.testing.assert_allclose(found.persistence, held.states, rtol=1e-5)
+    expected = {"open_loop_error_5": found.errors[4].mean(), "persistence_error_5": held.state_by_step[4]}
+    assert found.metrics() == pytest.approx(expected) and found.errors.shape == (6, S)
 
 
 def test_errors_are_those_counted_one_by_one():

@@ -157,6 +157,8 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.evaluation(evaluation_duration_unit="foo"), "must be 'episodes' or 'timesteps', but is 'foo'"),
         (lambda c: c.evaluation(evaluation_num_env_runners="1"), "evaluation_num_env_runners must be"),
         (lambda c: c.evaluation(evaluation_interval="1"), "evaluation_interval must be None or .* but is '1'"),
+        (lambda c: c.reporting(imagination_report_interval=-1), "imagination_report_interval must be None or .* is -1"),
+        (lambda c: c.reporting(imagination_report_figures=True), "nothing without an imagination_report_interval"),
         (lambda c: c.debugging(seed="a"), r"seed must be None or a whole number .* but is 'a' \(str\)"),
         (lambda c: c.debugging(seed=1.5), r"seed must be None or a whole number .* but is 1\.5 \(float\)"),
         (lambda c: c.debugging(seed=-1), "seed must be None or a whole number from 0 .* but is -1"),

@@ -1,6 +1,7 @@
 """The tables of docs/metrics.md name every metric that training reports, when it does, and no other."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import ray
@@ -18,10 +19,14 @@ def ray_running():
 def test_every_report_holds_what_the_tables_promise_for_it_and_nothing_else():
     # 20 steps per report and episodes of 30: the second report is the first with an episode, the third learns a world
     # model, the fourth a policy; the second and the fourth evaluate.
-    config = team_config({"length": 30}, num_steps_before_learning=50, num_world_model_warmup_iterations=1)
-    algo = config.evaluation(evaluation_interval=2, evaluation_duration=2).build()
+    changes = {"num_steps_before_learning": 50, "num_world_model_warmup_iterations": 1, "imagination_horizon": 6}
+    config = team_config({"length": 30}, **changes).evaluation(evaluation_interval=2, evaluation_duration=2)
+    algo = config.reporting(imagination_report_interval=2, imagination_report_figures=True).build()
     results = [algo.train() for _ in range(5)]
     algo.stop()
+    assert ["open_loop_error_5" in result["learners"]["world_model"] for result in results] == [False] * 4 + [True]
+    (picture,) = Path(algo.logdir).glob("imagination_*.png")
+    assert picture.name == "imagination_000000100.png" and picture.stat().st_size > 5_000
     learning = ("learning", "second learning")
     holds = [
         {"always"},

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.core.dima.open_loop import OpenLoopReport, open_loop_report
 from rllib_dima.core.dima.steps import PREFIXES, Steps, optimizer_settings
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
@@ -52,8 +53,11 @@ class DIMATrainer(OptimizingTrainer):
         average_gradients: averages gradients over the learners, in place.
         side_by_side: whether steps that do not depend on each other run at the same time where they are recorded as
             CUDA graphs. The seconds of the world model's three parts are then one number.
+        imagination_report_interval: learning iterations between measurements of imagination over the whole horizon, on
+            steps that were not learnt from yet; None for never. They change nothing in training.
 
     Attributes:
+        imagination_report: of the steps that were added last, if it was their turn.
         steps: the updates, which benchmarks run and time on their own.
 
     Raises:
@@ -72,8 +76,11 @@ class DIMATrainer(OptimizingTrainer):
         rank: int = 0,
         average_gradients: AverageGradients | None = None,
         side_by_side: bool = True,
+        imagination_report_interval: int | None = None,
     ) -> None:
         self._set_up(device, seed, rank)
+        self._report_interval = imagination_report_interval
+        self.imagination_report: OpenLoopReport | None = None
         self.hp = hp
         self.actor = cast(Actor, networks["actor"])
         self.critic = cast(Critic, networks["critic"])
@@ -144,6 +151,7 @@ class DIMATrainer(OptimizingTrainer):
         Raises:
             ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
         """
+        self.imagination_report = None
         with self._on_device(), self.clock.timed("add"):
             for trajectory in trajectories:
                 self.replay.check(trajectory)
@@ -158,12 +166,24 @@ class DIMATrainer(OptimizingTrainer):
                 self._observe(*(torch.as_tensor(column, device=self.device) for column in columns))
                 if self.num_iterations and len(rewards):
                     self._predict_newest(min(len(rewards), MOST_FRESH_STEPS, len(self.replay)))
+        self._imagine_newest(sum(map(len, trajectories)))
 
     def _predict_newest(self, count: int) -> None:
         """Measures the dynamics on steps that it has not learnt from yet."""
         window = self.replay.windows(self.replay.newest(count), past=self.hp.context_length - 1)
         with self.random_numbers(self.rank):
             self.steps.means["fresh"].add(self.world_model.one_step_errors(window))
+
+    def _imagine_newest(self, num_new: int) -> None:
+        """Measures imagination on the same steps, if it is time to; with random numbers that training does not miss."""
+        if not (self._report_interval and num_new and self.num_iterations):
+            return
+        if self.num_iterations % self._report_interval:
+            return
+        rows = self.replay.newest(min(num_new, MOST_FRESH_STEPS, len(self.replay)))
+        with self._on_device(), self.clock.timed("imagination_report"), self.random_numbers(self.rank):
+            window = self.replay.windows(rows, self.hp.context_length - 1, self.hp.imagination_horizon - 1)
+            self.imagination_report = open_loop_report(self.world_model, window, self.num_env_steps)
 
     def _normalize_observations(self, observations: Sequence[np.ndarray]) -> None:
         """Updates the statistics of observations, (T, N, O) each."""
@@ -205,6 +225,10 @@ class DIMATrainer(OptimizingTrainer):
             sources |= {"actor": [means["actor"]], "critic": [means["rollout"], means["critic"]]}
         report = self._report(sources)
         means["fresh"].clear()
+        if self.imagination_report is not None:
+            for name, number in self.imagination_report.metrics().items():
+                self._check_finite(name, number)
+                report["world_model"][name] = number
         self._warn_of_useless_dynamics(report["world_model"])
         return report
 
