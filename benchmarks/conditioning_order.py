@@ -7,8 +7,8 @@ Trained is the paper's recipe at size "nano" (small networks, on a CPU), as `ben
 checkpoints a run that was interrupted goes on. The policy of each run plays 10 episodes; 100 segments of imagination's
 horizon are replayed, revealing agents in ascending, descending and random order with sequential and with cumulative
 conditioning, and all at once. Printed is the L1 error per observation entry, averaged over agents and accumulated over
-the horizon, as mean and standard deviation over the runs of a mode. A mark says that a model was not trained to be
-sampled like that. Everything goes to results/conditioning_order.json, with the whole curve of every cell.
+the horizon, as mean and sample standard deviation over a mode's runs. A mark says that a model was not trained to be
+sampled like that. The curves go to results/conditioning_order.json after every run, and as a picture beside it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from rllib_dima import DIMAConfig
 from rllib_dima.analysis import compare, draw_segments
 from rllib_dima.analysis.checkpoint import load_world_model
 from rllib_dima.analysis.collecting import play_episode
 from rllib_dima.analysis.comparison import ORDERS, order_of
+from rllib_dima.analysis.figures import STYLE
+from rllib_dima.analysis.replaying import require_horizon
 from rllib_dima.envs import CooperativeEnv, make
 from rllib_dima.policy import Policy
 
@@ -33,7 +39,9 @@ RESULT = Path(__file__).parent / "results" / "conditioning_order.json"
 
 
 def train(args: argparse.Namespace) -> list[Path]:
-    """Trains every mode and seed; where their checkpoints are."""
+    """Trains every mode and seed, or goes on with it; where their checkpoints are."""
+    hp = DIMAConfig().training(model_size="nano", recipe=args.recipe).hyperparameters()
+    require_horizon(hp, args.horizon or 1)  # not after hours
     command = [sys.executable, Path(__file__).with_name("learning.py"), "--task", args.task, "--steps", str(args.steps)]
     command += ["--recipe", args.recipe, "--processes", str(args.processes), "--conditioning", *args.conditioning]
     subprocess.run([*map(str, command), "--seeds", *map(str, args.seeds)], check=True)
@@ -56,6 +64,7 @@ def measure(checkpoint: Path, args: argparse.Namespace) -> dict:
     env = CooperativeEnv(make(f"mamujoco_{args.task}"))
     played = [play_episode(env, policy.act, seed).trajectory for seed in range(args.episodes)]
     horizon = args.horizon or world_model.hp.imagination_horizon
+    require_horizon(world_model.hp, horizon)
     segments = draw_segments(played, args.segments, world_model.hp.context_length, horizon)
     found = compare(world_model, segments, env.layout.observation_mask(), ways(env.layout.num_agents))
     return {
@@ -77,9 +86,37 @@ def show(records: list[dict]) -> None:
         for name in names:
             last = [run["errors"][name][-1] for run in runs]
             mark = "  *" if any(name in run["caveats"] for run in runs) else ""
-            print(f"  sampled {name:<24}{np.mean(last):9.3f} +- {np.std(last):.3f}{mark}")
+            print(f"  sampled {name:<24}{np.mean(last):9.3f} +- {_deviation(np.array(last)):.3f}{mark}")
     for reason in sorted(_reasons(records)):
         print(f"* {reason}")
+
+
+def draw(records: list[dict], file: Path) -> None:
+    """The picture: a panel for every mode trained, a line for every way sampled, bands of one deviation over runs."""
+    modes = list(dict.fromkeys(record["trained"] for record in records))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.5 + 3.5 * len(modes), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+        for panel, mode in zip(panels, modes, strict=True):
+            _draw_mode(panel, [record for record in records if record["trained"] == mode])
+        panels[0].set(ylabel="accumulated error per observation entry", ylim=(0, None))
+        panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), title="sampled")
+        figure.savefig(file, dpi=150)
+
+
+def _draw_mode(panel: Axes, runs: list[dict]) -> None:
+    for name in runs[0]["errors"]:
+        length = min(len(run["errors"][name]) for run in runs)
+        values, steps = np.array([run["errors"][name][:length] for run in runs]), np.arange(1, length + 1)
+        mean, deviation = values.mean(axis=0), _deviation(values)
+        (line,) = panel.plot(steps, mean, label=name)
+        panel.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15, linewidth=0)
+    panel.set(title=f"trained {runs[0]['trained']} ({len(runs)} runs)", xlabel="imagined step")
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    """Sample standard deviation over runs; 0 of a single one."""
+    return values.std(axis=0, ddof=min(1, len(values) - 1))
 
 
 def _reasons(records: list[dict]) -> set[str]:
@@ -99,14 +136,16 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--segments", type=int, default=100)
     parser.add_argument("--horizon", type=int, help="default: that of imagination")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the curves; the picture is .png beside them")
     args = parser.parse_args()
     records = []
     for checkpoint in args.checkpoints or train(args):
         records.append(measure(checkpoint, args))
         print(json.dumps({name: curve[-1] for name, curve in records[-1]["errors"].items()}), flush=True)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(records, indent=1) + "\n")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(records, indent=1) + "\n")
     show(records)
+    draw(records, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rllib_dima.analysis.segments import Segments
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.training.random_numbers import own_random_numbers
 
@@ -113,6 +114,19 @@ def replay(world_model: WorldModel, segments: Segments, seed: int = 0) -> Imagin
     finally:
         world_model.train(was_training)
     return Imagined(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
+
+
+def require_horizon(hp: DIMAHyperparameters, horizon: int) -> None:
+    """Refuses more steps than a world model can imagine.
+
+    Raises:
+        ValueError: the transformer of rewards holds fewer; all other parts would go on.
+    """
+    if hp.reward_network == "transformer" and horizon > hp.imagination_horizon:
+        raise ValueError(
+            f"A horizon of {horizon} is beyond this model's imagination_horizon of {hp.imagination_horizon}, which is "
+            "all that its reward transformer holds. Give fewer steps."
+        )
 
 
 def persistence(world_model: WorldModel, segments: Segments) -> Imagined:

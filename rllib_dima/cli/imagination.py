@@ -13,13 +13,13 @@ import torch
 from rllib_dima.analysis.checkpoint import load_world_model
 from rllib_dima.analysis.collecting import Act, Episode, play_episode
 from rllib_dima.analysis.examination import Examination, examine, table
+from rllib_dima.analysis.replaying import require_horizon
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config
 from rllib_dima.cli.episodes import evaluation_config
 from rllib_dima.cli.errors import RunError, UsageError, failing_as, notice
 from rllib_dima.cli.session import prepare
 from rllib_dima.cli.video import check_can_write, explaining_graphics, open_writer, render_without_display
-from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.envs.cooperative import CooperativeEnv
 from rllib_dima.envs.creation import create_team
@@ -60,7 +60,9 @@ def imagine_checkpoint(
     algorithm, trained = load_config(folder)
     with failing_as(RunError, of=CheckpointError):
         world_model, policy = load_world_model(folder), Policy.from_checkpoint(folder)
-    horizon = _horizon(world_model.hp, horizon)
+    horizon = horizon or world_model.hp.imagination_horizon
+    with failing_as(UsageError, "--horizon: "):
+        require_horizon(world_model.hp, horizon)
     render_mode = None if video is None else "rgb_array"
     settings = evaluation_config(algorithm, trained, render_mode, config=config, env=env, seed=seed)
     title = f"{algorithm.__name__} on {getattr(settings.env, '__name__', settings.env)}, {folder}"
@@ -135,16 +137,6 @@ def _play(env: CooperativeEnv, act: Act, num: int, seed: int) -> list[Episode]:
     if others and all(np.array_equal(first, states) for states in others):
         notice("all episodes are the same, as nothing in them is drawn; with --explore, actions are.")
     return played
-
-
-def _horizon(hp: DIMAHyperparameters, asked: int | None) -> int:
-    """Steps of a segment: those of imagination, which the transformer of rewards cannot exceed."""
-    if asked is not None and hp.reward_network == "transformer" and asked > hp.imagination_horizon:
-        raise UsageError(
-            f"--horizon {asked} is beyond this model's imagination_horizon of {hp.imagination_horizon}, which is all "
-            "that its reward transformer holds. Give fewer steps."
-        )
-    return hp.imagination_horizon if asked is None else asked
 
 
 def _report_file(out: str) -> Path:
