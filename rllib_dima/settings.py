@@ -88,7 +88,7 @@ ALTERNATIVES: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("add_default_connectors_to_env_to_module_pipeline", "add_default_connectors_to_module_to_env_pipeline"),
-        "The policy needs RLlib's connectors.",
+        "Runners have the connectors that the policy needs.",
     ),
     "exploration_config": "Exploration is sampling from the policy; evaluation_config has explore=False.",
     **dict.fromkeys(

@@ -20,10 +20,14 @@ import numpy as np
 import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module import EnvToModulePipeline
+from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
 from ray.tune.result import TRIAL_INFO
 from ray.util import log_once
 from typing_extensions import Self
@@ -36,6 +40,7 @@ from rllib_dima.envs import env_family, require_registered
 from rllib_dima.envs.creation import require_creator
 from rllib_dima.learning.rl_modules import POLICY_ID, TeamMultiRLModule, TeamNetwork, TeamPolicy, module_id
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
+from rllib_dima.sampling.connectors import ModuleToTeam, TeamToModule
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 from rllib_dima.settings import ALTERNATIVES, CHANGED_FOR_EVALUATION, READ_SETTINGS, RULES, check_value
 
@@ -292,6 +297,14 @@ class TeamConfig(AlgorithmConfig):
 
         return TeamLearner
 
+    def build_env_to_module_connector(self, env: Any = None, spaces: Any = None, device: Any = None) -> ConnectorV2:
+        """Observations to the policy's batch, in one piece; arguments as in RLlib."""
+        return EnvToModulePipeline(*_spaces(env, spaces), connectors=[TeamToModule()])
+
+    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> ConnectorV2:
+        """What the policy returns to actions, in one piece; arguments as in RLlib."""
+        return ModuleToEnvPipeline(*_spaces(env, spaces), connectors=[ModuleToTeam()])
+
     def get_multi_rl_module_spec(
         self, *, env: Any = None, spaces: dict[str, Any] | None = None, inference_only: bool = False, **kwargs: Any
     ) -> MultiRLModuleSpec:
@@ -403,6 +416,13 @@ class TeamConfig(AlgorithmConfig):
         if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
             has_actors = self.num_env_runners + self.num_learners + self.evaluation_num_env_runners > 0
             ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=has_actors)
+
+
+def _spaces(env: Any, spaces: Any) -> tuple[Any, Any]:
+    """Observations and actions of one environment: a runner's own, or as `TeamEnvRunner.get_spaces()` returned them."""
+    if env is None:
+        return spaces[INPUT_ENV_SINGLE_SPACES]
+    return env.single_observation_space, env.single_action_space
 
 
 def _layout(env: Any, spaces: dict[str, Any] | None) -> AgentLayout:

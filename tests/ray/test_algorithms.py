@@ -12,6 +12,7 @@ import ray
 import torch
 import tree
 from gymnasium.spaces import Box, Discrete
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from support.team import TINY
 
@@ -160,6 +161,48 @@ def test_runners_record_what_on_policy_trainers_learn_from(algorithm, kind):
         np.testing.assert_allclose(found.log_probs, expected, atol=1e-5)
     assert sum(map(len, episodes)) == 20
     runner.stop()
+
+
+class Uneven(Team):
+    """Teams of one runner end their episodes at different times."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.length = 3 + config.vector_index
+
+    def step(self, actions):
+        observations, rewards, terminateds, _, infos = super().step(actions)
+        return observations, rewards, terminateds, {"__all__": self.steps == self.length}, infos
+
+
+def columns(episodes):
+    """What episodes hold of every agent."""
+    agents = [agent for episode in episodes for _, agent in sorted(episode.agent_episodes.items())]
+    return [
+        {
+            "steps": (agent.agent_id, agent.t_started, agent.is_done),
+            "arrays": [agent.observations.data, agent.actions.data, agent.rewards.data],
+            "outputs": {name: values.data for name, values in agent.extra_model_outputs.items()},
+        }
+        for agent in agents
+    ]
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_connectors_of_one_piece_do_what_rllibs_do(kind, monkeypatch):
+    config = config_of("MAPPO", kind).environment(Uneven).env_runners(num_envs_per_env_runner=3)
+    own = TeamEnvRunner(config=config, worker_index=0)
+    for name in ("build_env_to_module_connector", "build_module_to_env_connector"):
+        monkeypatch.setattr(type(config), name, getattr(AlgorithmConfig, name))
+    rllibs = TeamEnvRunner(config=config, worker_index=0)
+    rllibs.module.set_state(own.module.get_state())
+    assert own.get_spaces()[POLICY_ID] == rllibs.get_spaces()[POLICY_ID]
+    for asked in ({"num_timesteps": 20}, {"num_timesteps": 20}, {"num_episodes": 5, "explore": False}):
+        found, expected = (runner.sample(**asked) for runner in (own, rllibs))
+        assert len(found) > 3
+        np.testing.assert_equal(columns(found), columns(expected))
+    for runner in (own, rllibs):
+        runner.stop()
 
 
 @pytest.mark.parametrize("algorithm", ["MAPPO", "HAPPO"])

@@ -1,0 +1,80 @@
+"""From running episodes to the policy's batch and back, each in one piece.
+
+RLlib's default pieces, thirteen in all, pass every agent of every environment through lists and dicts, which takes
+longer than the network. Teams need none of that: all agents act at every step, and one module acts for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Dict
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+
+from rllib_dima.learning.rl_modules import POLICY_ID
+
+Episodes = list[MultiAgentEpisode]
+"""One per environment."""
+
+
+class TeamToModule(ConnectorV2):
+    """The last observations of all acting teams, (B * N, O): one team after the other, agents in their order.
+
+    RLlib asks it for the spaces of the modules, too.
+    """
+
+    def recompute_output_observation_space(
+        self, input_observation_space: gymnasium.Space, input_action_space: gymnasium.Space
+    ) -> gymnasium.Space:
+        """Spaces by module."""
+        return _by_module(input_observation_space)
+
+    def recompute_output_action_space(
+        self, input_observation_space: gymnasium.Space, input_action_space: gymnasium.Space
+    ) -> gymnasium.Space:
+        """Spaces by module."""
+        return _by_module(input_action_space)
+
+    def __call__(self, *, rl_module: Any, batch: dict[str, Any], episodes: Episodes, **kwargs: Any) -> dict[str, Any]:
+        """The batch by module; empty if no team acts."""
+        policy = rl_module[POLICY_ID]
+        rows = [
+            episode.agent_episodes[agent].observations.data[-1]
+            for episode in episodes
+            if _acts(episode)
+            for agent in policy.layout.agent_ids
+        ]
+        if not rows:
+            return {}
+        observations = torch.from_numpy(np.stack(rows)).to(policy.net.action_mask.device)
+        return {POLICY_ID: {Columns.OBS: observations}}
+
+
+class ModuleToTeam(ConnectorV2):
+    """What the policy returned for these rows, by column, environment and agent."""
+
+    def __call__(self, *, rl_module: Any, batch: dict[str, Any], episodes: Episodes, **kwargs: Any) -> dict[str, Any]:
+        """A list of one dict per environment for each column; the dict is empty where the team does not act."""
+        agents = rl_module[POLICY_ID].layout.agent_ids
+        acting = [_acts(episode) for episode in episodes]
+        columns = {}
+        for name, tensor in batch[POLICY_ID].items():
+            rows = iter(tensor.cpu().numpy())
+            columns[name] = [{agent: next(rows) for agent in agents} if acts else {} for acts in acting]
+        return columns
+
+
+def _by_module(space: gymnasium.Space) -> Dict:
+    """All agents of a team have the same space."""
+    assert isinstance(space, Dict), "that of all agents"
+    return Dict({POLICY_ID: next(iter(space.values()))})
+
+
+def _acts(episode: MultiAgentEpisode) -> bool:
+    """Whether the team has been reset and has not ended its episode: an environment is reset in a step of its own."""
+    return episode.is_reset and not episode.is_done
