@@ -19,7 +19,7 @@ from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.analysis import simulator_sensitivity
 from rllib_dima.analysis.checkpoint import WORLD_MODEL_FOLDER, load_world_model
 from rllib_dima.analysis.collecting import play_episode
-from rllib_dima.analysis.examination import examine, steps_shown, table
+from rllib_dima.analysis.examination import SIMULATOR, examine, steps_shown, table
 from rllib_dima.analysis.film import NUM_HELD, caption, frames, shots
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.cli import main
@@ -27,7 +27,8 @@ from rllib_dima.cli.imagination import _play
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.networks import Actor
 from rllib_dima.envs import make
-from rllib_dima.envs.cooperative import CooperativeEnv
+from rllib_dima.envs.cooperative import CooperativeEnv, SimulationError
+from rllib_dima.envs.mamujoco.env import MAMuJoCo
 from rllib_dima.learning.rl_modules import TeamNetwork
 from rllib_dima.policy import POLICY_FOLDER, save_weights
 
@@ -152,6 +153,26 @@ def test_a_film_says_what_the_table_says(examined):
         assert shot.rewards[0] == trajectory.rewards[first + step - 1]
         z = model.normalizer(torch.from_numpy(shot.states)).numpy()
         assert np.abs(z[0] - z[1]).mean() == pytest.approx(shot.error, rel=1e-3)
+
+
+@pytest.mark.parametrize("first_only", [True, False])
+def test_a_report_says_how_many_starts_have_no_derivative(examined, monkeypatch, first_only):
+    env, episodes, model, _ = examined
+    advance = MAMuJoCo._advance
+
+    def fragile(self, actions):
+        if first_only and self._num_steps > 1:
+            return advance(self, actions)
+        raise SimulationError("unstable")
+
+    monkeypatch.setattr(MAMuJoCo, "_advance", fragile)
+    found = examine(model, env, episodes, 2, 2)
+    count = 2 if first_only else 6  # two episodes, with a saved state at 0, 10 and 20
+    assert found.num_starts == 6 and found.left_out == {SIMULATOR: count}
+    assert f"{count} of 6 starts left out" in table(found) and " nan" not in table(found)
+    assert (SIMULATOR in found.sensitivities) == first_only
+    assert {known.num_starts for known in found.sensitivities.values()} == {4 if first_only else 6}
+    assert all(np.isfinite(known.matrix).all() for known in found.sensitivities.values())
 
 
 def test_episodes_that_are_all_the_same_are_not_taken_for_several(capsys):
