@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from rllib_dima.analysis.plain_mlp import PlainDynamics, train_dynamics
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Trajectory, Window
-from rllib_dima.core.training.averaging import AveragedCopy
-from rllib_dima.core.training.optimization import ModelOptimizer
 from rllib_dima.envs import CooperativeEnv, make
 
 STEPS_SHOWN = (1, 5, 15)
@@ -87,54 +86,6 @@ def fill(layout: AgentLayout, episodes: list[Trajectory]) -> ReplayBuffer:
     return buffer
 
 
-class PlainMLP(nn.Module):
-    """Predicts z_{t+1} - z_t from L states and joint actions. (B, L, S), (B, L, N, A) -> (B, S)."""
-
-    def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters, hidden: int) -> None:
-        super().__init__()
-        size_in = hp.context_length * (layout.state_size + layout.num_agents * layout.action_size)
-        self.network = nn.Sequential(
-            nn.Linear(size_in, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-            nn.Linear(hidden, layout.state_size),
-        )  # fmt: skip
-
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return states[:, -1] + self.network(torch.cat([states.flatten(1), actions.flatten(1)], dim=1))
-
-
-class MLPModel:
-    """The plain MLP behind the interface of `DiffusionModel`, with as many parameters: h^2 + (in + out + 2) h + out."""
-
-    def __init__(
-        self, layout: AgentLayout, hp: DIMAHyperparameters, world_model: WorldModel, like_recipe: bool
-    ) -> None:
-        self.hp, self.normalizer = hp, world_model.normalizer
-        self._penalty = world_model.dynamics._penalty if like_recipe else lambda error: error.square().mean(1)
-        wanted = sum(p.numel() for p in world_model.dynamics.parameters() if p.requires_grad)
-        sizes = hp.context_length * (layout.state_size + layout.num_agents * layout.action_size) + layout.state_size
-        self.module = PlainMLP(layout, hp, int(((sizes + 2) ** 2 / 4 + wanted) ** 0.5 - (sizes + 2) / 2))
-        averages = like_recipe and hp.dynamics_ema_decay
-        self.averaged = AveragedCopy(self.module, hp.dynamics_ema_decay) if averages else None
-
-    def loss(self, window: Window) -> torch.Tensor:
-        length = self.hp.context_length
-        z, z_next = self.normalizer(window.states) * window.valid[..., None], self.normalizer(window.next_states)
-        context, errors = z[:, :length], []
-        for step in range(z.shape[1] - length + 1):
-            predicted = self.module(context, window.actions[:, step : step + length])
-            errors.append(self._penalty(predicted - z_next[:, step + length - 1]))
-            context = torch.cat([context[:, 1:], predicted.detach()[:, None]], dim=1)
-        weight = window.valid[:, length - 1 :].float()
-        return (torch.stack(errors, 1) * weight).sum() / weight.sum()
-
-    def after_update(self) -> None:
-        if self.averaged is not None:
-            self.averaged.update(self.module)
-
-    def predict(self, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return (self.module if self.averaged is None else self.averaged.network)(context, actions)
-
-
 class DiffusionModel:
     """The dynamics model as it is trained and sampled in DIMA."""
 
@@ -158,17 +109,6 @@ class StaysAsItIs:
 
     def predict(self, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return context[:, -1]
-
-
-def train(model: MLPModel | DiffusionModel, replay: ReplayBuffer, hp: DIMAHyperparameters, updates: int) -> None:
-    """`updates` steps of AdamW on windows from `replay`."""
-    settings = (hp.dynamics_lr, hp.dynamics_grad_clip, hp.dynamics_weight_decay, 1e-8, hp.dynamics_lr_warmup_updates)
-    optimizer = ModelOptimizer("dynamics", model.module, torch.optim.AdamW, *settings)
-    for _ in range(updates):
-        window = replay.sample(hp.dynamics_batch_size, hp.context_length - 1, hp.num_autoregressive_steps - 1)
-        optimizer.begin_update()
-        optimizer.step(model.loss(window))
-        model.after_update()
 
 
 @torch.no_grad()
@@ -209,13 +149,13 @@ def measure(layout: AgentLayout, data: tuple[list[Trajectory], list[Trajectory]]
         world_model.dynamics.changes.update(changes, world_model.normalizer.scale)
     models = {
         "stays": lambda: StaysAsItIs(),
-        "mlp": lambda: MLPModel(layout, hp, world_model, like_recipe=False),
-        "mlp like recipe": lambda: MLPModel(layout, hp, world_model, like_recipe=True),
+        "mlp": lambda: PlainDynamics(layout, hp, world_model),
+        "mlp like recipe": lambda: PlainDynamics(layout, hp, world_model, like_recipe=True),
     }
     model = models.get(kind, lambda: DiffusionModel(hp, world_model))()
     start, size = time.thread_time(), 0
     if kind != "stays":
-        train(model, replay, hp, args.updates)
+        train_dynamics(model, replay, hp, args.updates)
         size = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
     milliseconds = 1e3 * (time.thread_time() - start) / args.updates
     world_model.eval()

@@ -1,4 +1,4 @@
-"""The world model out of a checkpoint, without an algorithm around it and without starting Ray."""
+"""The world model and the replay buffer out of a checkpoint, without an algorithm around them, and without Ray."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from ray.rllib.core.rl_module import RLModule
 
 from rllib_dima.checkpoint import CheckpointError, opened
 from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.learning.learner import REPLAY_FILE_NAME
 
+REPLAY_FILE = f"learner_group/learner/{REPLAY_FILE_NAME}"
 WORLD_MODEL_FOLDER = "learner_group/learner/rl_module/world_model"
 
 
@@ -36,3 +40,29 @@ def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None)
         except ValueError as error:
             raise CheckpointError(f"The world model of {path} cannot be loaded: {error}") from error
     return module.net.cpu().eval()
+
+
+def load_replay(
+    path: Any, layout: AgentLayout, capacity: int, filesystem: pyarrow.fs.FileSystem | None = None
+) -> ReplayBuffer:
+    """Loads the replay buffer of a checkpoint, into host memory.
+
+    Args:
+        path: as for `Policy.from_checkpoint`.
+        layout: of the team.
+        capacity: as it was saved with.
+        filesystem: of pyarrow, on which `path` is a path.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another team.
+    """
+    with opened(path, filesystem, only=REPLAY_FILE) as checkpoint:
+        file = checkpoint / REPLAY_FILE
+        if not file.is_file():
+            raise CheckpointError(f"The checkpoint {path} holds no replay buffer: it was saved without.")
+        replay = ReplayBuffer(layout, capacity)
+        try:
+            replay.load(file)
+        except ValueError as error:
+            raise CheckpointError(f"The replay buffer of {path} cannot be loaded: {error}") from error
+    return replay

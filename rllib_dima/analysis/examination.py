@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from rllib_dima.analysis.collecting import Episode
 from rllib_dima.analysis.comparison import TRAINED, Variant, compare, sampled_with, standard_variants
 from rllib_dima.analysis.diversity import Diversity, diversity
+from rllib_dima.analysis.plain_mlp import PlainDynamics, replaced_dynamics
 from rllib_dima.analysis.replaying import (
     Calibration,
     Imagined,
@@ -25,7 +27,7 @@ from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.envs.cooperative import CooperativeEnv
 
-HELD, SIMULATOR = "nothing changes", "simulator"
+HELD, PLAIN, SIMULATOR = "nothing changes", "plain MLP", "simulator"
 NUM_STARTS = 24  # for sensitivities, each of which costs 2 N A samples, or as many steps of the simulator
 STEPS_SHOWN = (1, 5)
 
@@ -47,6 +49,7 @@ class Examination:
             nor where no start has a derivative.
         num_starts: that derivatives were asked at.
         left_out: how many of them have none, where any have none, by the same names.
+        plain: errors of the plain MLP, if there is one.
     """
 
     layout: AgentLayout
@@ -60,6 +63,7 @@ class Examination:
     sensitivities: dict[str, Sensitivity]
     num_starts: int
     left_out: dict[str, int]
+    plain: OpenLoopErrors | None = None
 
     @property
     def trained(self) -> OpenLoopErrors:
@@ -74,6 +78,7 @@ def examine(
     num_segments: int,
     horizon: int,
     seed: int = 0,
+    baseline: PlainDynamics | None = None,
 ) -> Examination:
     """Replays segments of episodes in a world model in every way that this package knows.
 
@@ -83,6 +88,7 @@ def examine(
         episodes: of `play_episode`.
         num_segments, horizon: what is replayed.
         seed: of draws and noise.
+        baseline: trained on what the model was trained on.
     """
     layout, length = env.layout, world_model.hp.context_length
     mask, trajectories = layout.observation_mask(), [episode.trajectory for episode in episodes]
@@ -100,7 +106,16 @@ def examine(
         termination_calibration(segments, imagined),
         diversity(world_model, segments, seed=seed),
         *_sensitivities(world_model, env, episodes, ways, seed),
+        None if baseline is None else _plain_errors(world_model, segments, mask, baseline),
     )
+
+
+def _plain_errors(
+    world_model: WorldModel, segments: Segments, mask: torch.Tensor, baseline: PlainDynamics
+) -> OpenLoopErrors:
+    """Observations and rewards are what the model's other parts make of the baseline's states."""
+    with replaced_dynamics(world_model, baseline):
+        return open_loop_errors(world_model, segments, replay(world_model, segments), mask)
 
 
 def _sensitivities(
@@ -140,7 +155,8 @@ def table(found: Examination) -> str:
     width = max(map(len, (*found.variants, HELD))) + 8  # and up to two marks
     header = [*(f"step {step}" for step in steps), "obs. sum", "reward"]
     lines = [f"{'':<{width}}{''.join(f'{name:>10}' for name in header)}  influence of agents"]
-    rows = {HELD: found.held, **{name: variant.errors for name, variant in found.variants.items()}}
+    rows = {HELD: found.held, **({} if found.plain is None else {PLAIN: found.plain})}
+    rows |= {name: variant.errors for name, variant in found.variants.items()}
     notes: list[str] = []
     for name, errors in rows.items():
         marks = _marks(found.variants[name].caveats if name in found.variants else (), notes)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rllib_dima.analysis.comparison import TRAINED, Variant
-from rllib_dima.analysis.examination import HELD, SIMULATOR, Examination
+from rllib_dima.analysis.examination import HELD, PLAIN, SIMULATOR, Examination
 from rllib_dima.core.dima.open_loop import OpenLoopReport
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
@@ -101,7 +101,8 @@ _INFLUENCE = "Each agent's share in all that actions do to the next state. Unlik
 
 def _by_step(found: Examination) -> Figure:
     lines = {TRAINED: found.trained.state_by_step, HELD: found.held.state_by_step}
-    return curves(lines, "error (deviations)")
+    plain = {} if found.plain is None else {PLAIN: found.plain.state_by_step}
+    return curves({**lines, **plain}, "error (deviations)")
 
 
 def _orders(found: Examination) -> Figure:

@@ -61,6 +61,7 @@ def plot_runs(
     ends = drawn.get("steps") or [curve(group, kind, "steps", statistic, confidence, seed) for group in groups]
     found = scores(ends, statistic, confidence, seed)
     caption = f"{WORDS[statistic]} over runs and {confidence:.0%} bootstrap interval"
+    caption = caption if any(len(group.runs) > 1 for group in groups) else "one run each"
     picture(drawn, found, RETURN_OF[kind], caption, paper).savefig(out, dpi=160)
     write_curves(drawn, out.with_suffix(".csv"))
     write_scores(found, out.with_name(f"{out.stem}_scores.csv"))

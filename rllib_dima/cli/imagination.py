@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rllib_dima.analysis.checkpoint import load_world_model
+from rllib_dima.analysis.checkpoint import load_replay, load_world_model
 from rllib_dima.analysis.collecting import Act, Episode, play_episode
 from rllib_dima.analysis.examination import Examination, examine, table
+from rllib_dima.analysis.plain_mlp import PlainDynamics, train_baseline
 from rllib_dima.analysis.replaying import require_horizon
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config
@@ -40,6 +41,7 @@ def imagine_checkpoint(
     seed: int,
     explore: bool,
     out: str,
+    baseline: int | None,
     video: str | None,
     film: int | None,
     config: dict[str, Any],
@@ -50,7 +52,8 @@ def imagine_checkpoint(
     Raises:
         UsageError: there is no such checkpoint, the horizon is too long, the report or the video cannot be written,
             or the environment draws no states.
-        RunError: the checkpoint has no world model or is damaged, an episode failed, or nothing could be replayed.
+        RunError: the checkpoint has no world model, or no replay for the baseline, or is damaged, an episode failed, or
+            nothing could be replayed.
     """
     folder, file = find_checkpoint(checkpoint), _report_file(out)
     _prepare_film(video, film)
@@ -70,10 +73,11 @@ def imagine_checkpoint(
     with nullcontext() if video is None else explaining_graphics():
         team = _build(settings)
     try:
+        plain = None if baseline is None else _train_plain(folder, world_model, team, baseline, seed)
         torch.manual_seed(seed)
         played = _play(team, lambda seen: policy.act(seen, deterministic=not explore), episodes, seed)
         with failing_as(RunError):
-            found = examine(world_model, team, played, segments, horizon, seed)
+            found = examine(world_model, team, played, segments, horizon, seed, plain)
         print(f"{len(found.segments)} segments of up to {found.segments.horizon} steps\n\n{table(found)}")
         file.write_text(page(found, title), encoding="utf-8")
         print(f"report: {file}", flush=True)
@@ -82,6 +86,15 @@ def imagine_checkpoint(
     finally:
         team.close()
     return found
+
+
+def _train_plain(
+    checkpoint: Path, world_model: WorldModel, env: CooperativeEnv, updates: int, seed: int
+) -> PlainDynamics:
+    with failing_as(RunError, "--baseline: ", of=CheckpointError):
+        steps = load_replay(checkpoint, env.layout, world_model.hp.replay_capacity)
+    print(f"plain MLP: {updates} updates on the {len(steps)} steps of the checkpoint's replay", flush=True)
+    return train_baseline(world_model, steps, updates, seed)
 
 
 def _prepare_film(video: str | None, film: int | None) -> None:

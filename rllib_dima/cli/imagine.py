@@ -18,6 +18,7 @@ from rllib_dima.cli.train import IMPORTS, VERBOSITY
 @click.option("--seed", type=int, default=0, metavar="N", help="Seed of environment, draws and noise (0).")
 @click.option("--explore", is_flag=True, help="Draw actions, as in training, instead of the likeliest.")
 @click.option("--out", default="imagination.html", metavar="FILE", help="The report (imagination.html).")
+@click.option("--baseline", type=click.IntRange(1), metavar="N", help="Also a plain MLP, trained on replay N times.")
 @click.option("--video", metavar="FILE", help="Film segments (.mp4, .gif, ...): left what happened, right the model.")
 @click.option("--film", type=click.IntRange(1), metavar="N", help="Segments in the video, the first ones (4).")
 @click.option("-c", "--config", type=json_object, default="{}", metavar="JSON", help="Changes, such as env_config.")

@@ -12,12 +12,12 @@ from gymnasium.spaces import Box
 from ray import cloudpickle
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_context import EnvContext
-from support.core import randomize, tiny
+from support.core import random_trajectory, randomize, tiny
 from support.team import TINY, Team
 
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.analysis import simulator_sensitivity
-from rllib_dima.analysis.checkpoint import WORLD_MODEL_FOLDER, load_world_model
+from rllib_dima.analysis.checkpoint import REPLAY_FILE, WORLD_MODEL_FOLDER, load_world_model
 from rllib_dima.analysis.collecting import play_episode
 from rllib_dima.analysis.examination import SIMULATOR, examine, steps_shown, table
 from rllib_dima.analysis.film import NUM_HELD, caption, frames, shots
@@ -26,6 +26,7 @@ from rllib_dima.cli import main
 from rllib_dima.cli.imagination import _play
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.networks import Actor
+from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.envs import make
 from rllib_dima.envs.cooperative import CooperativeEnv, SimulationError
 from rllib_dima.envs.mamujoco.env import MAMuJoCo
@@ -71,6 +72,23 @@ def test_it_prints_a_table_and_writes_a_report_in_one_file(checkpoint, tmp_path,
     assert main(["imagine", str(checkpoint), "--horizon", "4", "--out", str(report)]) == 2
     assert "imagination_horizon of 3" in capsys.readouterr().err
     assert "as trained" in page and report.stat().st_size > 50_000
+
+
+def test_a_plain_mlp_learns_from_the_replay_of_the_checkpoint(checkpoint, tmp_path, capsys):
+    flags = ["--episodes", "1", "--segments", "5", "--out", str(tmp_path / "report.html"), "--baseline", "2"]
+    assert main(["imagine", str(checkpoint), *flags]) == 1
+    assert "holds no replay buffer" in capsys.readouterr().err
+    with_replay, layout = tmp_path / "with", CooperativeEnv(Team(EnvContext({}, 0))).layout
+    shutil.copytree(checkpoint, with_replay)
+    replay = ReplayBuffer(layout, TINY["replay_capacity"])
+    replay.add(random_trajectory(layout, 40))
+    replay.save(with_replay / REPLAY_FILE)
+    write_manifest(with_replay, "DIMA")
+    assert main(["imagine", str(with_replay), *flags]) == 0
+    out = capsys.readouterr().out
+    assert "2 updates on the 40 steps" in out
+    rows = {line[:15]: line.split()[2:6] for line in out.splitlines() if line.startswith(("plain MLP  ", "nothing"))}
+    assert len(rows) == 2 and np.isfinite([float(cell) for row in rows.values() for cell in row]).all()
 
 
 @pytest.mark.parametrize(

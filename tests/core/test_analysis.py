@@ -22,6 +22,7 @@ from rllib_dima.analysis import (
 )
 from rllib_dima.analysis.comparison import caveats, standard_variants
 from rllib_dima.analysis.diversity import rank_correlation
+from rllib_dima.analysis.plain_mlp import PlainDynamics, replaced_dynamics, train_baseline
 from rllib_dima.analysis.segments import segments_at
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.open_loop import open_loop_report
@@ -150,6 +151,35 @@ def test_what_training_reports_is_zero_of_exact_dynamics_and_else_what_a_replay_
     np.testing.assert_allclose(found.persistence, held.states, rtol=1e-5)
     expected = {"open_loop_error_5": found.errors[4].mean(), "persistence_error_5": held.state_by_step[4]}
     assert found.metrics() == pytest.approx(expected) and found.errors.shape == (6, S)
+
+
+def test_a_plain_mlp_begins_as_nothing_changes_and_learns_what_the_data_hold():
+    torch.manual_seed(0)
+    model = WorldModel(LAYOUT, tiny(context_length=3, dynamics_lr=1e-2, dynamics_batch_size=64)).eval()
+    episodes, buffer = [play(60, seed, truncated=True) for seed in range(6)], ReplayBuffer(LAYOUT, 400)
+    mask = LAYOUT.observation_mask()
+    for episode in episodes:
+        buffer.add(episode)
+    model.normalizer.update(torch.from_numpy(np.concatenate([episode.states for episode in episodes])))
+    own, weights = model.dynamics, {name: value.clone() for name, value in model.state_dict().items()}
+    segments = draw_segments([play(20, 9)], 12, 3, 4)
+    unborn = PlainDynamics(LAYOUT, model.hp, model)
+    assert sum(p.numel() for p in unborn.module.parameters()) == pytest.approx(
+        sum(p.numel() for p in own.parameters()), rel=0.1
+    )
+    for parameter in unborn.module.parameters():
+        nn.init.zeros_(parameter)
+    before = torch.get_rng_state()
+    learnt = train_baseline(model, buffer, updates=300)
+    assert torch.equal(before, torch.get_rng_state())
+    errors = []
+    for dynamics in (unborn, learnt):
+        with replaced_dynamics(model, dynamics):
+            errors.append(open_loop_errors(model, segments, replay(model, segments), mask).states)
+    held = open_loop_errors(model, segments, persistence(model, segments), mask)
+    np.testing.assert_allclose(errors[0], held.states, rtol=1e-5)
+    assert errors[1].mean() < 0.3 * held.states.mean()
+    assert model.dynamics is own and all(torch.equal(weights[name], v) for name, v in model.state_dict().items())
 
 
 def test_errors_are_those_counted_one_by_one():
