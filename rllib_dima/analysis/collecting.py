@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.replay.data import Trajectory
+from rllib_dima.core.replay.data import Trajectory, executed_actions
 from rllib_dima.envs.cooperative import SIMULATION_ERROR, CooperativeEnv
 from rllib_dima.envs.team import ALL
 
@@ -46,7 +46,7 @@ def play_episode(env: CooperativeEnv, act: Act, seed: int | None = None, snapsho
         terminated, truncated = terminateds[ALL], truncateds[ALL]
         if SIMULATION_ERROR in infos[first]:
             break
-        joint.append(_executed(actions, env.layout))
+        joint.append(executed_actions(_drawn(actions, env.layout), seen[-1], env.layout))
         rewards.append(reward[first])
         seen.append(_stack(observations, agents))
         states.append(infos[first]["state"])
@@ -67,14 +67,16 @@ def _stack(by_agent: Mapping[Any, np.ndarray], agents: tuple) -> np.ndarray:
     return np.stack([by_agent[agent] for agent in agents]).astype(np.float32)
 
 
-def _executed(actions: Mapping[Any, Any], layout: AgentLayout) -> np.ndarray:
-    """(N, A) as the world model sees actions."""
-    if layout.is_discrete:
-        return np.eye(layout.action_size, dtype=np.float32)[[int(actions[agent]) for agent in layout.agent_ids]]
-    return _stack(actions, layout.agent_ids).clip(-1, 1)
+def _drawn(actions: Mapping[Any, Any], layout: AgentLayout) -> np.ndarray:
+    """(N, ...) as a policy draws them."""
+    return np.stack([actions[agent] for agent in layout.agent_ids])
 
 
 def to_actions(executed: np.ndarray, layout: AgentLayout) -> dict[Any, Any]:
     """Actions by agent that an environment takes, out of (N, A) as the world model sees them."""
-    rows = executed.argmax(axis=1) if layout.is_discrete else executed
+    rows = executed
+    if layout.is_discrete:
+        blocks = np.split(executed, np.cumsum(layout.block_sizes)[:-1], axis=1)
+        choices = np.stack([block.argmax(axis=1) for block in blocks], axis=1)  # (N, F)
+        rows = choices if layout.is_factored else choices[:, 0]
     return dict(zip(layout.agent_ids, rows, strict=True))

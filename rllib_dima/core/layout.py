@@ -3,21 +3,38 @@
 All agents share one set of parameters, so their observations and actions are padded to common sizes. A padded
 observation of agent i is laid out as
 
-    [ its own entries | zeros up to the largest agent's size | one-hot agent id, if the layout appends one ]
+    [ its own entries | zeros up to the largest agent's size | flags | one-hot agent id, if the layout appends one ]
 
-and a padded action as [its own entries | zeros]. The masks below say which entries are real; padding never enters a
-loss, a log-probability, an entropy or an action.
+Flags are there only in teams that need them, and are 0 or 1:
+
+    [ A: which action entries are available, if actions are masked | 1: the agent is alive, if agents can leave ]
+
+What is available or alive thus goes wherever observations go. Of an agent that has left, all but the id is zero.
+
+A padded action is [its own entries | zeros]. Where agents choose several times at once ("multi_discrete"), an action in
+its one-hot form has one block per choice, as wide as the most that any agent can choose from there:
+
+    [ choice 0, one-hot | choice 1, one-hot | ... ]
+
+The masks below say which entries are real; padding never enters a loss, a log-probability, an entropy or an action, and
+neither does an agent that has left.
 """
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
+from torch.nn import functional
 
-ActionKind = Literal["continuous", "discrete"]
+from rllib_dima.core.names import check_name
+
+ActionKind = Literal["continuous", "discrete", "multi_discrete"]
+ACTION_KINDS = ("continuous", "discrete", "multi_discrete")
 AgentId = str | int | tuple
 
 
@@ -25,20 +42,25 @@ AgentId = str | int | tuple
 class AgentLayout:
     """Sizes of the global state and of every agent's observation and action.
 
-    Letters used in shape comments throughout `core`: N agents, S state, O padded observation, A padded action.
+    Letters used in shape comments throughout `core`: N agents, S state, O padded observation, A padded action, F
+    choices at once.
 
     Args:
         agent_ids: the agents, in the order of every axis named N: strings, whole numbers or tuples of these.
         state_size: S, entries of the global state.
         observation_sizes: real entries of each agent's observation (without an appended id).
         action_sizes: for continuous actions the entries of each agent's action vector, for discrete actions the
-            number of its choices.
-        action_kind: "continuous" (actions in [-1, 1]) or "discrete" (actions stored one-hot).
+            number of its choices, for several choices at once the sum of these numbers.
+        action_kind: "continuous" (actions in [-1, 1]), "discrete" (actions stored one-hot) or "multi_discrete" (several
+            choices at once, each stored one-hot).
         appends_agent_id: whether a one-hot agent id of N entries ends every padded observation.
+        action_choices: of "multi_discrete" actions, for each agent the numbers of its choices; else empty.
+        masks_actions: whether some choices are unavailable at times. Needs discrete actions and an appended id.
+        agents_leave: whether agents can leave, and come back, while the episode goes on. Needs an appended id.
 
     Raises:
         ValueError: on fewer than two agents, on other kinds of agent ids, on size tuples of a wrong length, on sizes
-            below one and on an unknown action kind.
+            below one, on an unknown action kind, and on choices that do not fit the sizes.
     """
 
     agent_ids: tuple[AgentId, ...]
@@ -47,6 +69,9 @@ class AgentLayout:
     action_sizes: tuple[int, ...]
     action_kind: ActionKind = "continuous"
     appends_agent_id: bool = False
+    action_choices: tuple[tuple[int, ...], ...] = ()
+    masks_actions: bool = False
+    agents_leave: bool = False
 
     def __post_init__(self) -> None:
         if len(self.agent_ids) < 2:
@@ -66,8 +91,14 @@ class AgentLayout:
                 raise ValueError(f"{name} must hold one size >= 1 for each of {list(self.agent_ids)}, but is {sizes}.")
         if self.state_size < 1:
             raise ValueError(f"state_size must be at least 1, but is {self.state_size}.")
-        if self.action_kind not in ("continuous", "discrete"):
-            raise ValueError(f"action_kind must be 'continuous' or 'discrete', but is {self.action_kind!r}.")
+        check_name(self.action_kind, ACTION_KINDS, "action_kind")
+        if self.num_flags and not self.appends_agent_id:
+            raise ValueError("Observations with flags must end in an appended agent id: set appends_agent_id.")
+        if self.masks_actions and not self.is_discrete:
+            raise ValueError("Only discrete actions can be masked, but these are continuous.")
+        choices, expected = tuple(map(sum, self.action_choices)), self.action_sizes if self.is_factored else ()
+        if choices != expected:
+            raise ValueError(f"The sums of action_choices must be {expected}, but are {choices}.")
 
     @property
     def num_agents(self) -> int:
@@ -76,29 +107,108 @@ class AgentLayout:
 
     @property
     def observation_size(self) -> int:
-        """O, entries of a padded observation, the appended agent id included."""
-        return max(self.observation_sizes) + (self.num_agents if self.appends_agent_id else 0)
+        """O, entries of a padded observation, flags and the appended agent id included."""
+        return max(self.observation_sizes) + self.num_flags + (self.num_agents if self.appends_agent_id else 0)
+
+    @property
+    def num_flags(self) -> int:
+        """Flags in an observation."""
+        return (self.action_size if self.masks_actions else 0) + self.agents_leave
 
     @property
     def action_size(self) -> int:
         """A, entries of a padded action (continuous) or of its one-hot form (discrete)."""
-        return max(self.action_sizes)
+        return sum(self.block_sizes)
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Entries of the blocks of a padded action: F blocks of several choices at once, else one."""
+        blocks = zip_longest(*self.action_choices, fillvalue=0) if self.is_factored else [self.action_sizes]
+        return tuple(map(max, blocks))
+
+    @property
+    def drawn_shape(self) -> tuple[int, ...]:
+        """Shape of an agent's action as a policy draws it: (A,) continuous, () one choice, (F,) several."""
+        if self.is_factored:
+            return (len(self.block_sizes),)
+        return () if self.is_discrete else (self.action_size,)
 
     @property
     def is_discrete(self) -> bool:
         """Whether all agents choose among finitely many actions."""
-        return self.action_kind == "discrete"
+        return self.action_kind != "continuous"
+
+    @property
+    def is_factored(self) -> bool:
+        """Whether agents make several choices at once."""
+        return self.action_kind == "multi_discrete"
 
     def observation_mask(self) -> torch.Tensor:
         """(N, O) bool: which entries of a padded observation carry information."""
         mask = _leading_entries(self.observation_sizes, self.observation_size)
+        if self.masks_actions:
+            mask[:, self.available_slice] = self.action_mask()
+        if self.agents_leave:
+            mask[:, self.alive_index] = True
         if self.appends_agent_id:
             mask[:, -self.num_agents :] = True
         return mask
 
+    @property
+    def available_slice(self) -> slice:
+        """Where an observation tells which action entries are available."""
+        start = max(self.observation_sizes)
+        return slice(start, start + self.action_size)
+
+    @property
+    def alive_index(self) -> int:
+        """Where an observation tells whether its agent is alive."""
+        return -self.num_agents - 1
+
+    def alive(self, observations: torch.Tensor) -> torch.Tensor | None:
+        """(...) 1 where the agent of an observation (..., O) is alive, else 0; None if all of them always are."""
+        return observations[..., self.alive_index] if self.agents_leave else None
+
+    def usable(self, action_mask: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+        """Which action entries agents can use now: none, if they have left.
+
+        Args:
+            action_mask: (..., A) float, 1 for entries that each of them really has.
+            observations: (..., O).
+
+        Returns:
+            (..., A) float.
+        """
+        if self.masks_actions:
+            action_mask = action_mask * observations[..., self.available_slice]
+        return self.effective(action_mask, observations)
+
+    def effective(self, action_mask: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+        """(..., A) which action entries have an effect: none, if their agent has left. Arguments as of `usable`."""
+        return action_mask * observations[..., self.alive_index, None] if self.agents_leave else action_mask
+
     def action_mask(self) -> torch.Tensor:
         """(N, A) bool: which action entries (or discrete choices) an agent really has."""
-        return _leading_entries(self.action_sizes, self.action_size)
+        if not self.is_factored:
+            return _leading_entries(self.action_sizes, self.action_size)
+        blocks = zip(zip_longest(*self.action_choices, fillvalue=0), self.block_sizes, strict=True)
+        return torch.cat([_leading_entries(sizes, width) for sizes, width in blocks], dim=1)
+
+    def executed(self, drawn: torch.Tensor, effective: torch.Tensor) -> torch.Tensor:
+        """Actions as the environment executes and the world model sees them: clipped to [-1, 1], or one-hot.
+
+        Args:
+            drawn: (..., N, *drawn_shape).
+            effective: (N, A) or (..., N, A) float, 1 for entries that have an effect.
+
+        Returns:
+            (..., N, A) float32; what has no effect is 0.
+        """
+        if not self.is_discrete:
+            return drawn.clamp(-1, 1).float() * effective
+        choices = drawn.unbind(-1) if self.is_factored else [drawn]
+        blocks = [functional.one_hot(choice, width) for choice, width in zip(choices, self.block_sizes, strict=True)]
+        return torch.cat(blocks, dim=-1) * effective
 
     def agent_index(self, observations: torch.Tensor) -> torch.Tensor:
         """Index of the agent that each padded observation belongs to.
@@ -115,7 +225,7 @@ class AgentLayout:
         return observations[..., -self.num_agents :].argmax(dim=-1)
 
 
-def _leading_entries(sizes: tuple[int, ...], width: int) -> torch.Tensor:
+def _leading_entries(sizes: Sequence[int], width: int) -> torch.Tensor:
     """(N, width) bool with the first sizes[i] entries of row i set."""
     return torch.arange(width).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
 

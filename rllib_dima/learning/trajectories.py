@@ -10,7 +10,7 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.replay.data import Trajectory
+from rllib_dima.core.replay.data import Trajectory, executed_actions
 from rllib_dima.sampling.broken_episodes import num_good_steps
 
 
@@ -31,7 +31,7 @@ def to_trajectory(episode: MultiAgentEpisode, layout: AgentLayout) -> Trajectory
         episode_id=episode.id_,
         states=_states(agents[0].infos)[: end + 1],  # (T+1, S)
         observations=observations[:-1],  # (T, N, O)
-        actions=_executed(actions, layout),  # (T, N, A)
+        actions=executed_actions(actions, observations[:-1], layout),  # (T, N, A)
         rewards=_floats(agents[0].rewards)[:end],  # (T,), the team's: every agent holds the same
         terminated=bool(episode.is_terminated),
         truncated=bool(episode.is_truncated),
@@ -67,10 +67,3 @@ def _states(infos: Any) -> np.ndarray:
             "TeamEnvRunner puts it there: use it (or a subclass) as env_runner_cls, and keep infos in your connectors."
         )
     return np.stack([np.asarray(info["state"], dtype=np.float32) for info in infos])
-
-
-def _executed(actions: np.ndarray, layout: AgentLayout) -> np.ndarray:
-    """(T, N, A) float32 of what the environment executed."""
-    if layout.is_discrete:
-        return np.eye(layout.action_size, dtype=np.float32)[actions.astype(np.int64)]
-    return np.clip(actions, -1.0, 1.0).astype(np.float32)

@@ -226,8 +226,9 @@ def test_the_average_of_the_weights_acts_and_the_present_ones_are_trained(layout
 
 
 def test_executed_actions_are_clipped_or_one_hot():
-    assert torch.equal(actor().executed(torch.tensor([[-3.0, 0.2]])), torch.tensor([[-1.0, 0.2]]))
-    executed = actor(DISCRETE).executed(torch.tensor([[2, 0, 3]]))
+    drawn, seen = torch.tensor([[-3.0, 0.2], [0.5, 0]]), random_observations(UNEQUAL)
+    assert torch.equal(actor().executed(drawn, seen), torch.tensor([[-1.0, 0.2], [0.5, 0]]))
+    executed = actor(DISCRETE).executed(torch.tensor([[2, 0, 3]]), random_observations(DISCRETE, 1))
     assert torch.equal(executed, torch.tensor([[[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]]))
 
 

@@ -37,7 +37,10 @@ def test_agent_is_recognised_by_its_id_even_when_standardised():
         ({"observation_sizes": (1,)}, "observation_sizes must hold one size"),
         ({"action_sizes": (1, 0)}, "action_sizes must hold one size"),
         ({"state_size": 0}, "state_size must be at least 1, but is 0"),
-        ({"action_kind": "both"}, "'continuous' or 'discrete', but is 'both'"),
+        ({"action_kind": "both"}, "Unknown action_kind 'both'. Known: continuous, discrete"),
+        ({"action_kind": "multi_discrete"}, "sums of action_choices must be"),
+        ({"masks_actions": True, "action_kind": "discrete"}, "must end in an appended agent id"),
+        ({"masks_actions": True, "appends_agent_id": True}, "Only discrete actions can be masked"),
     ],
 )
 def test_impossible_teams_are_refused(changes, message):

@@ -74,7 +74,7 @@ def test_statistics_are_counted_in_float64_and_networks_are_float32():
     trainer = new_trainer(UNEQUAL, tiny(dynamics_target="change"))
     modules = (*trainer.actor.modules(), *trainer.world_model.modules())
     counting = [module for module in modules if isinstance(module, RunningStatistics)]
-    assert len(counting) == 5 and all(m.sum_of_squares.dtype == m.mean.dtype == torch.float64 for m in counting)
+    assert len(counting) == 7 and all(m.sum_of_squares.dtype == m.mean.dtype == torch.float64 for m in counting)
     assert all(p.dtype == torch.float32 for n in (trainer.actor, trainer.world_model) for p in n.parameters())
 
 
@@ -84,7 +84,7 @@ def test_statistics_follow_every_real_step_once_and_the_papers_tasks_have_none()
     trainer.add(chunks[2:])
     everything = np.concatenate([chunk.observations for chunk in chunks])
     for normalizer in (trainer.actor.normalizer, trainer.world_model.state_decoder.normalizer):
-        assert normalizer.count == 27
+        assert [statistics.count for statistics in normalizer.statistics] == [27, 27]
         assert torch.allclose(normalizer.shift[0, :3], torch.as_tensor(everything[:, 0, :3].mean(0)), atol=1e-5)
     for family, enabled in (("mamujoco", False), ("bidexhands", False), (None, True)):
         assert DIMAHyperparameters.resolve({}, family).normalize_observations is enabled

@@ -13,6 +13,13 @@ from rllib_dima.core.replay.data import Trajectory
 # Agents of different sizes, and agents that choose among different numbers of actions.
 UNEQUAL = AgentLayout(("a", "b"), 4, (3, 2), (2, 1), "continuous", appends_agent_id=True)
 DISCRETE = AgentLayout(("a", "b", "c"), 4, (2, 3, 3), (3, 2, 4), "discrete", appends_agent_id=True)
+# Of three agents the first makes two choices at once, the second one, the third three.
+CHOICES = ((3, 2), (4,), (2, 2, 3))
+SEVERAL = AgentLayout(("a", "b", "c"), 4, (2, 3, 3), (5, 4, 7), "multi_discrete", True, CHOICES)
+# Teams that agents can leave, and whose actions are not always available.
+LEAVING = replace(UNEQUAL, agents_leave=True)
+MASKED = replace(DISCRETE, masks_actions=True)
+MASKED_LEAVING = replace(SEVERAL, masks_actions=True, agents_leave=True)
 
 TINY = {
     "replay_capacity": 200,
@@ -71,15 +78,24 @@ def random_actions(layout, *shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(*shape, layout.num_agents, layout.action_size, generator=generator) * layout.action_mask()
     if layout.is_discrete:
-        return torch.nn.functional.one_hot(scores.argmax(-1), layout.action_size).float()
+        choices = [block.argmax(-1) for block in scores.split(list(layout.block_sizes), -1)]
+        drawn = torch.stack(choices, dim=-1) if layout.is_factored else choices[0]
+        return layout.executed(drawn, layout.action_mask().float())
     return (2 * scores - 1) * layout.action_mask()
 
 
 def random_observations(layout, *shape, seed=0):
-    """(*shape, N, O) padded observations that end in the one-hot agent id."""
+    """(*shape, N, O) padded observations that end in the one-hot agent id; a third of the agents have left."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(*shape, layout.num_agents, layout.observation_size, generator=generator)
     values = values * layout.observation_mask()
+    if layout.masks_actions:
+        flags = torch.rand(values[..., layout.available_slice].shape, generator=generator) < 0.5
+        first = torch.cat([torch.arange(width) == 0 for width in layout.block_sizes])
+        values[..., layout.available_slice] = ((flags | first) & layout.action_mask()).float()
+    if layout.agents_leave:
+        values[..., layout.alive_index] = 1
+        values *= torch.rand(*shape, layout.num_agents, 1, generator=generator) > 1 / 3
     values[..., -layout.num_agents :] = torch.eye(layout.num_agents)
     return values
 
@@ -87,11 +103,13 @@ def random_observations(layout, *shape, seed=0):
 def random_trajectory(layout, length, seed=0, **flags):
     """A chunk of `length` steps full of random numbers."""
     random = np.random.default_rng(seed)
+    observations = random_observations(layout, length, seed=seed)
+    actions = random_actions(layout, length, seed=seed)
     return Trajectory(
         episode_id=flags.pop("episode_id", f"episode {seed}"),
         states=random.normal(2.0, 3.0, (length + 1, layout.state_size)).astype(np.float32),
-        observations=random_observations(layout, length, seed=seed).numpy(),
-        actions=random_actions(layout, length, seed=seed).numpy(),
+        observations=observations.numpy(),
+        actions=layout.effective(actions, observations).numpy(),
         rewards=random.normal(size=length).astype(np.float32),
         **flags,
     )
@@ -139,7 +157,7 @@ def acted_trajectory(actor, length, seed=0, **flags):
         log_probs = policy.log_prob(drawn)
     return replace(
         plain,
-        actions=actor.executed(drawn).numpy(),
+        actions=actor.executed(drawn, torch.from_numpy(plain.observations)).numpy(),
         drawn_actions=drawn.numpy(),
         log_probs=log_probs.numpy(),
         last_observations=random_observations(layout, seed=seed + 1).numpy(),

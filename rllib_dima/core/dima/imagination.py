@@ -38,7 +38,7 @@ def imagine(world_model: WorldModel, actor: Actor, start: Window, horizon: int) 
         observations = simulation.observations
         policy = actor(observations)
         actions = policy.sample()
-        step = simulation.step(actor.executed(actions))
+        step = simulation.step(actor.executed(actions, observations))
         states.append(step.states)
         columns.append((observations, actions, policy.log_prob(actions), step.rewards, step.continuations))
     return Rollout(torch.stack(states), *(torch.stack(column) for column in zip(*columns, strict=True)))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from vector_quantize_pytorch import FSQ
 
+from rllib_dima.core.dima.flags import Flags
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
@@ -71,6 +72,7 @@ class StateDecoder(nn.Module):
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.float()  # whatever torch.set_default_dtype says
         self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
+        self.flags = Flags(layout) if layout.num_flags else None
 
     def encode(self, states: torch.Tensor) -> torch.Tensor:
         """Quantised tokens of normalised states: (..., S) -> (..., tokens, channels), values in [-1, 1]."""
@@ -81,15 +83,17 @@ class StateDecoder(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Observations of all agents; padded entries are 0. (..., S) -> (..., N, O)."""
         observations = self._decode(states)
-        return observations if self.normalizer is None else self.normalizer.denormalize(observations)
+        if self.normalizer is not None:
+            observations = self.normalizer.denormalize(observations)
+        return observations if self.flags is None else self.flags.set(observations)
 
     def _decode(self, states: torch.Tensor) -> torch.Tensor:
-        """Observations on the scale they are learnt on."""
+        """Observations on the scale they are learnt on, with logits in place of flags."""
         flat = self.decoder(self.encode(states).flatten(-2))
         return flat.to(states.dtype).unflatten(-1, self.output_shape) * self.observation_mask
 
     def loss(self, states: torch.Tensor, observations: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Reconstruction error of the joint observation, eq. 22, as a mean over real entries.
+        """Reconstruction error of the joint observation, eq. 22, as a mean over real entries; flags as in `Flags`.
 
         Args:
             states: (B, S) normalised.
@@ -97,7 +101,10 @@ class StateDecoder(nn.Module):
         """
         if self.normalizer is not None:
             observations = self.normalizer(observations)
-        error = (self._decode(states) - observations) * self.observation_mask
+        decoded = self._decode(states)
+        error = (decoded - observations) * self.observation_mask
         error = error.square() if self.squared else error.abs()
+        if self.flags is not None:
+            return self.flags.loss(decoded, observations, error)
         loss = error.sum() / (self.observation_mask.sum() * len(states))
         return loss, {"decoder_loss": loss.detach()}

@@ -143,7 +143,9 @@ class Steps:
 
     def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
         scale = self.world_model.reward_normalizer.scale
-        batch, metrics = ppo_batch(Rollout(*rollout), self.critic, self.hp, scale, self.hp.weigh_by_continuation)
+        imagined = Rollout(*rollout)
+        alive = self.actor.layout.alive(imagined.observations)
+        batch, metrics = ppo_batch(imagined, self.critic, self.hp, scale, self.hp.weigh_by_continuation, alive)
         self.means["rollout"].add(metrics)
         return batch
 

@@ -15,6 +15,7 @@ import torch
 from rllib_dima.core.model_free.hyperparameters import OnPolicyHyperparameters
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.networks import Critic
+from rllib_dima.core.policy.ppo import standardised
 from rllib_dima.core.replay.data import Trajectory
 
 
@@ -65,17 +66,21 @@ def on_policy_batch(
         "value_mean": torch.cat(values).mean(),
         "advantage_std": advantages.std(correction=0),
     }
-    if hp.normalize_advantages:
-        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-5)
+    observations = _joined(trajectories, "observations")
+    alive = critic.layout.alive(observations)
     batch = PPOBatch(
         states=torch.cat([own[:-1] for own in states]),
-        observations=_joined(trajectories, "observations"),
+        observations=observations,
         actions=_joined(trajectories, "drawn_actions"),
         log_probs=_joined(trajectories, "log_probs"),
-        advantages=advantages.float(),
+        advantages=advantages,  # float64 until they are standardised
         returns=torch.cat(returns).float(),
         values=torch.cat([own[:-1] for own in raw_values.split(lengths)]),
+        weights=None if alive is None else torch.ones(len(observations)),
+        alive=alive,
     )
+    batch = standardised(batch) if hp.normalize_advantages else batch
+    batch = batch._replace(advantages=batch.advantages.float())
     return PPOBatch(*(column.to(device) for column in batch.columns())), {k: v.to(device) for k, v in metrics.items()}
 
 

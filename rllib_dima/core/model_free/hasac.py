@@ -110,7 +110,9 @@ class HASACTrainer(ModelFreeTrainer):
         with self.clock.timed("actor"), self.critic.frozen():
             log_probs = self._update_actors(batch, order)
         if self.hp.auto_alpha:
-            self._update_temperature(-1, log_probs.sum(1), sum(self.target_entropies))
+            alive = self.layout.alive(batch.observations)
+            targets = sum(self.target_entropies) if alive is None else alive @ alive.new_tensor(self.target_entropies)
+            self._update_temperature(-1, (log_probs.sum(1) + targets).mean())
         alphas = torch.stack([self.temperatures(agent) for agent in order])
         self._means["temperature"].add({"alpha": alphas.mean(), "alpha_critic": self.temperatures(-1)})
         self.critic.follow(self.hp.polyak)
@@ -126,7 +128,7 @@ class HASACTrainer(ModelFreeTrainer):
     @torch.no_grad()
     def _critic_targets(self, batch: MultiStep) -> torch.Tensor:
         """(B,) the soft return of m steps and of what follows them."""
-        actions, log_probs = self.actor(batch.next_observations).reparameterised()
+        actions, log_probs = self.actor.draw_executed(batch.next_observations)
         following = self.critic(batch.next_states, actions, targets=True).amin(0)
         following = following - self.temperatures(-1) * log_probs.sum(1)
         return batch.returns + batch.discounts * (~batch.terminated).float() * following
@@ -134,27 +136,29 @@ class HASACTrainer(ModelFreeTrainer):
     def _update_actors(self, batch: MultiStep, order: Sequence[int]) -> torch.Tensor:
         """Updates the agents one after the other; returns ln pi^i (B, N) of each before its step."""
         with torch.no_grad():
-            joint = list(self.actor(batch.observations).reparameterised()[0].unbind(1))  # N of (B, A)
+            joint = list(self.actor.draw_executed(batch.observations)[0].unbind(1))  # N of (B, A)
+        alive = self.layout.alive(batch.observations)  # (B, N)
         log_probs = torch.empty(len(joint[0]), len(joint), device=self.device)
         for agent in order:
-            policy = self.actor.of_agent(agent, batch.observations[:, agent])
-            joint[agent], own_log_probs = policy.reparameterised()
+            own = batch.observations[:, agent]
+            present = None if alive is None else alive[:, agent]
+            joint[agent], own_log_probs = self.actor.draw_executed(own, agent)
             values = self.critic(batch.states, torch.stack(joint, dim=1)).amin(0)
-            loss = (self.temperatures(agent) * own_log_probs - values).mean()
+            loss = _mean(self.temperatures(agent) * own_log_probs - values, present)
             norm = self._step(f"actor_{agent}", loss)
             log_probs[:, agent] = own_log_probs.detach()
             if self.hp.auto_alpha:
-                self._update_temperature(agent, log_probs[:, agent], self.target_entropies[agent])
+                self._update_temperature(agent, _mean(log_probs[:, agent] + self.target_entropies[agent], present))
             with torch.no_grad():
-                joint[agent] = self.actor.of_agent(agent, batch.observations[:, agent]).reparameterised()[0]
-            metrics = {"policy_loss": loss, "entropy": -log_probs[:, agent].mean(), "actor_grad_norm": norm}
+                joint[agent] = self.actor.draw_executed(own, agent)[0]
+            entropy = -_mean(log_probs[:, agent], present)
+            metrics = {"policy_loss": loss, "entropy": entropy, "actor_grad_norm": norm}
             self._means["actor"].add(metrics)
         return log_probs
 
-    def _update_temperature(self, index: int, log_probs: torch.Tensor, target_entropy: float) -> None:
+    def _update_temperature(self, index: int, lack: torch.Tensor) -> None:
         """One step of an agent's temperature, or the critic's (-1): up where the entropy is below its target."""
-        log_alpha = self.temperatures.log_alphas[index]
-        self._step("temperature", -(log_alpha * (log_probs + target_entropy).mean()))
+        self._step("temperature", -(self.temperatures.log_alphas[index] * lack))
 
     def _step(self, name: str, loss: torch.Tensor) -> torch.Tensor:
         self.optimizers[name].begin_update()
@@ -168,8 +172,13 @@ class HASACTrainer(ModelFreeTrainer):
 
 
 def _target_entropy(layout: AgentLayout, agent: int) -> float:
-    size = layout.action_sizes[agent]
-    return DISCRETE_TARGET * math.log(size) if layout.is_discrete else -float(size)
+    choices = layout.action_choices[agent] if layout.is_factored else (layout.action_sizes[agent],)
+    return DISCRETE_TARGET * sum(map(math.log, choices)) if layout.is_discrete else -float(sum(choices))
+
+
+def _mean(x: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
+    """The mean of (B,) over the steps in which an agent was alive; 0 without any."""
+    return x.mean() if present is None else (x * present).sum() / present.sum().clamp(min=1)
 
 
 def _learning_rates(hp: HASACHyperparameters, name: str) -> float:

@@ -128,13 +128,15 @@ class OnPolicyTrainer(ModelFreeTrainer):
         network = self._trained()[name]
         columns = (batch.observations, batch.actions, batch.log_probs)
         observations, actions, log_probs = (column[:, chosen] for column in columns)  # (B, n, ...)
+        alive = None if batch.alive is None else batch.alive[:, chosen]
         for _ in range(self.hp.ppo_epochs):
             self.optimizers[name].begin_update(self.hp.ppo_minibatches)
             for rows in self._minibatches(len(factors), len(agents)):
                 index = (rows, torch.arange(len(agents), device=self.device))  # (M, n): every agent's own steps
                 policy = network(observations[index], chosen)
+                present = None if alive is None else alive[index]
                 loss, metrics = surrogate_loss(
-                    policy, actions[index], log_probs[index], batch.advantages[rows], factors[rows], self.hp
+                    policy, actions[index], log_probs[index], batch.advantages[rows], factors[rows], self.hp, present
                 )
                 self._means["actor"].add(metrics | {"actor_grad_norm": self.optimizers[name].step(loss)})
 
@@ -172,8 +174,9 @@ def surrogate_loss(
     advantages: torch.Tensor,
     factors: torch.Tensor,
     hp: OnPolicyHyperparameters,
+    alive: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """- mean of M min(r A, clip(r) A), less the entropy bonus.
+    """- mean of M min(r A, clip(r) A), less the entropy bonus, over the agents that are alive.
 
     Args:
         policy: of M steps of n agents.
@@ -182,19 +185,25 @@ def surrogate_loss(
         advantages: (M, n) A.
         factors: (M, n) M, without gradient.
         hp: clipping and entropy bonus.
+        alive: (M, n) 1 for those who are, else 0; None: all are. Others have a log-probability and an entropy of 0.
     """
     log_ratio, epsilon = policy.log_prob(actions) - log_probs, hp.clip_param
     assert log_ratio.shape == advantages.shape == factors.shape, "a product over other shapes would broadcast"
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
     entropy = policy.entropy().expand(log_ratio.shape)  # a Gaussian's is that of no state in particular
-    bonus = entropy.sum() if hp.entropy_reduction == "sum" else entropy.mean()
-    loss = -(factors * surrogate).mean() - hp.entropy_coeff * bonus
+    bonus = entropy.sum() if hp.entropy_reduction == "sum" else _mean(entropy, alive)
+    loss = -_mean(factors * surrogate, alive) - hp.entropy_coeff * bonus
     with torch.no_grad():
         metrics = {
             "policy_loss": loss.detach(),
-            "entropy": entropy.mean(),
-            "kl": (ratio - 1 - log_ratio).mean(),
-            "clip_fraction": ((ratio - 1).abs() > epsilon).float().mean(),
+            "entropy": _mean(entropy, alive),
+            "kl": _mean(ratio - 1 - log_ratio, alive),
+            "clip_fraction": _mean(((ratio - 1).abs() > epsilon).float(), alive),
         }
     return loss, metrics
+
+
+def _mean(x: torch.Tensor, alive: torch.Tensor | None) -> torch.Tensor:
+    """The mean over those who are alive; 0 without any."""
+    return x.mean() if alive is None else (x * alive).sum() / alive.sum().clamp(min=1)

@@ -16,10 +16,15 @@ from torch.nn import functional
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters, SoftActorHyperparameters
-from rllib_dima.core.policy.distributions import MaskedCategorical, MaskedSquashedGaussian
+from rllib_dima.core.policy.distributions import (
+    MaskedCategorical,
+    MaskedMultiCategorical,
+    MaskedSquashedGaussian,
+    categorical,
+)
 from rllib_dima.core.policy.networks import PolicyNetwork, own_outputs
 
-SoftDistribution = MaskedSquashedGaussian | MaskedCategorical
+SoftDistribution = MaskedSquashedGaussian | MaskedCategorical | MaskedMultiCategorical
 
 
 def _mlp(sizes: list[int], last_activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -55,28 +60,45 @@ class SquashedActors(PolicyNetwork):
         if agents is None:
             masked = (observations * self.observation_mask).unbind(-2)
             outputs = torch.stack([actor(own) for actor, own in zip(self.actors, masked, strict=True)], dim=-2)
-            return self._distribution(outputs, self.action_mask)
+            return self._distribution(outputs, self.usable(observations))
         outputs = own_outputs(list(self.actors), observations * self.observation_mask[agents], agents)
-        return self._distribution(outputs, self.action_mask[agents])
+        return self._distribution(outputs, self.usable(observations, agents))
 
     def of_agent(self, agent: int, observations: torch.Tensor) -> SoftDistribution:
         """One agent's policy, from its observations (B, O)."""
         outputs = self.actors[agent](observations * self.observation_mask[agent])
-        return self._distribution(outputs, self.action_mask[agent])
+        return self._distribution(outputs, self.layout.usable(self.action_mask[agent], observations))
+
+    def draw_executed(self, observations: torch.Tensor, agent: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws that gradients pass through, zero where an agent has left, and their log-probabilities.
+
+        Args:
+            observations: (B, N, O); or (B, O) of one agent.
+            agent: which one.
+
+        Returns:
+            (B, N, A) and (B, N), or (B, A) and (B,).
+        """
+        policy = self(observations) if agent is None else self.of_agent(agent, observations)
+        actions, log_probs = policy.reparameterised()
+        action_mask = self.action_mask if agent is None else self.action_mask[agent]
+        effective = self.layout.effective(action_mask, observations)
+        return actions * effective if self.layout.agents_leave or self.layout.is_factored else actions, log_probs
 
     @torch.no_grad()
     def act(self, observations: torch.Tensor, deterministic: bool) -> torch.Tensor:
         if deterministic or not self.explores_uniformly:
             return super().act(observations, deterministic)
-        mask = self.action_mask[self.layout.agent_index(observations)]  # (B, A)
-        numbers = torch.rand_like(mask)
-        return (numbers * mask).argmax(-1) if self.layout.is_discrete else (2 * numbers - 1) * mask
-
-    def _distribution(self, outputs: torch.Tensor, mask: torch.Tensor) -> SoftDistribution:
+        usable = self.usable(observations, self.layout.agent_index(observations))  # (B, A)
         if self.layout.is_discrete:
-            return MaskedCategorical(outputs, mask)
+            return categorical(torch.zeros_like(usable), usable, self.layout).sample()
+        return (2 * torch.rand_like(usable) - 1) * usable
+
+    def _distribution(self, outputs: torch.Tensor, usable: torch.Tensor) -> SoftDistribution:
+        if self.layout.is_discrete:
+            return categorical(outputs, usable, self.layout)
         mean, log_std = outputs.chunk(2, dim=-1)
-        return MaskedSquashedGaussian(mean, log_std.clamp(*self.LOG_STD_RANGE), mask)
+        return MaskedSquashedGaussian(mean, log_std.clamp(*self.LOG_STD_RANGE), usable)
 
 
 class TwinCritic(nn.Module):

@@ -1,20 +1,27 @@
-"""The distributions of actions. Log-probabilities and entropies never see an agent's padding."""
+"""The distributions of actions. Log-probabilities and entropies never see what an agent cannot use.
+
+An agent that can use nothing, as it has left, does so with certainty: its action is 0, with a log-probability and an
+entropy of exactly 0, without gradients.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch.distributions import Beta, Categorical, Normal
 from torch.nn import functional
 
+from rllib_dima.core.layout import AgentLayout
+
 
 class ActionDistribution(Protocol):
     """What can act. Padded entries of actions are 0."""
 
     def sample(self) -> torch.Tensor:
-        """Actions, (..., A) before clipping or (...) int64."""
+        """Actions, (..., A) before clipping, or (...) or (..., F) int64."""
         ...
 
     def deterministic(self) -> torch.Tensor:
@@ -119,15 +126,18 @@ class MaskedBeta:
 
 
 class MaskedCategorical:
-    """Categorical over an agent's own choices.
+    """Categorical over the choices an agent has; if it has none, the first.
 
     Args:
         logits: (..., A).
-        mask: (..., A) float, 1 for real choices.
+        mask: (..., A) float, 1 for choices it has.
     """
 
     def __init__(self, logits: torch.Tensor, mask: torch.Tensor) -> None:
-        logits = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min)
+        has = mask > 0
+        is_first = torch.arange(mask.shape[-1], device=mask.device) == 0
+        has = has | (is_first & ~has.any(-1, keepdim=True))
+        logits = logits.masked_fill(~has, torch.finfo(logits.dtype).min)
         self._categorical = Categorical(logits=logits, validate_args=False)
 
     def sample(self) -> torch.Tensor:
@@ -153,3 +163,47 @@ class MaskedCategorical:
 
     def entropy(self) -> torch.Tensor:
         return self._categorical.entropy()
+
+
+class MaskedMultiCategorical:
+    """Several independent choices at once, (..., F) int64.
+
+    Args:
+        logits: (..., A), one block of logits per choice.
+        mask: (..., A) float, 1 for what an agent can choose; of a block without any it chooses the first.
+        block_sizes: F numbers of entries.
+    """
+
+    def __init__(self, logits: torch.Tensor, mask: torch.Tensor, block_sizes: Sequence[int]) -> None:
+        blocks = zip(logits.split(list(block_sizes), -1), mask.split(list(block_sizes), -1), strict=True)
+        self._choices = [MaskedCategorical(*block) for block in blocks]
+
+    def sample(self) -> torch.Tensor:
+        return self._joint(MaskedCategorical.sample)
+
+    def deterministic(self) -> torch.Tensor:
+        return self._joint(MaskedCategorical.deterministic)
+
+    def reparameterised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One-hot draws (..., A) and the sum of negative entropies (...), as `MaskedCategorical`'s."""
+        draws, log_probs = zip(*(choice.reparameterised() for choice in self._choices), strict=True)
+        return torch.cat(draws, dim=-1), torch.stack(log_probs).sum(0)
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        pairs = zip(self._choices, actions.unbind(-1), strict=True)
+        return torch.stack([choice.log_prob(action) for choice, action in pairs]).sum(0)
+
+    def entropy(self) -> torch.Tensor:
+        return torch.stack([choice.entropy() for choice in self._choices]).sum(0)
+
+    def _joint(self, draw: Callable[[MaskedCategorical], torch.Tensor]) -> torch.Tensor:
+        return torch.stack([draw(choice) for choice in self._choices], dim=-1)
+
+
+def categorical(
+    logits: torch.Tensor, usable: torch.Tensor, layout: AgentLayout
+) -> MaskedCategorical | MaskedMultiCategorical:
+    """The distribution of discrete actions, from logits and masks (..., A)."""
+    if layout.is_factored:
+        return MaskedMultiCategorical(logits, usable, layout.block_sizes)
+    return MaskedCategorical(logits, usable)

@@ -22,9 +22,9 @@ from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import (
     ActionDistribution,
     MaskedBeta,
-    MaskedCategorical,
     MaskedGaussian,
     PolicyDistribution,
+    categorical,
 )
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
@@ -101,7 +101,7 @@ class PolicyNetwork(nn.Module):
             deterministic: the mean, or the likeliest choice, instead of a draw.
 
         Returns:
-            (B, A) before clipping, or (B,) int64.
+            (B, A) before clipping, or (B,) or (B, F) int64.
         """
         policy = self.acting(observations, self.layout.agent_index(observations))
         return policy.deterministic() if deterministic else policy.sample()
@@ -113,11 +113,18 @@ class PolicyNetwork(nn.Module):
         actions = policy.sample()
         return actions, policy.log_prob(actions)
 
-    def executed(self, actions: torch.Tensor) -> torch.Tensor:
-        """Drawn actions as the environment executes and the world model sees them: clipped to [-1, 1], or one-hot."""
-        if self.layout.is_discrete:
-            return functional.one_hot(actions, self.layout.action_size).to(self.action_mask.dtype)
-        return actions.clamp(-1, 1)
+    def executed(self, actions: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+        """Drawn actions (..., N, *drawn_shape) as the environment executes and the world model sees them (..., N, A).
+
+        Args:
+            actions: as drawn.
+            observations: (..., N, O) for which they were drawn.
+        """
+        return self.layout.executed(actions, self.layout.effective(self.action_mask, observations))
+
+    def usable(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> torch.Tensor:
+        """(..., A) float: which action entries each agent has and can use now. Arguments as of `forward`."""
+        return self.layout.usable(self.action_mask if agents is None else self.action_mask[agents], observations)
 
 
 class Actor(PolicyNetwork):
@@ -161,14 +168,14 @@ class Actor(PolicyNetwork):
         self, network: nn.Module, observations: torch.Tensor, agents: torch.Tensor | None
     ) -> PolicyDistribution:
         observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
-        action_mask = self.action_mask if agents is None else self.action_mask[agents]
+        usable = self.usable(observations, agents)
         if self.normalizer is not None:
             observations = self.normalizer(observations, agents)
         log_std = self.log_std if self.kind == "gaussian" else None
-        return _distribution(self.kind, network(observations * observation_mask), log_std, action_mask)
+        return _distribution(self.kind, network(observations * observation_mask), log_std, usable, self.layout)
 
     def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 21: clipped surrogate with one advantage for all agents, and the entropy bonus; mean over agents."""
+        """Eq. 21: clipped surrogate with one advantage for all agents, and entropy bonus; mean over living agents."""
         policy = self(batch.observations)
         log_ratio = policy.log_prob(batch.actions) - batch.log_probs  # (M, N)
         ratio, advantage, epsilon = log_ratio.exp(), batch.advantages.unsqueeze(1), self.hp.clip_param
@@ -180,8 +187,8 @@ class Actor(PolicyNetwork):
             metrics = {
                 "policy_loss": loss.detach(),
                 "entropy": entropy.detach(),
-                "kl": (ratio - 1 - log_ratio).mean(),
-                "clip_fraction": ((ratio - 1).abs() > epsilon).float().mean(),
+                "kl": batch.agent_mean(ratio - 1 - log_ratio),
+                "clip_fraction": batch.agent_mean(((ratio - 1).abs() > epsilon).float()),
             }
         return loss, metrics
 
@@ -207,13 +214,14 @@ class AgentActors(PolicyNetwork):
         actors = [self.of_agent(agent) for agent in range(self.layout.num_agents)]
         networks = [actor.network for actor in actors]
         log_std = torch.stack([actor.log_std for actor in actors]) if self.kind == "gaussian" else None  # (N, A)
+        usable = self.usable(observations, agents)
         if agents is None:
             masked = (observations * self.observation_mask).unbind(-2)
             outputs = torch.stack([network(own) for network, own in zip(networks, masked, strict=True)], dim=-2)
-            return _distribution(self.kind, outputs, log_std, self.action_mask)
+            return _distribution(self.kind, outputs, log_std, usable, self.layout)
         outputs = own_outputs(networks, observations * self.observation_mask[agents], agents)
         log_std = None if log_std is None else log_std[agents]
-        return _distribution(self.kind, outputs, log_std, self.action_mask[agents])
+        return _distribution(self.kind, outputs, log_std, usable, self.layout)
 
 
 def own_outputs(networks: Sequence[nn.Module], observations: torch.Tensor, agents: torch.Tensor) -> torch.Tensor:
@@ -232,16 +240,16 @@ def own_outputs(networks: Sequence[nn.Module], observations: torch.Tensor, agent
 
 
 def _distribution(
-    kind: str, outputs: torch.Tensor, log_std: torch.Tensor | None, action_mask: torch.Tensor
+    kind: str, outputs: torch.Tensor, log_std: torch.Tensor | None, usable: torch.Tensor, layout: AgentLayout
 ) -> PolicyDistribution:
     """What the outputs of an actor's network mean."""
     if kind == "categorical":
-        return MaskedCategorical(outputs, action_mask)
+        return categorical(outputs, usable, layout)
     if kind == "beta":
         alpha, beta = (functional.softplus(outputs) + 1).chunk(2, dim=-1)
-        return MaskedBeta(alpha, beta, action_mask)
+        return MaskedBeta(alpha, beta, usable)
     assert log_std is not None, "Gaussians have one"
-    return MaskedGaussian(outputs, 0.5 * log_std.sigmoid(), action_mask)
+    return MaskedGaussian(outputs, 0.5 * log_std.sigmoid(), usable)
 
 
 class Critic(nn.Module):
@@ -254,7 +262,7 @@ class Critic(nn.Module):
 
     def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__()
-        self.hp = hp
+        self.hp, self.layout = hp, layout
         self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0).float()
         self.value_normalizer = ValueNormalizer(hp.value_normalization_beta, hp.normalize_values)
 

@@ -17,11 +17,13 @@ def ppo_batch(
     hp: PolicyHyperparameters,
     reward_scale: torch.Tensor | float = 1.0,
     weigh_by_continuation: bool = False,
+    alive: torch.Tensor | None = None,
 ) -> tuple[PPOBatch, dict[str, torch.Tensor]]:
     """Evaluates a rollout with the critic: returns, advantages, and the flattened batch of M = H * B steps.
 
     Everything but the metrics is in units of `reward_scale`, so that learning does not depend on the reward's. With
-    `weigh_by_continuation` a step counts by the probability that the rollout has not ended before it.
+    `weigh_by_continuation` a step counts by the probability that the rollout has not ended before it. What is learnt of
+    agents is learnt of those that are `alive` (H, B, N); None: all are.
     """
     raw_values = critic(rollout.states)  # (H + 1, B)
     values = critic.value_normalizer.denormalize(raw_values)
@@ -40,8 +42,10 @@ def ppo_batch(
     ]  # fmt: skip
     if weigh_by_continuation:
         columns.append(reach_probabilities(rollout.continuations))
+    if alive is not None:
+        columns += [*([] if weigh_by_continuation else [torch.ones_like(returns)]), alive]
     batch = PPOBatch(*(column.flatten(0, 1) for column in columns))
-    return (_standardised(batch) if hp.normalize_advantages else batch), metrics
+    return (standardised(batch) if hp.normalize_advantages else batch), metrics
 
 
 def reach_probabilities(continuations: torch.Tensor) -> torch.Tensor:
@@ -49,9 +53,15 @@ def reach_probabilities(continuations: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.ones_like(continuations[:1]), continuations[:-1]]).cumprod(dim=0)
 
 
-def _standardised(batch: PPOBatch) -> PPOBatch:
-    """The batch with advantages of (weighted) mean 0 and standard deviation 1."""
-    centred = batch.advantages - batch.mean(batch.advantages)
+def standardised(batch: PPOBatch) -> PPOBatch:
+    """The batch with advantages of (weighted) mean 0 and standard deviation 1 over what actors learn from.
+
+    That is a mean over living agents, for each of which a step's advantage counts.
+    """
     if batch.weights is None:
+        centred = batch.advantages - batch.advantages.mean()
         return batch._replace(advantages=centred / (batch.advantages.std(correction=0) + 1e-5))
-    return batch._replace(advantages=centred / (batch.mean(centred.square()).sqrt() + 1e-5))
+    of_agents = (len(batch.advantages), 1 if batch.alive is None else batch.alive.shape[1])
+    centred = batch.advantages - batch.mean(batch.advantages.unsqueeze(1).expand(of_agents))
+    deviation = batch.mean(centred.square().unsqueeze(1).expand(of_agents)).sqrt()
+    return batch._replace(advantages=centred / (deviation + 1e-5))

@@ -19,12 +19,12 @@ class Trajectory:
         episode_id: chunks with the same id continue each other.
         states: (T + 1, S) raw global states, the one after the last step included.
         observations: (T, N, O) padded observations.
-        actions: (T, N, A) executed actions: continuous in [-1, 1], discrete one-hot.
+        actions: (T, N, A) executed actions: continuous in [-1, 1], discrete one-hot; 0 for agents that have left.
         rewards: (T,) team rewards.
         terminated: whether the last step ended the task.
         truncated: whether the last step was cut off (a time limit), which is not an ending to learn.
         is_start: whether the first step is the first of its episode.
-        drawn_actions: (T, N, A) continuous before clipping, or (T, N) discrete choices: as the policy drew them.
+        drawn_actions: (T, N, A) continuous before clipping, or (T, N) or (T, N, F) choices: as the policy drew them.
         log_probs: (T, N) of the drawn actions under the policy that drew them, where the trainer is `ON_POLICY`.
         last_observations: (N, O) padded observations after the last step.
     """
@@ -86,6 +86,19 @@ def states_to_count(trajectories: Iterable[Trajectory]) -> np.ndarray:
     return np.concatenate([t.states if t.is_start else t.states[1:] for t in trajectories])
 
 
+def executed_actions(drawn: np.ndarray, observations: np.ndarray, layout: AgentLayout) -> np.ndarray:
+    """Drawn actions (..., N, *drawn_shape) as the environment executed them (..., N, A); see `AgentLayout.executed`.
+
+    Args:
+        drawn: as the policy drew them.
+        observations: (..., N, O) for which they were drawn.
+        layout: sizes.
+    """
+    effective = layout.effective(layout.action_mask().float(), torch.as_tensor(observations))
+    actions = torch.as_tensor(drawn, dtype=torch.int64 if layout.is_discrete else None)
+    return layout.executed(actions, effective).numpy()
+
+
 def check_trajectory(trajectory: Trajectory, layout: AgentLayout) -> None:
     """Looks at what a trainer is given.
 
@@ -93,13 +106,12 @@ def check_trajectory(trajectory: Trajectory, layout: AgentLayout) -> None:
         ValueError: if the shapes do not fit the layout, or a value is NaN or beyond float32.
     """
     length, agents = len(trajectory), layout.num_agents
-    actions = (length, agents, layout.action_size)
     expected = {
         "states": (length + 1, layout.state_size),
         "observations": (length, agents, layout.observation_size),
-        "actions": actions,
+        "actions": (length, agents, layout.action_size),
         "rewards": (length,),
-        "drawn_actions": actions[:2] if layout.is_discrete else actions,
+        "drawn_actions": (length, agents, *layout.drawn_shape),
         "log_probs": (length, agents),
         "last_observations": (agents, layout.observation_size),
     }
