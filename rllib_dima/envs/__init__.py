@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rllib_dima.envs.bidexhands.env import BiDexHands
     from rllib_dima.envs.check.experiments import check_env
-    from rllib_dima.envs.cooperative import CooperativeEnv, NonFiniteError, SimulationError
+    from rllib_dima.envs.cooperative import CooperativeEnv
     from rllib_dima.envs.creation import as_multi_agent_env, create_team
     from rllib_dima.envs.isaacgym.env import IsaacGymBiDexHands
     from rllib_dima.envs.mamujoco.env import MAMuJoCo
+    from rllib_dima.envs.outcomes import NonFiniteError, SimulationError
     from rllib_dima.envs.pettingzoo import PettingZooEnv, to_pettingzoo
     from rllib_dima.envs.registry import (
         BACKENDS,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "BiDexHands": "bidexhands.env",
     "check_env": "check.experiments",
-    **dict.fromkeys(("CooperativeEnv", "NonFiniteError", "SimulationError"), "cooperative"),
+    "CooperativeEnv": "cooperative",
+    **dict.fromkeys(("NonFiniteError", "SimulationError"), "outcomes"),
     **dict.fromkeys(("as_multi_agent_env", "create_team"), "creation"),
     "IsaacGymBiDexHands": "isaacgym.env",
     "MAMuJoCo": "mamujoco.env",

@@ -90,6 +90,16 @@ def can_render_states(env: Any) -> bool:
     return callable(getattr(env, "render_states", None)) and getattr(env, "can_render_states", True)
 
 
+def find_attribute(env: Any, name: str) -> Any:
+    """An attribute of the outermost layer of an environment that has it; None if none has."""
+    while env is not None:
+        if (value := getattr(env, name, None)) is not None:
+            return value
+        inner = getattr(env, "env", None)
+        env = None if inner is env else inner
+    return None
+
+
 def joint_agents(env: Any) -> list:
     """The agents of an environment whose spaces are both a Tuple or Dict of agents; empty for any other."""
     observations, actions = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))

@@ -4,11 +4,17 @@ The contract, which `CooperativeEnv` keeps and all code outside this folder reli
 
     agents        the same at every step, all acting at once; at least two; in the natural order of their names
                   ("agent_2" before "agent_10"), so that every process numbers them alike
-    observations  float32 (O,) for every agent at every step: [own entries | zeros | one-hot agent id]
-    actions       float32 (A,) in [-1, 1], or an integer below the largest number of choices; padding is ignored.
-                  Entries beyond [-1, 1] are clipped, unless the environment has an attribute clip_actions = False
+    observations  float32 (O,) for every agent at every step: [own entries | zeros | flags | one-hot agent id]. Flags
+                  tell which actions are available and whether the agent is alive, in teams where that can change
+    actions       float32 (A,) in [-1, 1], or an integer below the largest number of choices, or several of these;
+                  padding is ignored, as is the action of an agent that has left. Entries beyond [-1, 1] are clipped,
+                  unless the environment has an attribute clip_actions = False
+    leaving       an agent that is done before the others, or is not among the observations, stays in the team until the
+                  episode ends: its observation is zero but for its id, and what it does goes nowhere. It is back as
+                  soon as it is among the observations and not done
     state         float32 (S,) in infos[first agent]["state"] after every reset and step, the last one included; what
-                  the environment itself has there is under "env_state"
+                  the environment itself has there is under "env_state". Where agents can leave, it ends in N entries
+                  that tell who is alive
     reward        one number, given to every agent
     flags         only {"__all__": bool}. Terminated: the task ended. Truncated: time ran out and the last state has a
                   value. Never both: an episode that ended by itself at the time limit is terminated.
@@ -24,57 +30,39 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.adapter import TeamAdapter, can_render_states, can_restore, joint_agents
-from rllib_dima.envs.spaces import (
-    LARGEST,
-    BoxAction,
-    ContractError,
-    DiscreteAction,
-    EnvTypeError,
-    agent_action,
-    are_in_range,
-    box_size,
-    in_range,
-    refuse_old_gym,
+from rllib_dima.envs.adapter import TeamAdapter, can_render_states, can_restore, find_attribute, joint_agents
+from rllib_dima.envs.masks import MASK_SOURCES, ActionMasks, MaskSource
+from rllib_dima.envs.observations import MASK_KEY, ObservationReader, read_array
+from rllib_dima.envs.outcomes import (
+    KEEP_AGENTS,
+    TEAM_REWARDS,
+    SimulationError,
+    TeamReward,
+    combine_rewards,
+    counted_rewards,
+    require_usable,
+    reward_number,
+    staying,
+    team_flags,
 )
-from rllib_dima.envs.team import ALL, TeamEnv, require_agents
+from rllib_dima.envs.spaces import ContractError, EnvTypeError, box_size, in_range, refuse_old_gym, team_actions
+from rllib_dima.envs.team import TeamEnv, require_agents
 
-TeamReward = Literal["shared", "mean", "sum"]
-TEAM_REWARDS = ("shared", "mean", "sum")
 StateSource = Literal["environment", "observations"]
 STATE_SOURCES = ("environment", "observations")
 SIMULATION_ERROR = "__simulation_error__"  # key of an info; see the contract
 RESET_ATTEMPTS = 5
-SHARED_REWARD_TOLERANCE = 1e-6  # relative to the largest reward, or absolute below 1: float32 rounding passes
-
-
-KEEP_AGENTS = (
-    "possible_agents names all agents, and all act at every step: keep a finished agent in the environment, with its "
-    "actions without effect, and end the episode for all at once (in PettingZoo, supersuit.black_death_v3 keeps them)."
-)
 LEAVE_STATE_OUT = 'Or have all observations concatenated instead: env_config={"state": "observations"}.'
-
-
-class NonFiniteError(ContractError, RuntimeError):
-    """An environment produced NaN, infinity, or numbers beyond `LARGEST`."""
-
-
-class SimulationError(RuntimeError):
-    """A simulator broke down: its state became NaN, infinite or unstable, which says nothing about the task.
-
-    Any environment may raise it. From `step()`: the episode is truncated and counted, and the step is not learnt from
-    (see the contract at the head of this file). From `reset()`: it is called again, without a seed.
-    """
 
 
 class CooperativeEnv(TeamEnv):
@@ -88,11 +76,16 @@ class CooperativeEnv(TeamEnv):
     their largest entry) and all observations have the same size.
 
     Args:
-        env: the environment. Box observations of any shape; Box actions with finite bounds, or Discrete actions, of
-            one kind for all agents.
+        env: the environment. Observations of any space that gymnasium can flatten, but no images; Box actions with
+            finite bounds, or Discrete, MultiDiscrete and MultiBinary actions, of one kind for all agents.
         team_reward: how the agents' rewards become the team's. "shared": they are equal, and it is an error if they
             are not; "mean" or "sum" of the agents' rewards.
         state: "environment": the environment's own state, if it offers one; "observations": never.
+        agents_leave: whether agents may be done, or absent, while the others go on; None: whatever the environment says
+            with an attribute `agents_leave`, or else no.
+        action_masks: "auto": actions are masked if observations are Dicts with an "action_mask", or the environment has
+            `get_avail_actions()`; "infos": they are, by the "action_mask" in infos. An attribute `action_masks` of the
+            environment says the same.
 
     Attributes:
         env: the wrapped environment.
@@ -114,7 +107,12 @@ class CooperativeEnv(TeamEnv):
     action_spaces: dict[Any, gymnasium.Space]
 
     def __init__(
-        self, env: MultiAgentEnv, team_reward: TeamReward = "shared", state: StateSource = "environment"
+        self,
+        env: MultiAgentEnv,
+        team_reward: TeamReward = "shared",
+        state: StateSource = "environment",
+        agents_leave: bool | None = None,
+        action_masks: MaskSource | None = None,
     ) -> None:
         require_multi_agent(env)
         check_name(team_reward, TEAM_REWARDS, "team_reward")
@@ -124,8 +122,13 @@ class CooperativeEnv(TeamEnv):
         super().__init__(ordered_agents(env))
         self._team_reward: TeamReward = team_reward
         clip = getattr(env, "clip_actions", True)
-        self._actions = {agent: agent_action(agent, env.get_action_space(agent), clip) for agent in self.agents}
-        require_one_kind(self._actions)
+        self._actions = team_actions({agent: env.get_action_space(agent) for agent in self.agents}, clip)
+        spaces = {agent: env.get_observation_space(agent) for agent in self.agents}
+        self._readers = {agent: ObservationReader(agent, space) for agent, space in spaces.items()}
+        self._leave = declared(env, "agents_leave", agents_leave, False)
+        source = declared(env, "action_masks", action_masks, "auto")
+        check_name(source, MASK_SOURCES, "action_masks in env_config")
+        self._masks = ActionMasks(env, self._readers, self._actions, source)
         self._offers_state = state == "environment" and offers_state(env)
         self.layout = self._build_layout()
         self._build_spaces()
@@ -165,18 +168,22 @@ class CooperativeEnv(TeamEnv):
         return layer
 
     def _build_layout(self) -> AgentLayout:
-        sizes = tuple(
-            box_size(self.env.get_observation_space(agent), f"The observation space of agent {agent!r}")
-            for agent in self.agents
-        )
+        sizes, actions = tuple(reader.size for reader in self._readers.values()), list(self._actions.values())
         identified = getattr(self.env, "observations_identify_agent", False) and len(set(sizes)) == 1
+        masks, leave, kind = self._masks.source is not None, self._leave, actions[0].kind
+        action_sizes = tuple(action.size for action in actions)
+        seen = sum(sizes) + (sum(action_sizes) if masks else 0)
+        state_size = box_size(self.env.state_space, "state_space") if self._offers_state else seen
         return AgentLayout(
             agent_ids=tuple(self.agents),
-            state_size=box_size(self.env.state_space, "state_space") if self._offers_state else sum(sizes),
+            state_size=state_size + (len(sizes) if leave else 0),
             observation_sizes=sizes,
-            action_sizes=tuple(action.size for action in self._actions.values()),
-            action_kind=next(iter(self._actions.values())).kind,
-            appends_agent_id=not identified,
+            action_sizes=action_sizes,
+            action_kind=kind,
+            appends_agent_id=masks or leave or not identified,
+            action_choices=tuple(action.choices for action in actions) if kind == "multi_discrete" else (),
+            masks_actions=masks,
+            agents_leave=leave,
         )
 
     def _build_spaces(self) -> None:
@@ -184,10 +191,10 @@ class CooperativeEnv(TeamEnv):
         state, observation = (
             Box(-np.inf, np.inf, (size,), np.float32) for size in (layout.state_size, layout.observation_size)
         )
-        continuous_actions = Box(-1.0, 1.0, (layout.action_size,), np.float32)
-        self._share_spaces(
-            state, observation, Discrete(layout.action_size) if layout.is_discrete else continuous_actions
-        )
+        action: gymnasium.Space = Box(-1.0, 1.0, (layout.action_size,), np.float32)
+        if layout.is_discrete:
+            action = MultiDiscrete(list(layout.block_sizes)) if layout.is_factored else Discrete(layout.action_size)
+        self._share_spaces(state, observation, action)
 
     def _build_blank(self) -> None:
         """Prepares `_observe`: observations of padding and ids alone, and where own entries go."""
@@ -195,27 +202,33 @@ class CooperativeEnv(TeamEnv):
         self._blank = np.zeros((layout.num_agents, layout.observation_size), np.float32)  # (N, O)
         if layout.appends_agent_id:
             self._blank[:, -layout.num_agents :] = np.eye(layout.num_agents)
-        shapes = [self.env.get_observation_space(agent).shape for agent in self.agents]
-        self._own = list(zip(self.agents, shapes, layout.observation_sizes, strict=True))
-        self._own_mask = np.arange(layout.observation_size) < np.array(layout.observation_sizes)[:, None]  # (N, O)
+        self._in_state = layout.observation_mask().numpy()  # (N, O): own entries and flags, not the appended id
+        if layout.appends_agent_id:
+            self._in_state[:, -layout.num_agents :] = False
+        self._choices = [np.flatnonzero(own) for own in layout.action_mask().numpy()]
+        self._alive = dict.fromkeys(self.agents, True)
 
     def _start(self, seed: int | None, options: dict | None) -> tuple[dict, dict]:
         try:
-            return self._observe(*self._reset_env(seed, options))
+            observations, infos = self._reset_env(seed, options)
+            self._note_alive(observations, set(observations))
+            return self._observe(observations, infos)
         except ContractError as error:
             raise self._in_step(error) from error.__cause__
 
     def _read_actions(self, action_dict: Mapping[Any, Any]) -> dict:
         require_agents("action_dict", action_dict, self.agents)
-        width = self.layout.action_size
-        return {agent: action.to_env(action_dict[agent], width) for agent, action in self._actions.items()}
+        width, acting = self.layout.action_size, [agent for agent in self.agents if self._alive[agent]]
+        return {agent: self._actions[agent].to_env(action_dict[agent], width) for agent in acting}
 
     def _advance(self, actions: dict) -> tuple[dict, float, bool, bool, dict]:
         try:
             observations, rewards, terminateds, truncateds, infos = self.env.step(actions)
-            terminated, truncated = team_flags(self.agents, terminateds, truncateds)
-            observations, infos = self._observe(observations, infos)
-            return observations, self._reward(rewards), terminated, truncated, infos
+            there = {*actions, *observations} if self._leave else self.agents
+            terminated, truncated = team_flags(there, terminateds, truncateds, self._leave)
+            self._note_alive(observations, staying(observations, terminateds, truncateds, terminated, truncated))
+            observations, infos = self._observe(observations, infos, terminated or truncated)
+            return observations, self._reward(rewards, actions), terminated, truncated, infos
         except SimulationError as error:
             return self._broken_step(error)
         except ContractError as error:
@@ -238,6 +251,7 @@ class CooperativeEnv(TeamEnv):
             "agents": list(self.agents),
             **self._progress(),
             "observations": observations,
+            "alive": dict(self._alive),
             "env": self.env.get_state(),
         }
 
@@ -252,10 +266,10 @@ class CooperativeEnv(TeamEnv):
             ValueError: the state is that of another environment; nothing has changed then.
         """
         self._require_restorable()
-        self._require_own(state, {"agents": self.agents}, "observations", "env")
+        self._require_own(state, {"agents": self.agents}, "observations", "alive", "env")
         self.env.set_state(state["env"])
         self._resume(state)
-        self._observations = copy.copy(state["observations"])
+        self._observations, self._alive = copy.copy(state["observations"]), dict(state["alive"])
 
     def _require_restorable(self) -> None:
         if not self.can_restore:
@@ -317,11 +331,23 @@ class CooperativeEnv(TeamEnv):
         found = f"In step {self._num_steps} of the episode (0 is the reset): {error.found}"
         return type(error)(found, error.advice)
 
-    def _observe(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any] | None) -> tuple[dict, dict]:
+    def _note_alive(self, observations: Mapping[Any, Any], staying: set) -> None:
+        """Keeps who is alive: those who stay, of agents that can leave.
+
+        Raises:
+            ContractError: there are observations of unknown agents, or some lack though no agent leaves.
+        """
+        known = set(observations) & set(self.agents) if self._leave else self.agents
+        require_agents("The environment's observations", observations, known, KEEP_AGENTS)
+        self._alive = {agent: not self._leave or agent in staying for agent in self.agents}
+
+    def _observe(
+        self, observations: Mapping[Any, Any], infos: Mapping[Any, Any] | None, is_last: bool = False
+    ) -> tuple[dict, dict]:
         """Padded observations, and infos with the state."""
-        require_agents("The environment's observations", observations, self.agents, KEEP_AGENTS)
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
             padded = self._padded(observations)
+            self._set_flags(padded, observations, infos or {}, is_last)
             state = self._read_state(padded)
         if not (in_range(padded) and in_range(state)):
             self._raise_non_finite(padded, state)
@@ -333,160 +359,69 @@ class CooperativeEnv(TeamEnv):
     def _padded(self, observations: Mapping[Any, Any]) -> np.ndarray:
         """(N, O) float32: all observations in a new array."""
         padded = self._blank.copy()
-        for row, (agent, shape, size) in zip(padded, self._own, strict=True):
-            row[:size] = read_array(f"the observation of agent {agent!r}", observations[agent], shape).reshape(-1)
+        for row, (agent, reader) in zip(padded, self._readers.items(), strict=True):
+            if self._alive[agent]:
+                row[: reader.size] = reader.read(observations[agent])
         return padded
+
+    def _set_flags(
+        self, padded: np.ndarray, observations: Mapping[Any, Any], infos: Mapping[Any, Any], is_last: bool
+    ) -> None:
+        """Writes into observations which actions are available, and who is alive."""
+        layout, alive = self.layout, [agent for agent in self.agents if self._alive[agent]]
+        if layout.masks_actions:
+            masks = self._masks.read(alive, observations, infos, is_last)
+            for index, agent in enumerate(self.agents):
+                if agent in masks:
+                    padded[index, layout.available_slice][self._choices[index]] = masks[agent]
+        elif layout.is_discrete:
+            refuse_unread_masks(infos)
+        if layout.agents_leave:
+            padded[:, layout.alive_index] = list(self._alive.values())
 
     def _read_state(self, padded: np.ndarray) -> np.ndarray:
         """(S,) float32, in a new array."""
         if not self._offers_state:
-            return padded[self._own_mask]  # all agents' own entries, one agent after the other
+            return padded[self._in_state]  # all agents' own entries, one agent after the other
         try:
             values, shape = self.env.state(), self.env.state_space.shape
         except SimulationError:
             raise
         except Exception as error:  # whatever an environment raises
             raise broken_state(self.env, error) from error
-        return read_array("the state", values, shape, f" {LEAVE_STATE_OUT}").astype(np.float32).reshape(-1)
+        state = read_array("the state", values, shape, f" {LEAVE_STATE_OUT}").astype(np.float32).reshape(-1)
+        return np.append(state, padded[:, self.layout.alive_index]) if self._leave else state
 
     def _raise_non_finite(self, padded: np.ndarray, state: np.ndarray) -> None:
-        for row, (agent, _, size) in zip(padded, self._own, strict=True):
-            require_usable(f"the observation of agent {agent!r}", row[:size])
+        for row, (agent, reader) in zip(padded, self._readers.items(), strict=True):
+            require_usable(f"the observation of agent {agent!r}", row[: reader.size])
         require_usable("the state", state)
 
-    def _reward(self, rewards: Mapping[Any, Any]) -> float:
-        require_agents("The environment's rewards", rewards, self.agents, KEEP_AGENTS)
-        return combine_rewards(
-            {agent: reward_number(agent, rewards[agent]) for agent in self.agents}, self._team_reward
-        )
+    def _reward(self, rewards: Mapping[Any, Any], acted: Mapping[Any, Any]) -> float:
+        known = set(rewards) & set(self.agents) if self._leave else self.agents
+        require_agents("The environment's rewards", rewards, known, KEEP_AGENTS)
+        numbers = {agent: reward_number(agent, rewards[agent]) for agent in self.agents if agent in known}
+        return combine_rewards(counted_rewards(numbers, self.agents, acted, self._team_reward), self._team_reward)
 
 
-def team_flags(agents: Iterable[Any], terminateds: Mapping[Any, bool], truncateds: Mapping[Any, bool]) -> tuple:
-    """(terminated, truncated) of the whole team, from flags per agent, under "__all__", or both.
+def declared(env: Any, name: str, setting: Any, default: Any) -> Any:
+    """A setting, or else what the environment, or what it wraps, says in an attribute of that name."""
+    found = find_attribute(env, name) if setting is None else setting
+    return default if found is None else found
 
-    A team is terminated if "__all__" or every agent is. Where an environment marks the end of a time limit with a
-    terminated "__all__", while each agent's own flags say truncated and not terminated, it counts as truncated.
-    An end at which some agents are terminated and the others truncated is a truncation. Never both.
 
-    Args:
-        agents: all agents.
-        terminateds: flags as an environment's `step` returns them.
-        truncateds: likewise.
+def refuse_unread_masks(infos: Mapping[Any, Any]) -> None:
+    """Refuses masks of actions in infos of an environment that has not said that they are there.
 
     Raises:
-        ContractError: some agents are done and others are not, and the episode goes on.
+        ContractError: there are.
     """
-    if not (any(terminateds.values()) or any(truncateds.values())):  # almost every step
-        return False, False
-    own_terminated = {agent: bool(terminateds.get(agent, False)) for agent in agents}
-    own_truncated = {agent: bool(truncateds.get(agent, False)) for agent in agents}
-    done = [agent for agent in own_terminated if own_terminated[agent] or own_truncated[agent]]
-    ended_by_limit = all(own_truncated.values()) and all(not terminateds.get(agent, True) for agent in own_terminated)
-    terminated = all(own_terminated.values()) or (bool(terminateds.get(ALL, False)) and not ended_by_limit)
-    ended = terminated or bool(truncateds.get(ALL, False)) or len(done) == len(own_terminated)
-    if done and not ended:
+    masked = [agent for agent, info in infos.items() if isinstance(info, Mapping) and MASK_KEY in info]
+    if masked:
         raise ContractError(
-            f"Agents {done} of {len(own_terminated)} are done while the episode goes on, but DIMA needs every agent "
-            "until the end.",
-            KEEP_AGENTS,
+            f"Infos of agents {masked} have an {MASK_KEY!r}, but nothing says that actions are masked.",
+            'Say so with env_config={"action_masks": "infos"}, or leave it out.',
         )
-    return terminated, ended and not terminated
-
-
-def require_usable(quantity: str, values: np.ndarray | float) -> None:
-    """Refuses NaN, infinity and numbers beyond `LARGEST` from an environment.
-
-    Args:
-        quantity: what the numbers are, for the error.
-        values: array of any shape, or a number.
-
-    Raises:
-        NonFiniteError: an entry is NaN, infinite or larger than `LARGEST` in size.
-    """
-    if not in_range(values):
-        advice = "Find out why the environment computes it, or end the episode before it does."
-        raise NonFiniteError(_non_finite(quantity, values), advice)
-
-
-def require_finite(quantity: str, values: np.ndarray | float, step: int) -> None:
-    """Refuses them from a simulator, which has then broken down.
-
-    Args:
-        quantity: what the numbers are, for the error.
-        values: array of any shape, or a number.
-        step: steps since the reset.
-
-    Raises:
-        SimulationError: an entry is NaN, infinite or larger than `LARGEST` in size.
-    """
-    if not in_range(values):
-        raise SimulationError(f"In step {step} of the episode (0 is the reset), {_non_finite(quantity, values)}")
-
-
-def _non_finite(quantity: str, values: np.ndarray | float) -> str:
-    entries = np.flatnonzero(~are_in_range(values))
-    return (
-        f"{quantity} became NaN or infinite, or larger than {LARGEST:g}, in entries {listed(entries)} of "
-        f"{np.size(values)}; the first is {np.ravel(values)[entries[0]]:g}."
-    )
-
-
-def listed(entries: np.ndarray) -> str:
-    """The first numbers of entries, for errors."""
-    return f"{entries[:8].tolist()}{'...' if entries.size > 8 else ''}"
-
-
-def read_array(name: str, value: Any, shape: tuple[int, ...] | None, or_else: str = "") -> np.ndarray:
-    """An array that an environment returned.
-
-    Args:
-        name: what it is, for the error.
-        value: what was returned.
-        shape: that of its space.
-        or_else: what else can be done if it is another one, for the error.
-
-    Raises:
-        ContractError: it is no array of numbers, or of another shape.
-    """
-    array = _numbers(value)
-    if array is None:
-        advice = "Return a numpy array of the shape and the dtype of its space."
-        raise ContractError(f"{name} is not an array of numbers: {value!r}.", advice)
-    if array.shape != shape:
-        found = f"{name} has shape {array.shape}, but its space says {shape}."
-        raise ContractError(found, f"Correct one of the two.{or_else}")
-    return array
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError):  # nested lists of unequal lengths, tensors on a GPU
-        return None
-    return array if array.dtype.kind in "biuf" else None
-
-
-def reward_number(agent: Any, reward: Any) -> float:
-    """An agent's reward as a number.
-
-    Args:
-        agent: whose reward it is, for the error.
-        reward: what the environment returned.
-
-    Raises:
-        ContractError: it is no single number.
-        NonFiniteError: it is NaN, infinite or larger than `LARGEST` in size.
-    """
-    array = None if type(reward) is float else _numbers(reward)
-    if type(reward) is not float and (array is None or array.shape != ()):
-        raise ContractError(
-            f"The reward of agent {agent!r} is {reward!r} ({type(reward).__name__}), but must be one number.",
-            "Return a float for every agent, for example float(reward) or float(reward.sum()).",
-        )
-    number = reward if array is None else float(array)
-    if not abs(number) <= LARGEST:
-        require_usable(f"the reward of agent {agent!r}", number)
-    return number
 
 
 def require_multi_agent(env: Any) -> None:
@@ -547,24 +482,6 @@ def _natural_order(agent: Any) -> tuple[list, str]:
     return [int(part) if index % 2 else part for index, part in enumerate(text_and_numbers)], str(agent)
 
 
-def require_one_kind(actions: Mapping[Any, BoxAction | DiscreteAction]) -> None:
-    """Refuses a team whose agents have different kinds of actions.
-
-    Args:
-        actions: by agent.
-
-    Raises:
-        ContractError: some are continuous and others discrete.
-    """
-    kinds = {agent: action.kind for agent, action in actions.items()}
-    if len(set(kinds.values())) > 1:
-        raise ContractError(
-            f"All agents must have the same kind of actions, but they are {kinds}.",
-            "Make all of them Box or all of them Discrete, for example by giving continuous agents a few fixed "
-            "actions to choose from.",
-        )
-
-
 def offers_state(env: MultiAgentEnv) -> bool:
     """Whether the environment has a global state of its own.
 
@@ -585,35 +502,6 @@ def broken_state(env: Any, error: Exception) -> ContractError:
     """The error for an environment whose `state()` raises one."""
     found = f"state() of {type(env).__name__} failed: {type(error).__name__}: {error}."
     return ContractError(found, f"Repair it. {LEAVE_STATE_OUT}")
-
-
-def combine_rewards(rewards: Mapping[Any, float], team_reward: TeamReward) -> float:
-    """The team's reward.
-
-    Args:
-        rewards: of every agent.
-        team_reward: as for `CooperativeEnv`.
-
-    Raises:
-        ContractError: they should be shared, but differ by more than float32 rounding.
-        NonFiniteError: their sum is larger than `LARGEST` in size.
-    """
-    if team_reward != "shared":
-        total = sum(rewards.values())
-        if team_reward == "mean":
-            return total / len(rewards)
-        if not abs(total) <= LARGEST:
-            require_usable("the sum of the agents' rewards", total)
-        return total
-    low, high = min(rewards.values()), max(rewards.values())
-    if high - low > SHARED_REWARD_TOLERANCE * max(1.0, abs(low), abs(high)):
-        lowest, highest = min(rewards, key=rewards.__getitem__), max(rewards, key=rewards.__getitem__)
-        raise ContractError(
-            f"The agents' rewards differ: {low} of agent {lowest!r}, {high} of agent {highest!r}. DIMA is for "
-            "cooperative tasks, with one reward for the team.",
-            'If the task is cooperative, say how to combine them: env_config={"team_reward": "mean"} or "sum".',
-        )
-    return next(iter(rewards.values()))
 
 
 def _put_state(info: dict, state: np.ndarray) -> None:

@@ -16,8 +16,10 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.adapter import joint_agents
-from rllib_dima.envs.cooperative import STATE_SOURCES, TEAM_REWARDS, require_multi_agent
+from rllib_dima.envs.cooperative import STATE_SOURCES, require_multi_agent
 from rllib_dima.envs.gymnasium_team import GymnasiumTeam, layers
+from rllib_dima.envs.masks import MASK_SOURCES
+from rllib_dima.envs.outcomes import TEAM_REWARDS
 from rllib_dima.envs.pettingzoo import PettingZooEnv, turn_based
 from rllib_dima.envs.registry import WRAPPER_CONFIG_KEYS, require_registered
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
@@ -59,6 +61,9 @@ def wrapper_settings(env_config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: env_config[key] for key in WRAPPER_CONFIG_KEYS if key in env_config}
     check_name(settings.get("team_reward", "shared"), TEAM_REWARDS, "team_reward")
     check_name(settings.get("state", "environment"), STATE_SOURCES, "state in env_config")
+    check_name(settings.get("action_masks", "auto"), MASK_SOURCES, "action_masks in env_config")
+    if not isinstance(settings.get("agents_leave"), bool | None):
+        raise ValueError(f"agents_leave in env_config must be True or False, but is {settings['agents_leave']!r}.")
     return settings
 
 

@@ -15,7 +15,7 @@ from gymnasium import spaces, wrappers
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.envs.adapter import TeamAdapter, can_render_states, can_restore, joint_agents
-from rllib_dima.envs.cooperative import KEEP_AGENTS
+from rllib_dima.envs.outcomes import KEEP_AGENTS
 from rllib_dima.envs.spaces import ContractError, EnvTypeError
 from rllib_dima.envs.team import ALL
 
@@ -97,7 +97,10 @@ class GymnasiumTeam(TeamAdapter):
         Returns:
             Observations, rewards, terminated and truncated flags and infos by agent; a flag for all under "__all__".
         """
-        actions = tuple(action_dict[agent] for agent in self.agents) if self._acts_in_tuples else dict(action_dict)
+        actions: Any = dict(action_dict)
+        if self._acts_in_tuples:  # one of an agent that has left is needed, too, and has no effect
+            idle = {agent: _idle(self.action_spaces[agent]) for agent in self.agents if agent not in action_dict}
+            actions = tuple({**idle, **action_dict}[agent] for agent in self.agents)
         observations, rewards, terminateds, truncateds, infos = self.env.step(actions)
         if _is_one(rewards):
             rewards = dict.fromkeys(self.agents, rewards)
@@ -184,6 +187,16 @@ def _space(env: Any, kind: str, agent: Any) -> Any:
     if own is None:
         return _space(env.env, kind, agent)
     return own[agent] if isinstance(own, Mapping) else own
+
+
+def _idle(space: gymnasium.Space) -> Any:
+    """The action of the space that is nearest to 0."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start.copy()
+    zeros = np.zeros(space.shape or (), space.dtype)
+    return np.clip(zeros, space.low, space.high) if isinstance(space, spaces.Box) else zeros
 
 
 def _is_one(value: Any) -> bool:

@@ -18,7 +18,8 @@ from pettingzoo import AECEnv, ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_dima.envs.adapter import TeamAdapter, can_restore
-from rllib_dima.envs.cooperative import broken_state, offers_state, team_flags
+from rllib_dima.envs.cooperative import broken_state, offers_state
+from rllib_dima.envs.outcomes import team_flags
 from rllib_dima.envs.spaces import EnvTypeError
 from rllib_dima.envs.team import ALL, require_running
 
@@ -75,11 +76,11 @@ class PettingZooEnv(TeamAdapter):
 
         Returns:
             Observations, rewards, terminated and truncated flags and infos, as the environment gives them. The flag
-            "__all__" is set once no agent is left: terminated if every agent is, else truncated.
+            "__all__" is set once no agent is left: terminated if those are that were left before, else truncated.
         """
         observations, rewards, terminateds, truncateds, infos = self.par_env.step(dict(action_dict))
         has_ended = not self.par_env.agents or self._all_done(terminateds, truncateds)
-        terminated = has_ended and all(terminateds.get(agent, False) for agent in self.possible_agents)
+        terminated = has_ended and bool(terminateds) and all(terminateds.values())
         flags = {**terminateds, ALL: terminated}, {**truncateds, ALL: has_ended and not terminated}
         return dict(observations), dict(rewards), *flags, dict(infos or {})
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EnvFamily = Literal["mamujoco", "bidexhands"]
 BACKENDS = ("mujoco", "isaacgym")  # of Bi-DexHands
-WRAPPER_CONFIG_KEYS = ("team_reward", "state")  # in the same env_config, but for CooperativeEnv
+WRAPPER_CONFIG_KEYS = ("team_reward", "state", "agents_leave", "action_masks")  # in the env_config of CooperativeEnv
 
 # Every id: its family, and what the id itself says of the environment.
 _TASKS: dict[str, tuple[EnvFamily, dict[str, str]]] = {

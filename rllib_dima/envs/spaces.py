@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 if TYPE_CHECKING:
     from rllib_dima.core.layout import ActionKind  # imports torch
@@ -113,6 +114,7 @@ class BoxAction:
     """
 
     kind: ActionKind = "continuous"
+    choices: tuple[int, ...] = ()
 
     def __init__(self, agent: object, space: Box, clip: bool = True) -> None:
         self.size = box_size(space, f"The action space of agent {agent!r}")
@@ -162,12 +164,14 @@ class DiscreteAction:
 
     Attributes:
         size: number of choices the agent really has.
+        choices: the same, in a tuple.
     """
 
     kind: ActionKind = "discrete"
 
     def __init__(self, agent: object, space: Discrete) -> None:
         self.size = int(space.n)
+        self.choices = (self.size,)
         self._agent, self._start = agent, int(space.start)
 
     def to_env(self, action: Any, width: int) -> int:
@@ -193,23 +197,112 @@ class DiscreteAction:
         return int(choice) + self._start
 
 
-def agent_action(agent: object, space: gymnasium.Space | None, clip: bool = True) -> BoxAction | DiscreteAction:
-    """The translation of one agent's actions, continuous ones clipped to [-1, 1] or not.
+class MultiDiscreteAction:
+    """One agent's several choices at once: numbers below those of `choices`, counted from the first of each.
+
+    In a team that mixes them with single choices, a `Discrete` space is one choice.
+
+    Args:
+        agent: whose actions these are, for errors.
+        space: the agent's own action space.
+
+    Attributes:
+        size: sum of the numbers of choices.
+        choices: the numbers of choices.
 
     Raises:
-        ContractError: the space is neither a bounded float Box nor a Discrete.
+        ContractError: the space is without any choice.
+    """
+
+    kind: ActionKind = "multi_discrete"
+
+    def __init__(self, agent: object, space: MultiDiscrete | MultiBinary | Discrete) -> None:
+        self._agent, self._space = agent, space
+        if isinstance(space, Discrete):
+            sizes, start = np.array([space.n]), np.array([space.start])
+        elif isinstance(space, MultiDiscrete):
+            sizes, start = space.nvec.reshape(-1), space.start.reshape(-1)
+        else:
+            sizes = np.full(int(np.prod(space.shape)), 2)
+            start = np.zeros_like(sizes)
+        if not sizes.size:
+            raise ContractError(f"The action space of agent {agent!r} is {space}, without any choice.", "Give it one.")
+        self._sizes, self._start = sizes, start
+        self.choices, self.size = tuple(map(int, sizes)), int(sizes.sum())
+
+    def to_env(self, action: Any, width: int) -> Any:
+        """The environment's form of an action.
+
+        Args:
+            action: (F,) integers; those beyond the agent's own choices are padding.
+            width: entries of an action in its one-hot form, which does not matter here.
+
+        Returns:
+            Array of the shape and dtype of the agent's own space; an integer if that is a `Discrete`.
+
+        Raises:
+            ValueError: not integers, too few, or outside the agent's own choices.
+        """
+        numbers, count = np.asarray(action), len(self.choices)
+        if numbers.ndim != 1 or len(numbers) < count or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(f"The action of agent {self._agent!r} is {action!r}, but it must be {count} integers.")
+        own = numbers[:count]
+        if ((own < 0) | (own >= self._sizes)).any():
+            raise ValueError(
+                f"The action of agent {self._agent!r} is {own.tolist()}, but its numbers of choices are {self.choices}."
+            )
+        chosen = own + self._start
+        if isinstance(self._space, Discrete):
+            return int(chosen[0])
+        return chosen.reshape(self._space.shape).astype(self._space.dtype)
+
+
+AgentAction = BoxAction | DiscreteAction | MultiDiscreteAction
+
+
+def agent_action(agent: object, space: gymnasium.Space | None, clip: bool = True, joined: bool = False) -> AgentAction:
+    """The translation of one agent's actions, continuous ones clipped to [-1, 1] or not.
+
+    Args:
+        agent: whose actions these are, for errors.
+        space: the agent's own action space.
+        clip: whether continuous actions are clipped.
+        joined: whether others of its team make several choices at once, so that one choice is taken as several are.
+
+    Raises:
+        ContractError: the space is neither a bounded float Box nor one of choices.
     """
     owner = f"The action space of agent {agent!r}"
     require_space(space, owner)
     if isinstance(space, Box):
         return BoxAction(agent, space, clip)
-    if isinstance(space, Discrete):
+    if isinstance(space, Discrete) and not joined:
         return DiscreteAction(agent, space)
+    if isinstance(space, (Discrete, MultiDiscrete, MultiBinary)):
+        return MultiDiscreteAction(agent, space)
     raise ContractError(
-        f"{owner} is {space}, but DIMA needs a bounded float gymnasium.spaces.Box or a gymnasium.spaces.Discrete.",
-        "Flatten Dict and Tuple actions into one Box, and number the combinations of a MultiDiscrete or MultiBinary "
-        "with one Discrete, in the environment.",
+        f"{owner} is {space}, but DIMA needs a bounded float gymnasium.spaces.Box, or a Discrete, MultiDiscrete or "
+        "MultiBinary.",
+        "Flatten Dict and Tuple actions in the environment, into one Box or one MultiDiscrete.",
     )
+
+
+def team_actions(action_spaces: Mapping[Any, gymnasium.Space | None], clip: bool = True) -> dict[Any, AgentAction]:
+    """The translations of all agents' actions, all of one kind, by agent.
+
+    Raises:
+        ContractError: an unsupported space, or continuous and discrete ones in one team.
+    """
+    joined = any(isinstance(space, (MultiDiscrete, MultiBinary)) for space in action_spaces.values())
+    actions = {agent: agent_action(agent, space, clip, joined) for agent, space in action_spaces.items()}
+    kinds = {agent: action.kind for agent, action in actions.items()}
+    if len(set(kinds.values())) > 1:
+        raise ContractError(
+            f"All agents must have the same kind of actions, but they are {kinds}.",
+            "Make all of them Box or all of them discrete, for example by giving continuous agents a few fixed actions "
+            "to choose from.",
+        )
+    return actions
 
 
 def finite_action(agent: object, action: Any, size: int) -> np.ndarray:

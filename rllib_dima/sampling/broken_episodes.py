@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
-from rllib_dima.envs.cooperative import SIMULATION_ERROR, SimulationError
+from rllib_dima.envs.cooperative import SIMULATION_ERROR
+from rllib_dima.envs.outcomes import SimulationError
 
 MAX_BROKEN, RECENT_EPISODES = 10, 100
 """A run stops if the simulator broke down in more than `MAX_BROKEN` of the last `RECENT_EPISODES` episodes."""

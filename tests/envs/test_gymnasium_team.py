@@ -292,7 +292,7 @@ def test_agents_that_leave_a_tuple_are_missed():
     env = cooperative(grid := Grid(list, reward=sum))
     env.reset()
     grid.reset_observations = lambda: ([np.zeros(2, np.float32)],)
-    with pytest.raises(ContractError, match=r"In step 1 .*1 results for the 2 agents .*keep a finished agent"):
+    with pytest.raises(ContractError, match=r"In step 1 .*1 results for the 2 agents .*agents_leave"):
         env.step({"agent_0": 0, "agent_1": 0})
 
 

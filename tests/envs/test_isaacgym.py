@@ -21,10 +21,11 @@ import pytest
 import torch
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
-from rllib_dima.envs.cooperative import CooperativeEnv, SimulationError
+from rllib_dima.envs.cooperative import CooperativeEnv
 from rllib_dima.envs.isaacgym import process as process_module
 from rllib_dima.envs.isaacgym import worker as isaacgym_worker
 from rllib_dima.envs.isaacgym.env import IsaacGymBiDexHands
+from rllib_dima.envs.outcomes import SimulationError
 
 STANDIN = Path(__file__).parents[1] / "isaacgym_standin"
 SUPPORTED = process_module.SUPPORTED_PYTHONS

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
-from rllib_dima.envs.cooperative import SIMULATION_ERROR, CooperativeEnv, SimulationError
+from rllib_dima.envs.cooperative import SIMULATION_ERROR, CooperativeEnv
 from rllib_dima.envs.mamujoco import scenarios as mamujoco_scenarios
 from rllib_dima.envs.mamujoco.env import MAMuJoCo
 from rllib_dima.envs.mamujoco.observations import FullObservations
+from rllib_dima.envs.outcomes import SimulationError
 
 # Joints in the order of the actuators, written down from the MuJoCo models' XML.
 ACTUATORS = {

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from gymnasium_robotics.envs.multiagent_mujoco import mamujoco_v1, obsk
 
-from rllib_dima.envs.cooperative import SimulationError
 from rllib_dima.envs.mamujoco import local_observations as mamujoco_observations
 from rllib_dima.envs.mamujoco.env import MAMuJoCo
+from rllib_dima.envs.outcomes import SimulationError
 
 CASES = [
     ("Ant", "2x4"),

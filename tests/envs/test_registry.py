@@ -87,7 +87,9 @@ def test_every_env_config_may_hold_the_settings_of_the_wrapper():
     create = envs.creator("mamujoco_ant_4x2")
     with pytest.raises(ValueError, match=r"'team_rewards'\. Did you mean 'team_reward'"):
         create({"team_rewards": "mean"})
-    with pytest.raises(ValueError, match=r"Known: agent_obsk, .* max_episode_steps, .* team_reward, .*version"):
+    with pytest.raises(
+        ValueError, match=r"Known: action_masks, agent_obsk, .* max_episode_steps, .* team_reward, .*version"
+    ):
         create({"xyzzy": 1})
 
 

@@ -24,7 +24,7 @@ from rllib_dima.envs.bidexhands.tasks import (
     TASKS,
     Points,
 )
-from rllib_dima.envs.cooperative import SimulationError, require_finite
+from rllib_dima.envs.outcomes import SimulationError, require_finite
 from rllib_dima.envs.team import TeamEnv, require_states
 
 RENDER_MODES = ("rgb_array",)

@@ -25,26 +25,29 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.test import parallel_api_test
 
 import rllib_dima
+from rllib_dima.envs.adapter import can_restore
 from rllib_dima.envs.check.report import EnvReport, listing
 from rllib_dima.envs.check.results import STATE, Moment, ResultChecks, by_agent
 from rllib_dima.envs.cooperative import (
-    ALL,
     LEAVE_STATE_OUT,
     CooperativeEnv,
-    SimulationError,
-    can_restore,
+    declared,
     offers_state,
     ordered_agents,
-    require_one_kind,
+    refuse_unread_masks,
 )
 from rllib_dima.envs.creation import as_multi_agent_env, create_team, wrapper_settings
+from rllib_dima.envs.masks import ActionMasks
+from rllib_dima.envs.observations import ObservationReader
+from rllib_dima.envs.outcomes import SimulationError
 from rllib_dima.envs.pettingzoo import PettingZooEnv
-from rllib_dima.envs.spaces import agent_action, box_size
+from rllib_dima.envs.spaces import MultiDiscreteAction, agent_action, box_size, team_actions
+from rllib_dima.envs.team import ALL
 
 SHORT_EPISODE = 50  # steps of an experiment that needs no whole episode
 PATIENCE = 10  # times `steps` before an episode is said not to end
@@ -99,7 +102,9 @@ class _Inspection:
         self._given, self._env_config, self._settings, self._seed = given, env_config, settings, seed
         self._is_instance = isinstance(given, (gymnasium.Env, ParallelEnv, AECEnv))
         self._opened: list[Any] = []
-        self._actions_of: dict[Any, Any] = {}
+        self._readers: dict[Any, ObservationReader] = {}
+        self._can_act: list[Any] = []
+        self._masks: ActionMasks | None = None
         self.report = EnvReport(given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__))
 
     def run(self, episodes: int, steps: int) -> None:
@@ -138,14 +143,26 @@ class _Inspection:
         self._agents, self._has_state = list(self._env.possible_agents), False
         with self.report.guard("agents"):
             self._agents = ordered_agents(self._env)
-        spaces = by_agent({agent: self._space("observation", agent) for agent in self._agents})
+        own = {agent: self._space("observation", agent) for agent in self._agents}
+        spaces, readers = by_agent(own), by_agent(self._readers)
         self._action_spaces = {agent: self._space("action", agent) for agent in self._agents}
-        with self.report.guard("spaces"):
-            require_one_kind(self._actions_of)
+        self._look_at_masks()
         with self.report.guard("state"):
             self._has_state = self._settings.get("state") != "observations" and offers_state(self._env)
             spaces |= self._state_space() if self._has_state else {}
-        self._results = ResultChecks(self.report, self._agents, spaces, self._settings.get("team_reward", "shared"))
+        readers = {name: reader for name, reader in readers.items() if not isinstance(spaces[name], Box)}
+        self._agents_leave = declared(self._env, "agents_leave", self._settings.get("agents_leave"), False)
+        team_reward = self._settings.get("team_reward", "shared")
+        self._results = ResultChecks(self.report, self._agents, spaces, readers, team_reward, self._agents_leave)
+
+    def _look_at_masks(self) -> None:
+        """One kind of actions, and where it is told which of them are available."""
+        usable = {*self._readers} == {*self._can_act} == {*self._agents}
+        with self.report.guard("spaces"):
+            if usable:
+                actions = team_actions(self._action_spaces)
+                source = declared(self._env, "action_masks", self._settings.get("action_masks"), "auto")
+                self._masks = ActionMasks(self._env, self._readers, actions, source)
 
     def _space(self, kind: str, agent: Any) -> gymnasium.Space | None:
         """A copy, so that sampling leaves the environment's own random numbers alone; None where there is no space."""
@@ -155,9 +172,10 @@ class _Inspection:
             space.seed(self._seed + self._agents.index(agent))
         with self.report.guard("spaces", owner=f"the {kind} space of agent {agent!r}"):
             if kind == "action":
-                self._actions_of[agent] = agent_action(agent, space)
+                agent_action(agent, space)
+                self._can_act.append(agent)
             else:
-                box_size(space, f"The observation space of agent {agent!r}")
+                self._readers[agent] = ObservationReader(agent, space)
         return space
 
     def _state_space(self) -> dict[str, gymnasium.Space]:
@@ -178,34 +196,56 @@ class _Inspection:
     def _go_on(self, label: str, actions: Iterable[dict]) -> Iterator[Moment]:
         """The episode that runs, until it ends, fails or has no more actions."""
         for number, joint_action in enumerate(actions, start=1):
-            self._moment = self._ask("step", f"in step {number} of {label}", copy.deepcopy(joint_action))
+            possible = self._possible(copy.deepcopy(joint_action))
+            self._moment = self._ask("step", f"in step {number} of {label}", possible)
             if self._moment is None:
                 return
             yield self._moment
-            if self._moment.is_last(self._agents):
+            if self._moment.is_last or (not self._agents_leave and self._moment.left):
                 return
+
+    def _possible(self, joint_action: dict) -> dict:
+        """The actions of those who are there, of a team that agents can leave, each the next one that is available."""
+        assert self._moment is not None, "there was a reset"
+        alive, masks = self._moment.alive if self._agents_leave else self._agents, self._moment.masks
+        return {
+            agent: next_available(self._action_spaces[agent], action, masks[agent]) if agent in masks else action
+            for agent, action in joint_action.items()
+            if agent in alive
+        }
 
     def _ask(self, method: str, when: str, *args: Any, **kwargs: Any) -> Moment | None:
         """What the environment's `reset` or `step` returns, if it can be used."""
         with self.report.guard(method, f"the environment, {when},"):
             try:
-                return self._read(method, when, getattr(self._env, method)(*args, **kwargs))
+                acted = tuple(args[0]) if args else ()
+                return self._read(method, when, getattr(self._env, method)(*args, **kwargs), acted)
             except SimulationError as error:
                 if method == "reset" or self._moment is None:
                     raise
                 self.report.add("warning", "simulation", f"{when}, the simulator broke down: {error}", _BROKEN)
                 return replace(self._moment, when=when, rewards=None, truncateds={ALL: True})  # as in training
 
-    def _read(self, method: str, when: str, given: Any) -> Moment | None:
+    def _read(self, method: str, when: str, given: Any, acted: tuple) -> Moment | None:
         names, given = RESULTS[method], given if isinstance(given, tuple) else (given,)
         dicts = [isinstance(result, Mapping) for result in given]
         if len(given) == len(names) and all(dicts[:-1]) and (dicts[-1] or given[-1] is None):  # RLlib allows no infos
             state = {}
             with self.report.guard("state", f"state(), {when},", or_else=LEAVE_STATE_OUT):
                 state = {STATE: self._env.state()} if self._has_state else {}
-            return Moment(when, given[-1] or {}, state, *given[:-1])
+            moment = Moment(when, given[-1] or {}, state, *given[:-1], acted=acted)
+            with self.report.guard("actions", when):
+                self._read_masks(moment)
+            return moment
         found = f"{when}, it returned {[type(one).__name__ for one in given]}, not {len(names)} dicts in a tuple."
         return self.report.add("error", method, found, f"Return ({', '.join(names)}), each of them a dict by agent.")
+
+    def _read_masks(self, moment: Moment) -> None:
+        alive = [agent for agent in self._agents if agent in moment.alive]
+        if self._masks is not None and self._masks.source:
+            moment.masks = self._masks.read(alive, moment.observations, moment.infos, moment.is_last)
+        elif all(isinstance(space, Discrete) for space in self._action_spaces.values()):
+            refuse_unread_masks(moment.infos)
 
     def _actions(
         self, steps: int, draw: Callable[[Any, int], Any] = lambda space, step: space.sample()
@@ -267,7 +307,7 @@ class _Inspection:
         if can_restore(self._env):
             label = "an episode to save"
             moments = list(self._play(label, self._seed, self._actions(STEPS_BEFORE_SNAPSHOT)))
-            if len(moments) <= STEPS_BEFORE_SNAPSHOT or moments[-1].is_last(self._agents):
+            if len(moments) <= STEPS_BEFORE_SNAPSHOT or moments[-1].is_last:
                 moments = list(self._play(label, self._seed))
             if moments:
                 self._compare_futures(list(self._actions(STEPS_AFTER_SNAPSHOT)))
@@ -307,9 +347,31 @@ def _bound(space: gymnasium.Space, highest: bool) -> Any:
     """The lowest or highest action, or a random one where there is none."""
     if isinstance(space, Discrete):
         return int(space.start + (space.n - 1 if highest else 0))
+    if isinstance(space, MultiDiscrete):
+        return (space.start + (space.nvec - 1 if highest else 0)).astype(space.dtype)
+    if isinstance(space, MultiBinary):
+        return np.full(space.shape, highest, space.dtype)
     if isinstance(space, Box) and space.is_bounded():
         return (space.high if highest else space.low).copy()
     return space.sample()
+
+
+def next_available(space: Any, action: Any, mask: np.ndarray) -> Any:
+    """The action, or of each choice that is unavailable the next one that is not.
+
+    Args:
+        space: Discrete, MultiDiscrete or MultiBinary.
+        action: of that space.
+        mask: (choices,) of all of them.
+    """
+    start, sizes = getattr(space, "start", 0), MultiDiscreteAction("", space).choices
+    numbers = np.reshape(action - start, -1)
+    blocks = np.split(np.asarray(mask) > 0, np.cumsum(sizes)[:-1])
+    for index, block in enumerate(blocks):
+        ahead = np.roll(block, -numbers[index])
+        numbers[index] = (numbers[index] + np.argmax(ahead)) % len(block)
+    chosen = np.reshape(numbers, np.shape(action)) + start
+    return chosen.astype(space.dtype) if np.ndim(action) else int(chosen)
 
 
 def _first_difference(first: list[Moment], second: list[Moment]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from rllib_dima.envs.spaces import ContractError
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 MAX_LISTED = 8
 _fill = textwrap.TextWrapper(110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False).fill
 
@@ -23,10 +23,10 @@ class Finding:
 
     Args:
         severity: "error": DIMA refuses the environment, or would learn something wrong. "warning": DIMA trains on it,
-            but it may not be what its author meant.
+            but it may not be what its author meant. "note": what DIMA makes of what not every environment has.
         check: what was looked at, as in "rewards".
         found: what is wrong.
-        advice: what to do about it.
+        advice: what to do about it; of a note, what happens.
     """
 
     severity: Severity
@@ -35,11 +35,12 @@ class Finding:
     advice: str
 
     def __str__(self) -> str:
-        return _fill(f"- {self.severity}, {self.check}: {self.found}") + "\n" + _fill(f"    What to do: {self.advice}")
+        then = "What happens" if self.severity == "note" else "What to do"
+        return _fill(f"- {self.severity}, {self.check}: {self.found}") + "\n" + _fill(f"    {then}: {self.advice}")
 
 
 class EnvReport(Sequence):
-    """All findings of one environment, errors first; a sequence of `Finding`.
+    """All findings of one environment, errors first and notes last; a sequence of `Finding`.
 
     Attributes:
         env_name: which environment was checked.
@@ -57,8 +58,8 @@ class EnvReport(Sequence):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Errors, then warnings; those with the same remedy are merged into one, with the owners of all."""
-        return self.errors + self.warnings
+        """Errors, warnings, notes; those with the same remedy are merged into one, with the owners of all."""
+        return self.errors + self.warnings + self.notes
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -67,8 +68,13 @@ class EnvReport(Sequence):
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """The other findings."""
+        """What may not be meant."""
         return self._of("warning")
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """What DIMA makes of what not every environment has."""
+        return self._of("note")
 
     @property
     def ok(self) -> bool:

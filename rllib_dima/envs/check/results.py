@@ -13,20 +13,23 @@ import torch
 from gymnasium.spaces import Box
 
 from rllib_dima.core.dima.normalization import RewardNormalizer
-from rllib_dima.envs.check.report import EnvReport, Severity
-from rllib_dima.envs.cooperative import (
-    ALL,
+from rllib_dima.envs.check.report import EnvReport, Severity, listing
+from rllib_dima.envs.check.rewards import judge_rewards
+from rllib_dima.envs.cooperative import LEAVE_STATE_OUT
+from rllib_dima.envs.observations import ObservationReader, read_array
+from rllib_dima.envs.outcomes import (
     KEEP_AGENTS,
-    LEAVE_STATE_OUT,
+    NonFiniteError,
     combine_rewards,
+    counted_rewards,
     listed,
-    read_array,
     require_usable,
     reward_number,
+    staying,
     team_flags,
 )
 from rllib_dima.envs.spaces import ContractError
-from rllib_dima.envs.team import require_agents
+from rllib_dima.envs.team import ALL, require_agents
 
 LARGE = 1e4  # beyond this, numbers are worth a hint
 MANY = 10  # moments, before what never changes is called constant
@@ -40,6 +43,8 @@ class Moment:
     Attributes:
         arrays: observations and the state, by the names they have in findings.
         copies: those, rewards and flags, as they were when they were returned.
+        acted: the agents that acted before.
+        masks: by agent, which choices are available; empty if all are.
     """
 
     when: str
@@ -49,26 +54,63 @@ class Moment:
     rewards: Mapping | None = None  # None after a reset
     terminateds: Mapping = field(default_factory=dict)
     truncateds: Mapping = field(default_factory=dict)
+    acted: tuple = ()
+    masks: Mapping = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arrays = {**by_agent(self.observations), **self.state}
         flags = {"the terminated flags": self.terminateds, "the truncated flags": self.truncateds}
         self.copies = copy.deepcopy({**self.arrays, "the rewards": self.rewards, **flags})
 
-    def is_last(self, agents: list) -> bool:
-        """Whether no step may follow: the episode has ended, or some agents have left while it goes on."""
-        try:
-            return any(team_flags(agents, self.terminateds, self.truncateds))
-        except ContractError:
-            return True
+    @property
+    def ends(self) -> tuple[bool, bool]:
+        """Whether the team is terminated, and truncated."""
+        return team_flags({*self.acted, *self.observations}, self.terminateds, self.truncateds, agents_leave=True)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the episode has ended."""
+        return any(self.ends)
+
+    @property
+    def alive(self) -> set:
+        """The agents that act next."""
+        return staying(self.observations, self.terminateds, self.truncateds, *self.ends)
+
+    @property
+    def left(self) -> set:
+        """The agents that are done while the episode goes on."""
+        return set() if self.is_last else set(self.observations) - self.alive
 
 
 class ResultChecks:
-    """Looks at every moment of the episodes that are played. `spaces` are those of `Moment.arrays`, or None."""
+    """Looks at every moment of the episodes that are played.
 
-    def __init__(self, report: EnvReport, agents: list, spaces: Mapping[str, Any], team_reward: Any) -> None:
+    Args:
+        report: of what is found.
+        agents: all.
+        spaces: of `Moment.arrays`, or None.
+        readers: of the observations that are not arrays, by name.
+        team_reward: as for `CooperativeEnv`.
+        agents_leave: whether the environment says that they do.
+    """
+
+    def __init__(
+        self,
+        report: EnvReport,
+        agents: list,
+        spaces: Mapping[str, Any],
+        readers: Mapping[str, ObservationReader],
+        team_reward: Any,
+        agents_leave: bool,
+    ) -> None:
         self._report, self._agents, self._team_reward = report, agents, team_reward
         self._spaces = {name: space for name, space in spaces.items() if isinstance(space, Box)}
+        self._readers, self._agents_leave = readers, agents_leave
+        self._left: dict[Any, str] = {}  # who was away while others acted, and when first
+        self._num_moments = self._num_choices = self._num_unavailable = 0
+        self._own_rewards: list[list[float]] = []  # of every agent
+        self._difference: tuple[str, str] | None = None  # of rewards that should be shared: what, and what to do
         self._ranges: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}  # smallest, largest, and of how many
         self._rewards: list[float] = []  # the team's; NaN where there is none
         self._moment: Moment | None = None
@@ -80,8 +122,12 @@ class ResultChecks:
         for name, space in self._spaces.items():
             if name in moment.arrays:
                 self._see_array(_check(name), name, moment.arrays[name], space)
+        for name, reader in self._readers.items():
+            if name in moment.arrays:
+                with self._report.guard("observations", moment.when, name):
+                    self._see_numbers(name, reader.read(moment.arrays[name]))
         if moment.rewards is not None:
-            self._see_rewards(moment.rewards)
+            self._see_rewards(moment.rewards, moment.acted)
             self._see_flags(moment.terminateds, moment.truncateds)
         for name, value in last.arrays.items() if last else ():
             if isinstance(value, np.ndarray) and value.tobytes() != last.copies[name].tobytes():
@@ -91,6 +137,9 @@ class ResultChecks:
         """Checks what only shows after many moments."""
         self._hint_at_rewards()
         self._hint_at_entries()
+        self._tell_of_leaving()
+        self._tell_of_masks()
+        judge_rewards(self._report, self._agents, np.array(self._own_rewards), self._difference)
 
     def _say(self, severity: Severity, check: str, found: str, advice: str, owner: str = "") -> None:
         self._report.add(severity, check, f"{self._moment.when}, {found}.", advice, owner)
@@ -102,7 +151,17 @@ class ResultChecks:
         for check, given in needed.items():
             with self._report.guard(check, self._moment.when):
                 if given is not None:
-                    require_agents(f"The {check}", given, self._agents, KEEP_AGENTS)
+                    known = {agent for agent in self._agents if agent in given}
+                    if check == "rewards" and not (self._agents_leave or self._left):
+                        known |= set(moment.acted)
+                    require_agents(f"The {check}", given, known, _NAME_ALL)
+        self._num_moments += 1
+        for agent in [] if moment.is_last else self._agents:
+            if agent not in moment.alive:
+                self._left.setdefault(agent, self._moment.when)
+        sizes = [mask.size for mask in moment.masks.values()]
+        self._num_choices += sum(sizes)
+        self._num_unavailable += sum(sizes) - int(sum(mask.sum() for mask in moment.masks.values()))
         for check, given in others.items():
             unknown = [agent for agent in given if agent not in [*self._agents, ALL, "__common__"]]
             if unknown:
@@ -122,19 +181,34 @@ class ResultChecks:
                     f"{name} is {array.dtype}, its space {space.dtype}, and entries {listed(outside)} exceed its bounds"
                 )
                 self._say("warning", check, found, "Return what the space says, or correct the space.", name)
-            values = array.astype(np.float64).reshape(-1)
-            low, high, count = self._ranges.get(name, (values, values, 0))
-            self._ranges[name] = np.minimum(low, values), np.maximum(high, values), count + 1
+            self._see_numbers(name, array)
 
-    def _see_rewards(self, rewards: Mapping[Any, Any]) -> None:
+    def _see_numbers(self, name: str, array: np.ndarray) -> None:
+        require_usable(name, array)
+        values = array.astype(np.float64).reshape(-1)
+        low, high, count = self._ranges.get(name, (values, values, 0))
+        self._ranges[name] = np.minimum(low, values), np.maximum(high, values), count + 1
+
+    def _see_rewards(self, rewards: Mapping[Any, Any], acted: tuple) -> None:
         numbers, team_reward = {}, math.nan
         for agent, reward in rewards.items():
             with self._report.guard("rewards", self._moment.when, f"that of agent {agent!r}"):
                 numbers[agent] = reward_number(agent, reward)
-        if numbers.keys() == set(self._agents):
+        if numbers.keys() >= set(self._agents) - set(self._left):
+            self._own_rewards.append([numbers.get(a, math.nan) if a in acted else math.nan for a in self._agents])
             with self._report.guard("rewards", self._moment.when):
-                team_reward = combine_rewards(numbers, self._team_reward)
+                team_reward = self._combined(counted_rewards(numbers, self._agents, acted, self._team_reward))
         self._rewards.append(team_reward)
+
+    def _combined(self, rewards: Mapping[Any, float]) -> float:
+        """The team's reward; NaN where there is none, as agents' rewards differ, which is told in the end."""
+        try:
+            return combine_rewards(rewards, self._team_reward)
+        except NonFiniteError:
+            raise
+        except ContractError as error:
+            self._difference = self._difference or (f"{self._moment.when}: {error.found}", error.advice)
+            return math.nan
 
     def _see_flags(self, terminateds: Mapping, truncateds: Mapping) -> None:
         for name, flags in (("terminated", terminateds), ("truncated", truncateds)):
@@ -142,10 +216,29 @@ class ResultChecks:
             if wrong:
                 self._say("error", "flags", f"{name} flags are no booleans: {wrong}", "Return bool(...) of them.")
         with self._report.guard("flags", self._moment.when):
-            team, said = team_flags(self._agents, terminateds, truncateds), (terminateds.get(ALL), truncateds.get(ALL))
+            team, said = self._moment.ends, (terminateds.get(ALL), truncateds.get(ALL))
             if said != team:
                 found = f'"{ALL}" says terminated: {said[0]}, truncated: {said[1]}; from it and the agents\' own flags '
                 self._say("warning", "flags", f"{found}DIMA reads terminated: {team[0]}, truncated: {team[1]}", _ALL)
+
+    def _tell_of_leaving(self) -> None:
+        """What happens with agents that are away while others act, or that none was although some were to be."""
+        if self._left:
+            agents, when = [repr(agent) for agent in self._left], next(iter(self._left.values()))
+            found = f"agents are done or missing while the episode goes on: {listing(agents)}, first {when}."
+            severity, advice = ("note", _LEAVING) if self._agents_leave else ("error", KEEP_AGENTS)
+            self._report.add(severity, "agents", found, advice)
+        elif self._agents_leave and self._num_moments >= MANY:
+            found = (
+                f"agents may leave, as the environment or env_config says, but in {self._num_moments} moments none did."
+            )
+            self._report.add("warning", "agents", found, _NONE_LEFT)
+
+    def _tell_of_masks(self) -> None:
+        if self._num_choices:
+            share = self._num_unavailable / self._num_choices
+            found = f"actions are masked: {share:.0%} of the agents' choices were unavailable."
+            self._report.add("note", "actions", found, _MASKED)
 
     def _hint_at_rewards(self) -> None:
         """Whether they vary at all, and whether training would learn them on another scale."""
@@ -196,6 +289,16 @@ def _some(name: str, entries: np.ndarray) -> str:
     return f"entries {listed(np.flatnonzero(entries))} of {name}"
 
 
+_NAME_ALL = "Name them in possible_agents, in __init__, or leave them out."
+_LEAVING = (
+    "DIMA keeps them in the team until the episode ends: observation zero with an entry that says so, action without "
+    "effect, and nothing learnt from them. The team's reward goes on, and they may come back."
+)
+_NONE_LEFT = "Nothing, if it is rare. Else leave agents_leave out, which costs an entry in every observation."
+_MASKED = (
+    "Policies never take what is unavailable, and DIMA predicts masks for imagined states; see the metric mask_error. "
+    "The global state should tell what is available."
+)
 _COPY = "The environment goes on writing to it. DIMA copies it, other code may keep it: return array.copy()."
 _ALL = f'Set both under "{ALL}": terminated if no reward follows an end, or else truncated, as at a time limit.'
 _FROZEN = "Return everything that the agents' observations and rewards depend on, as it is at the moment."

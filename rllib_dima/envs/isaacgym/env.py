@@ -20,9 +20,9 @@ from gymnasium.spaces import Box
 
 from rllib_dima.core.names import check_name
 from rllib_dima.envs.bidexhands.tasks import AGENT_IDS, TASKS
-from rllib_dima.envs.cooperative import require_finite
 from rllib_dima.envs.isaacgym import worker
 from rllib_dima.envs.isaacgym.process import Setup, SimulatorProcess, find_checkout, find_python
+from rllib_dima.envs.outcomes import require_finite
 from rllib_dima.envs.team import TeamEnv
 
 MAX_SEED = 2**32 - 1  # numpy's, which the benchmark seeds

@@ -16,7 +16,6 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rllib_dima.core.names import check_name
-from rllib_dima.envs.cooperative import SimulationError, require_finite
 from rllib_dima.envs.mamujoco.local_observations import LocalObservations
 from rllib_dima.envs.mamujoco.observations import FullObservations
 from rllib_dima.envs.mamujoco.poses import poses
@@ -31,6 +30,7 @@ from rllib_dima.envs.mamujoco.scenarios import (
 from rllib_dima.envs.mamujoco.settings import check_settings, whole_number
 from rllib_dima.envs.mamujoco.simulator import check_saved, load_simulator, make_simulator, save_simulator
 from rllib_dima.envs.mujoco_poses import pose
+from rllib_dima.envs.outcomes import SimulationError, require_finite
 from rllib_dima.envs.team import TeamEnv, require_states
 
 Observations = Literal["full", "local"]

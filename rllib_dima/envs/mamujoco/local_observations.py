@@ -11,9 +11,9 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from rllib_dima.envs.cooperative import require_finite
 from rllib_dima.envs.mamujoco.observations import _SAFE_VARIANCE, require_finite_state
 from rllib_dima.envs.mamujoco.scenarios import Scenario, find_graph
+from rllib_dima.envs.outcomes import require_finite
 
 _FIELDS = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "xpos", "ten_J", "ten_length", "ten_velocity")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rllib_dima.envs.cooperative import require_finite
+from rllib_dima.envs.outcomes import require_finite
 
 _SAFE_VARIANCE = 1e60  # of numbers that are certainly finite as float32
 
