@@ -42,6 +42,7 @@ setup(
     ],
     extras_require={
         "plots": ["matplotlib>=3.8", "scipy>=1.15", "imageio>=2.34", "imageio-ffmpeg>=0.5"],
+        "teams": ["pettingzoo[butterfly,sisl]>=1.25,<2", "lbforaging>=2,<4"],  # of examples/teams.py
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"],
         "dev": [
             "pytest>=8",

@@ -70,29 +70,40 @@ class Policy:
             return cls(_load_actor(folder, path))
 
     @torch.no_grad()
-    def act(self, observations: Mapping[Any, Any], deterministic: bool = True) -> dict[Any, np.ndarray | int]:
+    def act(
+        self,
+        observations: Mapping[Any, Any],
+        deterministic: bool = True,
+        action_masks: Mapping[Any, Any] | None = None,
+    ) -> dict[Any, np.ndarray | int]:
         """Every agent's action, from its own observation.
 
         Args:
-            observations: by agent, those of a `CooperativeEnv`, padded (O,), or the environment's own, of the agent's
-                own size. Agents may be left out.
+            observations: by agent, those of a `CooperativeEnv`, padded (O,), which hold masks already; or the
+                environment's own, flattened to the agent's own size, or as {"observation": ..., "action_mask": ...}.
+                Agents may be left out, and those that have left must be.
             deterministic: the mean, or the likeliest choice, instead of a draw from torch's global generator.
+            action_masks: by agent, 1 for each of its own choices that is available, else 0. Needed beside the
+                environment's own observations, if the policy was trained with masks.
 
         Returns:
-            By agent, float32 (A,) in [-1, 1], with zeros as padding, or an integer: what `CooperativeEnv.step` takes.
+            By agent, float32 (A,) in [-1, 1], with zeros as padding, or an integer, or int64 (F,) of several choices at
+            once: what `CooperativeEnv.step` takes.
 
         Raises:
-            ValueError: no agents, unknown ones, or observations that are of a wrong size, NaN or infinite.
+            ValueError: no agents, unknown ones, observations that are of a wrong size, NaN or infinite, or masks that
+                are missing, of a wrong size, or leave nothing to do.
         """
         if not observations:
             raise ValueError(f"act() was given no observations; give those of some of {list(self.layout.agent_ids)}.")
         agents = list(observations)
-        padded = np.stack([self._padded(agent, observations[agent]) for agent in agents])  # (B, O)
+        masks = action_masks or {}
+        padded = np.stack([self._padded(agent, observations[agent], masks.get(agent)) for agent in agents])  # (B, O)
         if not np.isfinite(padded).all():
             raise ValueError(_describe_unfinite(agents, padded))
         actions = self.actor.act(torch.from_numpy(padded), deterministic)
         if self.layout.is_discrete:
-            return dict(zip(agents, actions.tolist(), strict=True))
+            return dict(zip(agents, actions.numpy() if self.layout.is_factored else actions.tolist(), strict=True))
         return dict(zip(agents, actions.clamp(-1, 1).numpy(), strict=True))
 
     def export(self, path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> None:
@@ -102,9 +113,10 @@ class Policy:
             policy = torch.export.load("policy.pt2", extra_files=extra).module()
             actions = policy(observations)
 
-        It takes padded observations (B, O), each ending with what identifies its agent, and returns actions (B, A) in
-        [-1, 1] or, of discrete ones, int64 (B,). `extra` then holds the agents and their sizes as JSON. Torch may
-        unpickle what is in such a file: load only those that you trust.
+        It takes padded observations (B, O), which hold masks of actions if there are any, and each end with what
+        identifies its agent (see `rllib_dima/core/layout.py`); and returns actions (B, A) in [-1, 1] or, of discrete
+        ones, int64 (B,), or (B, F) of several choices at once. `extra` then holds the agents, their sizes and where
+        masks are as JSON. Torch may unpickle what is in such a file: load only those that you trust.
 
         Args:
             path: the file to write, whose name ends in .pt2: a path or URI.
@@ -125,9 +137,11 @@ class Policy:
         with file.filesystem.open_output_stream(file.path) as stream:
             stream.write(content.getbuffer())
 
-    def _padded(self, agent: Any, observation: Any) -> np.ndarray:
+    def _padded(self, agent: Any, observation: Any, mask: Any = None) -> np.ndarray:
         """(O,) float32: the observation as `CooperativeEnv` presents it."""
         layout = self.layout
+        if isinstance(observation, Mapping):
+            observation, mask = _split(agent, observation)
         if agent not in layout.agent_ids:
             raise ValueError(f"Unknown agent {agent!r}; the policy was trained for {list(layout.agent_ids)}.")
         index = layout.agent_ids.index(agent)
@@ -142,9 +156,29 @@ class Policy:
             )
         padded = np.zeros(layout.observation_size, np.float32)
         padded[:own_size] = values
+        if layout.masks_actions:
+            own_choices = layout.action_mask()[index].numpy()
+            padded[layout.available_slice][own_choices] = self._checked_mask(agent, mask, int(own_choices.sum()))
+        if layout.agents_leave:
+            padded[layout.alive_index] = 1.0
         if layout.appends_agent_id:
             padded[index - layout.num_agents] = 1.0
         return padded
+
+    def _checked_mask(self, agent: Any, mask: Any, size: int) -> np.ndarray:
+        """(size,) of the agent's own choices."""
+        if mask is None:
+            raise ValueError(
+                f"The policy was trained with masks of actions, but there is none for agent {agent!r}: give act() "
+                'action_masks, or observations of the form {"observation": ..., "action_mask": ...}.'
+            )
+        available = np.asarray(mask).reshape(-1) > 0
+        if available.size != size or not available.any():
+            raise ValueError(
+                f"The action mask of agent {agent!r} is {np.asarray(mask).tolist()}, but must have {size} entries, of "
+                "which at least one is available."
+            )
+        return available
 
 
 def save_weights(folder: Place, actor: PolicyNetwork, weights_by_name: Mapping[str, np.ndarray]) -> None:
@@ -207,6 +241,17 @@ def _load_description(folder: pathlib.Path) -> tuple[type[PolicyNetwork], AgentL
         raise CheckpointError(f"{folder / DESCRIPTION_FILE_NAME} describes no policy: {error!r}") from error
 
 
+def _split(agent: Any, observation: Mapping[str, Any]) -> tuple[Any, Any]:
+    """An observation and its mask."""
+    others = [key for key in observation if key != "action_mask"]
+    if len(others) != 1:
+        raise ValueError(
+            f"The observation of agent {agent!r} is a dict with {list(observation)}, but must be a vector, or a dict "
+            'of one and its "action_mask". Flatten it as gymnasium.spaces.flatten does.'
+        )
+    return observation[others[0]], observation.get("action_mask")
+
+
 def _plain(number: Any) -> int | float:
     """Numpy's numbers as JSON can hold them."""
     return int(number) if isinstance(number, numbers.Integral) else float(number)
@@ -238,6 +283,9 @@ def _description(layout: AgentLayout) -> dict[str, Any]:
         "appends_agent_id": layout.appends_agent_id,
         "action_kind": layout.action_kind,
         "action_sizes": layout.action_sizes,
+        "action_choices": layout.action_choices,
+        "action_mask_at": [layout.available_slice.start, layout.available_slice.stop] if layout.masks_actions else None,
+        "alive_at": layout.observation_size + layout.alive_index if layout.agents_leave else None,
     }
 
 

@@ -28,8 +28,9 @@ from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.networks import Actor
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.envs import make
-from rllib_dima.envs.cooperative import CooperativeEnv, SimulationError
+from rllib_dima.envs.cooperative import CooperativeEnv
 from rllib_dima.envs.mamujoco.env import MAMuJoCo
+from rllib_dima.envs.outcomes import SimulationError
 from rllib_dima.learning.rl_modules import TeamNetwork
 from rllib_dima.policy import POLICY_FOLDER, save_weights
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 import tree
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from support.team import TINY
@@ -38,12 +38,17 @@ SPACES = {  # of the two agents: entries of observations, and actions
     "continuous": ((3, 3), (Box(-0.4, 0.4, (2,)), Box(-0.4, 0.4, (2,)))),
     "discrete": ((3, 3), (Discrete(3), Discrete(3))),
     "unequal": ((3, 2), (Box(-0.4, 0.4, (2,)), Box(-1, 2, (1,)))),
+    "leaving": ((3, 2), (MultiDiscrete([3, 2]), Discrete(3))),  # the left one does from step 5 on, and has masks
 }
+MASK = np.array([1, 0, 1, 1, 1], np.int8)
 CASES = [(algorithm, kind) for algorithm in ALGORITHMS for kind in SPACES]
 
 
 class Team(MultiAgentEnv):
-    """A team of two that can be saved; an episode takes 7 steps, and its reward depends on all actions."""
+    """A team of two that can be saved; an episode takes 7 steps, and its reward depends on all actions.
+
+    Checkpoints are written after 6 steps of an episode, which the left one, if agents leave, does not see.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -52,6 +57,10 @@ class Team(MultiAgentEnv):
         self.observation_spaces = {a: Box(-9, 9, (n,), np.float32) for a, n in zip(self.agents, sizes, strict=True)}
         self.action_spaces = dict(zip(self.agents, actions, strict=True))
         self.random = np.random.default_rng()
+        self.agents_leave = config["kind"] == "leaving"
+        if self.agents_leave:
+            masked = {"observation": self.observation_spaces["left"], "action_mask": MultiBinary(5)}
+            self.observation_spaces["left"] = Dict(masked)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -60,6 +69,8 @@ class Team(MultiAgentEnv):
         return self._observations(), {}
 
     def step(self, actions):
+        assert set(actions) == set(self._observations())
+        assert not self.agents_leave or "left" not in actions or actions["left"][0] != 1, "which is unavailable"
         self.steps += 1
         reward = self.number * float(sum(np.sum(action) for action in actions.values()))
         flags = dict.fromkeys([*self.agents, "__all__"], False), dict.fromkeys(["__all__"], self.steps == 7)
@@ -74,7 +85,10 @@ class Team(MultiAgentEnv):
 
     def _observations(self):
         values = np.array([self.steps / 7, self.number, 1.0], np.float32)
-        return {agent: values[: space.shape[0]] for agent, space in self.observation_spaces.items()}
+        if not self.agents_leave:
+            return {agent: values[: space.shape[0]] for agent, space in self.observation_spaces.items()}
+        left = {"left": {"observation": values, "action_mask": MASK}} if self.steps < 5 else {}
+        return {**left, "right": values[:2]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,7 +142,10 @@ def test_it_trains_is_saved_resumes_is_exported_and_evaluates(algorithm, kind, t
     after = everything(algo)["rl_module"]["shared_policy"]
     assert any(not np.array_equal(before[name], after[name]) for name in before)
     assert result["num_env_steps_sampled_lifetime"] >= 40 and math.isfinite(result["episode_return_mean"])
-    given = {"left": np.ones(3, np.float32), "right": np.ones(3 if kind != "unequal" else 2, np.float32)}
+    given = {"left": np.ones(3, np.float32), "right": np.ones(SPACES[kind][0][1], np.float32)}
+    if kind == "leaving":
+        masks = {"left": MASK, "right": np.array([0, 1, 1])}
+        given = {agent: {"observation": own, "action_mask": masks[agent]} for agent, own in given.items()}
     expected = Policy(algo.get_module().net).act(given)
     policy = Policy.from_checkpoint(assert_resumes(algo, algorithm, tmp_path))
     np.testing.assert_equal(policy.act(given), expected)
@@ -151,7 +168,7 @@ def test_runners_record_what_on_policy_trainers_learn_from(algorithm, kind):
         found = to_trajectory(episode, layout)
         drawn, observations = torch.from_numpy(found.drawn_actions), torch.from_numpy(found.observations)
         drawn = drawn.long() if layout.is_discrete else drawn
-        np.testing.assert_array_equal(found.actions, actor.executed(drawn) * actor.action_mask)
+        np.testing.assert_array_equal(found.actions, actor.executed(drawn, observations))
         assert found.last_observations.shape == found.observations.shape[1:]
         if not config.trainer_class.ON_POLICY:
             assert found.log_probs is None
