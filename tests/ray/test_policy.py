@@ -54,7 +54,7 @@ def test_acts_as_the_actor_does_on_all_agents_at_once(layout, distribution):
     if not layout.appends_agent_id:  # the last entries identify the agent by their largest
         rows[:, -2:] = torch.tensor([[2.0, -1.0], [-1.0, 2.0]])
         observations = {agent: row.numpy() for agent, row in zip(layout.agent_ids, rows, strict=True)}
-    expected = policy.actor(rows).deterministic()
+    expected = policy.actor.acting(rows).deterministic()
     expected = expected if layout.is_discrete else expected.clamp(-1, 1)
     for given in (observations, {agent: row.numpy() for agent, row in zip(layout.agent_ids, rows, strict=True)}):
         actions = policy.act(given)
