@@ -192,7 +192,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--one", nargs=2, metavar=("MODE", "SEED"), help="one run in this process")
     parser.add_argument("--table", action="store_true", help="only print the table")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.conditioning = args.conditioning or (["sequential", "cumulative"] if args.run == "DIMA" else ["default"])
     return args
 

@@ -23,7 +23,7 @@ KINDS = {  # of returns: the metric of a trial, and the entry of a benchmark's r
     "training": ("env_runners/episode_return_mean", "sampled"),
 }
 RESULT_FILES = ("result.json", "progress.csv")  # the second lacks what was not in the first report
-_NO_SETTINGS = ("curve", "seconds", "cpu_seconds", "torch", "threads", "task", "seed", "env")
+_NO_SETTINGS = ("curve", "seconds", "cpu_seconds", "commit", "torch", "ray", "threads", "task", "seed", "env")
 
 
 class ResultsError(ValueError):

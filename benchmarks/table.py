@@ -1,0 +1,240 @@
+"""The paper's table: eleven tasks, every algorithm, several seeds, as far as time and machines reach.
+
+    python benchmarks/table.py --dry-run                              # the runs of the laptop's table, and their hours
+    python benchmarks/table.py                                        # runs them, one per core; goes on where it was
+    python benchmarks/table.py --algorithms swift mappo --tasks halfcheetah_2x3 --seeds 0 1
+    python benchmarks/table.py --show                                 # the table of what has been run
+    python benchmarks/table.py --budget paper --dry-run               # 1M and 300,000 steps, 4 seeds, networks in full
+    python benchmarks/table.py --budget paper --ray-address auto --gpus 1     # on a cluster with GPUs
+
+Runs are those of `benchmarks/learning.py`, whose files in benchmarks/results/ they write after every evaluation, with a
+checkpoint from which an interrupted run goes on. Ray Tune starts them, as many at a time as there are cores (or GPUs);
+on several machines this folder must be one that all of them see. A run that fails is reported and does not stop the
+others. The return of a cell is that of the deterministic policy over ten episodes after the last step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+
+import learning
+import numpy as np
+
+from rllib_dima.analysis.published import RETURNS
+from rllib_dima.envs import CooperativeEnv, make
+
+RANDOM = learning.RESULTS / "random_policy.json"
+MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswith("mamujoco_")]
+BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
+TASKS = [*MAMUJOCO, *BIDEXHANDS]
+
+ALGORITHMS = {
+    "swift": ["--run", "DIMA", "--recipe", "swift", "--label", "swift"],
+    "dima": ["--run", "DIMA", "--recipe", "paper", "--conditioning", "sequential"],
+    "mappo": ["--run", "MAPPO"],
+    "happo": ["--run", "HAPPO"],
+    "hasac": ["--run", "HASAC"],
+}
+"""The columns: what `benchmarks/learning.py` is given."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long, how large and how often."""
+
+    model_size: str
+    steps: dict[str, int]  # by family of tasks
+    evaluate_every: int
+    seeds: int
+    seconds: dict[str, float]  # per 1,000 environment steps of a run, by algorithm, where nothing has been run yet
+
+
+BUDGETS = {
+    "laptop": Budget(
+        "nano",
+        {"mamujoco": 30_000, "bidexhands": 30_000},
+        2000,
+        3,
+        {"swift": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30},
+    ),
+    # DIMA on one H200 (docs/hardware.md); the others on one core.
+    "paper": Budget(
+        "paper",
+        {"mamujoco": 1_000_000, "bidexhands": 300_000},
+        20_000,
+        4,
+        {"swift": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell's seed."""
+
+    algorithm: str
+    task: str
+    seed: int
+    budget: Budget
+
+    @property
+    def steps(self) -> int:
+        """That it is to have."""
+        return self.budget.steps["bidexhands" if self.task in BIDEXHANDS else "mamujoco"]
+
+    @property
+    def arguments(self) -> argparse.Namespace:
+        """Those of `benchmarks/learning.py`."""
+        given = ["--task", self.task, "--steps", self.steps, "--model-size", self.budget.model_size]
+        given += ["--evaluate-every", self.budget.evaluate_every, *ALGORITHMS[self.algorithm]]
+        return learning.arguments(list(map(str, given)))
+
+    @property
+    def mode(self) -> str:
+        """Of conditioning."""
+        return "sequential" if self.algorithm == "dima" else "default"
+
+    @property
+    def steps_done(self) -> int:
+        """How far it has come."""
+        return learning.steps_done(self.arguments, self.mode, self.seed)
+
+    def record(self) -> dict:
+        """What it has written."""
+        return json.loads(learning.result_file(self.arguments, self.mode, self.seed).read_text())
+
+
+def runs_of(args: argparse.Namespace) -> list[Run]:
+    """The grid, one seed of everything before the next one."""
+    budget = BUDGETS[args.budget]
+    seeds = args.seeds or range(budget.seeds)
+    return [
+        Run(algorithm, task, seed, budget)
+        for seed, task, algorithm in itertools.product(seeds, args.tasks, args.algorithms)
+    ]
+
+
+def hours(run: Run, runs: list[Run]) -> float:
+    """What is left of a run, by what runs of its algorithm have taken, or by the budget's estimate."""
+    like = [other.record() for other in runs if other.algorithm == run.algorithm and other.steps_done]
+    measured = [record["cpu_seconds"] / record["curve"][-1]["steps"] * 1000 for record in like]
+    seconds = statistics.fmean(measured) if measured else run.budget.seconds[run.algorithm]
+    return max(run.steps - run.steps_done, 0) / 1000 * seconds / 3600
+
+
+def list_runs(runs: list[Run]) -> None:
+    """Every run that is not finished, with its hours."""
+    total = 0.0
+    for run in runs:
+        left = hours(run, runs)
+        total += left
+        if left:
+            progress = f"{run.steps_done:>9,} of {run.steps:>9,} steps"
+            print(f"{run.algorithm:<8}{run.task:<32}seed {run.seed}  {progress}{left:8.2f} h")
+    unfinished = sum(run.steps_done < run.steps for run in runs)
+    print(f"{unfinished} of {len(runs)} runs, {total:.0f} hours of one core (or GPU), {total / 8:.0f} of eight")
+
+
+def train(config: dict) -> None:
+    """One run, in a process of Tune's."""
+    sys.path.insert(0, str(learning.HERE))
+    run: Run = config["run"]
+    arguments = run.arguments
+    arguments.gpus = config["gpus"]
+    learning.run(arguments, run.mode, run.seed)
+
+
+def run_all(runs: list[Run], args: argparse.Namespace) -> None:
+    """Trains what is not finished."""
+    import ray
+    from ray import tune
+
+    ray.init(args.ray_address, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(learning.HERE)}})
+    unfinished = [run for run in runs if run.steps_done < run.steps]
+    trainable = tune.with_resources(train, {"cpu": 1, "gpu": args.gpus or 0})
+    space = {"run": tune.grid_search(unfinished), "gpus": args.gpus}
+    results = tune.Tuner(trainable, param_space=space, run_config=tune.RunConfig(name="table", verbose=1)).fit()
+    for result in results:
+        if result.error is not None:
+            print(f"failed: {result.config['run']}: {result.error}")
+
+
+def play_randomly(task: str, episodes: int = 10) -> list[float]:
+    """Returns of actions drawn uniformly."""
+    env = CooperativeEnv(make(learning.environment_of(task)))
+    returns = []
+    for seed in range(episodes):
+        env.reset(seed=seed)
+        spaces = {agent: env.action_spaces[agent] for agent in env.possible_agents}
+        for number, space in enumerate(spaces.values()):
+            space.seed(seed * len(spaces) + number)
+        total, over = 0.0, False
+        while not over:
+            _, rewards, terminated, truncated, _ = env.step({agent: space.sample() for agent, space in spaces.items()})
+            total += next(iter(rewards.values()))
+            over = terminated["__all__"] or truncated["__all__"]
+        returns.append(round(float(total), 2))
+    return returns
+
+
+def random_returns(tasks: list[str]) -> dict[str, list[float]]:
+    """Of random actions, which are played once."""
+    known = json.loads(RANDOM.read_text()) if RANDOM.exists() else {}
+    missing = [task for task in tasks if task not in known]
+    if missing:
+        known |= {task: play_randomly(task) for task in missing}
+        RANDOM.write_text(json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def cell(runs: list[Run]) -> str:
+    """Mean and standard deviation over the seeds that have come to the end; "-" where none has."""
+    last = [run.record()["curve"][-1]["deterministic"] for run in runs if run.steps_done >= run.steps]
+    if not last:
+        return "-"
+    spread = f" +- {statistics.stdev(last):.0f}" if len(last) > 1 else ""
+    return f"{statistics.fmean(last):.0f}{spread} ({len(last)})"
+
+
+def show(runs: list[Run], args: argparse.Namespace) -> None:
+    """The table as Markdown, with random actions and the paper's figures beside."""
+    columns = list(args.algorithms)
+    chance = random_returns(args.tasks)
+    print("| task | steps | random actions |", " | ".join(columns), "| paper: DIMA | steps |")
+    print("|" + "---|" * (5 + len(columns)))
+    for task in args.tasks:
+        of_task = [run for run in runs if run.task == task]
+        cells = [cell([run for run in of_task if run.algorithm == column]) for column in columns]
+        published = RETURNS[task if task in BIDEXHANDS else f"mamujoco_{task}"]
+        row = [task, f"{of_task[0].steps:,}", f"{np.mean(chance[task]):.0f}", *cells]
+        print("|", " | ".join([*row, f"{published.mean:g} +- {published.deviation:g}", f"{published.steps:,}"]), "|")
+
+
+def main() -> None:
+    """Lists, runs or shows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", choices=BUDGETS, default="laptop")
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 3 of the laptop's, 4 of the paper's budget")
+    parser.add_argument("--gpus", type=float, help="share of a GPU that a run gets (default: the core's own)")
+    parser.add_argument("--ray-address", help="of a cluster, as ray.init takes it; default: this machine alone")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs and their estimated hours")
+    parser.add_argument("--show", action="store_true", help="only print the table")
+    args = parser.parse_args()
+    runs = runs_of(args)
+    if args.dry_run:
+        list_runs(runs)
+        return
+    if not args.show:
+        run_all(runs, args)
+    show(runs, args)
+
+
+if __name__ == "__main__":
+    main()
