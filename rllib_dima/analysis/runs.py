@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ KINDS = {  # of returns: the metric of a trial, and the entry of a benchmark's r
 }
 RESULT_FILES = ("result.json", "progress.csv")  # the second lacks what was not in the first report
 _NO_SETTINGS = ("curve", "seconds", "cpu_seconds", "commit", "torch", "ray", "threads", "task", "seed", "env")
+
+
+logger = logging.getLogger(__name__)
 
 
 class ResultsError(ValueError):
@@ -87,16 +91,18 @@ def read_runs(place: str | Path) -> list[Run]:
 def group_runs(sources: Iterable[tuple[str | None, str | Path]]) -> list[Group]:
     """Runs by experiment and task, in the order given; those whose settings differ are groups of their own.
 
+    Runs without any return yet are left out, and a warning names them.
+
     Args:
         sources: a name, under which all sources of that name are one experiment, or None for the source's own; and a
             place as for `read_runs`.
 
     Raises:
-        ResultsError: see `read_runs`.
+        ResultsError: see `read_runs`; or no run has a return.
     """
     found: dict[tuple[str, Path | None, str], dict[Path, Run]] = {}
     for name, place in sources:
-        for run in read_runs(place):
+        for run in _with_returns(read_runs(place), place):
             key = (run.experiment, run.folder, run.task) if name is None else (name, None, run.task)
             found.setdefault(key, {})[run.file] = run
     folders = {name: {folder for other, folder, _ in found if other == name} for name, _, _ in found}
@@ -108,6 +114,17 @@ def group_runs(sources: Iterable[tuple[str | None, str | Path]]) -> list[Group]:
             for variant, alike in _by_variant(list(runs.values())).items()
         ]
     return groups
+
+
+def _with_returns(runs: Sequence[Run], place: str | Path) -> list[Run]:
+    """The runs that have a return of some kind."""
+    begun = [run for run in runs if any(map(len, run.points.values()))]
+    if not begun:
+        raise ResultsError(f"No run in {place} holds a return yet: none has ended an episode or been evaluated.")
+    for run in runs:
+        if run not in begun:
+            logger.warning(f"{run.file} is left out: it holds no return yet.")
+    return begun
 
 
 def _by_variant(runs: Sequence[Run]) -> dict[str, list[Run]]:

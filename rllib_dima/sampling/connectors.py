@@ -44,7 +44,7 @@ class TeamToModule(ConnectorV2):
         """The batch by module; empty if no team acts."""
         policy = rl_module[POLICY_ID]
         rows = [
-            episode.agent_episodes[agent].observations.data[-1]
+            episode.agent_episodes[agent].observations.data[-1]  # pyright: ignore[reportIndexIssue]: it is a list
             for episode in episodes
             if _acts(episode)
             for agent in policy.layout.agent_ids

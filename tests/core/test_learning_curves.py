@@ -96,6 +96,16 @@ def test_runs_that_differ_in_their_seed_alone_are_a_group_on_common_steps(tmp_pa
         curve(one, "evaluation")
 
 
+def test_runs_that_have_no_return_yet_are_left_out_and_named(tmp_path, caplog):
+    begun = trial(tmp_path / "ant", "a", [(100, 1, 1.0, None)], seed=0)
+    waiting = trial(tmp_path / "ant", "b", [(100, 1, NAN, None)], seed=1)
+    (group,) = group_runs([(None, tmp_path / "ant")])
+    assert [run.file.parent for run in group.runs] == [begun]
+    assert str(waiting) in caplog.text and str(begun) not in caplog.text
+    with pytest.raises(ResultsError, match="holds a return yet"):
+        group_runs([(None, waiting)])
+
+
 def test_steps_repeated_after_a_restart_count_once_and_csv_says_the_same(tmp_path):
     rows = [(100, 1, 1, None), (200, 2, 2, None), (300, 3, 3, None), (200, 4, 20, None), (300, 5, 30, None)]
     trial(tmp_path / "json", "a", rows, seed=0)
