@@ -80,14 +80,25 @@ def caveats(hp: DynamicsHyperparameters, num_agents: int, changes: Mapping[str, 
 def standard_variants(hp: DynamicsHyperparameters, num_agents: int) -> dict[str, dict[str, Any]]:
     """What a report compares: as trained; orders, as in appendix E.2 with 2N steps; modes; twice the steps; Heun.
 
-    A way that is the trained one is left out.
+    A way that samples as the trained one, or as one before it, is left out.
     """
     trained, twice = hp.denoising_steps(num_agents), 2 * num_agents
     enough = max(trained, num_agents)
     ways: dict[str, dict[str, Any]] = {f"{order}, K = {twice}": order_of(order, twice) for order in ORDERS}
     ways |= {f"{mode}, K = {enough}": {"conditioning": mode, "num_denoising_steps": enough} for mode in MODES}
     ways |= {f"K = {2 * trained}": {"num_denoising_steps": 2 * trained}, "heun": {"sampler_solver": "heun"}}
-    return {TRAINED: {}, **{name: way for name, way in ways.items() if _differences(hp, num_agents, way)}}
+    distinct = {}
+    for name, way in {TRAINED: {}, **ways}.items():
+        distinct.setdefault(_sampling(hp, num_agents, way), (name, way))
+    return dict(distinct.values())
+
+
+def _sampling(hp: DynamicsHyperparameters, num_agents: int, changes: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the changed sampler does: mode, number of steps, order and solver, where these make a difference."""
+    changed = dataclasses.replace(hp, **changes)
+    mode, steps = changed.conditioning, changed.denoising_steps(num_agents)
+    order = None if mode == "joint" else changed.conditioning_order
+    return mode, steps, order, changed.sampler_solver if steps > 1 else "euler"  # the last step is Euler's in either
 
 
 def order_of(order: str, steps: int, mode: str = "sequential") -> dict[str, Any]:

@@ -317,6 +317,10 @@ def test_a_comparison_says_where_it_tells_nothing():
     assert caveats(swift, 2, {"conditioning": swift.conditioning}) == ()
     assert "too steep" in caveats(paper, 2, {"sampler_solver": "heun"})[0]
     assert "descending, K = 4" not in standard_variants(paper, 2)  # which is how it was trained
+    one_step = replace(swift, conditioning="joint", num_denoising_steps=1)
+    ways = standard_variants(one_step, 2)
+    assert "heun" not in ways and list(ways.values()).count({"num_denoising_steps": 2}) == 0  # joint, K = 2 says it
+    assert ways["joint, K = 2"] == {"conditioning": "joint", "num_denoising_steps": 2}
     for changes in standard_variants(swift, 3).values():
         replace(swift, **changes).denoising_steps(3)  # none is refused
 
