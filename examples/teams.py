@@ -12,8 +12,9 @@ How to run:
                   food are masked. Discrete
     zombies       PettingZoo's butterfly: two archers and two knights against zombies, which kill them. Discrete
 
-What to expect: what `check_env` says of the task, a line per iteration of 200 real steps, and the return of the
-deterministic policy before and after.
+What to expect: what `check_env` says of the task, a line per iteration of 200 real steps, and the return of the policy
+before and after. It draws its actions there, too: untrained it is random, and the likeliest of numbered actions may keep
+an agent where it is for ever.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def build_config(task: str, algorithm: str, seed: int) -> TeamConfig:
     if algorithm == "DIMA":
         config.training(model_size="nano", recipe="swift", num_steps_before_learning=2000)
     config.environment(task, env_config=ENV_CONFIGS[task]).training(env_steps_per_iteration=200)
-    return config.evaluation(evaluation_duration=EVALUATION_EPISODES).debugging(seed=seed)
+    config.evaluation(evaluation_duration=EVALUATION_EPISODES, evaluation_config={"explore": True})
+    return config.debugging(seed=seed)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pyarrow.fs
 import pytest
 import torch
 from ray import tune
-from support.core import DISCRETE, UNEQUAL, randomize, tiny
+from support.core import DISCRETE, LEAVING, MASKED, MASKED_LEAVING, UNEQUAL, random_observations, randomize, tiny
 
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.core.layout import AgentLayout
@@ -62,6 +62,49 @@ def test_acts_as_the_actor_does_on_all_agents_at_once(layout, distribution):
         np.testing.assert_array_equal(np.stack([actions[a] for a in layout.agent_ids]), expected.detach().numpy())
     alone = policy.act({layout.agent_ids[1]: observations[layout.agent_ids[1]]})
     np.testing.assert_allclose(alone[layout.agent_ids[1]], actions[layout.agent_ids[1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [LEAVING, MASKED, MASKED_LEAVING], ids=["leaving", "masked", "both"])
+def test_masks_are_taken_beside_an_environments_own_observations_and_into_exports(layout, tmp_path):
+    policy, choices = policy_for(layout, scale=2.0), layout.action_mask().numpy()
+    own = {agent: row.astype(np.float32) for agent, row in own_observations(layout).items()}
+    masks = {agent: np.arange(mask.sum()) % 2 for agent, mask in zip(layout.agent_ids, choices, strict=True)}
+    rows = np.zeros((layout.num_agents, layout.observation_size), np.float32)
+    for index, agent in enumerate(layout.agent_ids):
+        rows[index, : own[agent].size], rows[index, index - layout.num_agents] = own[agent], 1
+        if layout.masks_actions:
+            rows[index, layout.available_slice][choices[index]] = masks[agent]
+        if layout.agents_leave:
+            rows[index, layout.alive_index] = 1
+    expected = policy.actor.acting(torch.from_numpy(rows)).deterministic()
+    expected = (expected if layout.is_discrete else expected.clamp(-1, 1)).detach().numpy()
+    given = [policy.act(dict(zip(layout.agent_ids, rows, strict=True))), policy.act(own, action_masks=masks)]
+    given.append(policy.act({a: {"observation": own[a], "action_mask": masks[a]} for a in layout.agent_ids}))
+    for actions in given:
+        np.testing.assert_array_equal(np.stack([actions[agent] for agent in layout.agent_ids]), expected)
+    policy.export(tmp_path / "policy.pt2")
+    extra = {"layout.json": ""}
+    exported = torch.export.load(tmp_path / "policy.pt2", extra_files=extra).module()
+    np.testing.assert_allclose(exported(torch.from_numpy(rows)).numpy(), expected, atol=1e-6)
+    many = random_observations(layout, 50).flatten(0, 1)  # of agents that have left, too
+    assert torch.allclose(exported(many), policy.actor.act(many, deterministic=True).clamp(*_range(layout)), atol=1e-6)
+    described = json.loads(extra["layout.json"])
+    assert (described["action_mask_at"] is not None) == layout.masks_actions
+    assert described["alive_at"] == (layout.observation_size + layout.alive_index if layout.agents_leave else None)
+
+
+def _range(layout):
+    return (0, 99) if layout.is_discrete else (-1, 1)
+
+
+def test_masks_that_are_missing_or_do_not_fit_are_refused():
+    policy, own = policy_for(MASKED), own_observations(MASKED)
+    masks = {"a": [1, 1, 1], "b": [1, 0], "c": [0, 0, 1, 1]}
+    for wrong, message in (({}, "trained with masks"), ({"b": [0, 0]}, "at least one"), ({"c": [1]}, "4 entries")):
+        with pytest.raises(ValueError, match=message):
+            policy.act(own, action_masks={**masks, **wrong} if wrong else {})
+    with pytest.raises(ValueError, match=r"a dict with .*Flatten it"):
+        policy.act({"a": {"x": own["a"], "y": own["a"], "action_mask": masks["a"]}})
 
 
 def test_actions_are_within_bounds_and_random_ones_differ():
