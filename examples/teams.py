@@ -13,8 +13,8 @@ How to run:
     zombies       PettingZoo's butterfly: two archers and two knights against zombies, which kill them. Discrete
 
 What to expect: what `check_env` says of the task, a line per iteration of 200 real steps, and the return of the policy
-before and after. It draws its actions there, too: untrained it is random, and the likeliest of numbered actions may keep
-an agent where it is for ever.
+before and after. It draws its actions there, too: untrained it is random, and the likeliest of numbered actions may
+keep an agent where it is for ever.
 """
 
 from __future__ import annotations
