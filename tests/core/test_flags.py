@@ -28,6 +28,7 @@ from rllib_dima.core.model_free.happo import HAPPOTrainer
 from rllib_dima.core.model_free.hasac import HASACTrainer
 from rllib_dima.core.model_free.hyperparameters import HAPPOHyperparameters, HASACHyperparameters, MAPPOHyperparameters
 from rllib_dima.core.model_free.mappo import MAPPOTrainer
+from rllib_dima.core.model_free.on_policy import surrogate_loss
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import MaskedMultiCategorical
 from rllib_dima.core.policy.networks import Actor, AgentActors
@@ -179,6 +180,30 @@ def test_ppo_is_that_of_the_living_alone(layout):
     assert metrics["clip_fraction"].item() == pytest.approx(clip, abs=1e-6)
     for ours, theirs in zip(gradients, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@LEFT
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_on_policy_surrogate_is_that_of_the_living_alone(layout, reduction):
+    torch.manual_seed(2)
+    hp = MAPPOHyperparameters(**SMALL, entropy_coeff=0.1, entropy_reduction=reduction)
+    model, observations = randomize(Actor(layout, hp)), random_observations(layout, 30)
+    alive = layout.alive(observations)
+    with torch.no_grad():
+        actions = model(observations).sample()
+        log_probs = model(observations).log_prob(actions) + 0.3 * torch.randn(alive.shape) * alive
+    advantages, factors = torch.randn(alive.shape), torch.rand(alive.shape)
+    columns = actions, log_probs, advantages, factors
+    loss, metrics = surrogate_loss(model(observations), *columns, hp, alive)
+    rows, agents = (alive > 0).nonzero(as_tuple=True)
+    living = (column[rows, agents] for column in columns)
+    expected, expected_metrics = surrogate_loss(model(observations[rows, agents], agents), *living, hp)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert {k: v.item() for k, v in metrics.items()} == pytest.approx(
+        {k: v.item() for k, v in expected_metrics.items()}, rel=1e-4, abs=1e-6
+    )
+    ours, theirs = (torch.autograd.grad(value, list(model.parameters())) for value in (loss, expected))
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(ours, theirs, strict=True))
 
 
 @LEFT
