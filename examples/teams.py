@@ -21,6 +21,7 @@ has not been seen to learn them for good.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -79,12 +80,12 @@ for task, creator in TASKS.items():
     register_env(task, creator)
 
 
-def build_config(task: str, algorithm: str, seed: int) -> TeamConfig:
-    """DIMA in its swift recipe at nano size, or a comparator's defaults."""
+def build_config(task: str, algorithm: str, seed: int, settings: Mapping[str, Any]) -> TeamConfig:
+    """DIMA in its swift recipe at nano size, or a comparator's defaults, and further settings."""
     config: TeamConfig = getattr(rllib_dima, f"{algorithm}Config")()
     if algorithm == "DIMA":
         config.training(model_size="nano", recipe="swift", num_steps_before_learning=2000)
-    config.environment(task, env_config=ENV_CONFIGS[task]).training(env_steps_per_iteration=200)
+    config.environment(task, env_config=ENV_CONFIGS[task]).training(env_steps_per_iteration=200, **settings)
     config.evaluation(evaluation_duration=EVALUATION_EPISODES, evaluation_config={"explore": True})
     return config.debugging(seed=seed)
 
@@ -96,9 +97,10 @@ def main() -> None:
     parser.add_argument("--algorithm", choices=list(rllib_dima.ALGORITHMS), default="DIMA")
     parser.add_argument("--steps", type=int, default=20_000, help="real steps to train for")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", default="{}", help="further hyperparameters as JSON")
     args = parser.parse_args()
 
-    config = build_config(args.task, args.algorithm, args.seed)
+    config = build_config(args.task, args.algorithm, args.seed, json.loads(args.set))
     report = check_env(args.task, env_config=config.env_config)
     print(report, flush=True)
     report.raise_if_errors()
