@@ -55,5 +55,5 @@ def open_loop_report(world_model: WorldModel, window: Window, num_env_steps: int
     errors = [(states - truth).abs() for states in (torch.stack(imagined, dim=1), first.unsqueeze(1))]
     counts = valid.sum(dim=0)  # (H, 1)
     reached = counts[:, 0] > 0
-    means = [(torch.where(valid, error, 0).sum(dim=0) / counts)[reached].double().cpu().numpy() for error in errors]
-    return OpenLoopReport(num_env_steps, *means)
+    means = torch.stack([(torch.where(valid, error, 0).sum(dim=0) / counts)[reached] for error in errors])
+    return OpenLoopReport(num_env_steps, *means.double().cpu().numpy())  # one transfer
