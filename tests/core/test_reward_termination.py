@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.core import DISCRETE, UNEQUAL, random_actions, randomize, tiny
 
-from rllib_dima.core.dima.reward_termination import RewardTermination, dropout
+from rllib_dima.core.dima.reward_termination import RewardTermination
+from rllib_dima.core.transformer import dropout
 
 
 def new(layout=UNEQUAL, **changes):
