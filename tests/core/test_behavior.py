@@ -273,6 +273,17 @@ def test_nothing_after_a_termination_counts():
     assert torch.equal(returns[2], rewards[2])
 
 
+@pytest.mark.parametrize("shared_rewards", [True, False])
+def test_returns_of_agents_that_differ_in_values_and_continuations_are_each_its_own(shared_rewards):
+    rewards, continuations, values = torch.randn(5, 4, 3), torch.rand(5, 4, 3), torch.randn(6, 4, 3)
+    if shared_rewards:
+        rewards = rewards.mean(-1, keepdim=True)
+    returns = lambda_returns(rewards, continuations, values, 0.9, 0.8)
+    for agent in range(3):
+        own = (rewards[..., 0 if shared_rewards else agent], continuations[..., agent], values[..., agent])
+        assert torch.equal(returns[..., agent], lambda_returns(*own, 0.9, 0.8))
+
+
 # PPO
 
 
@@ -340,6 +351,39 @@ def test_weights_of_one_change_nothing_and_of_zero_leave_a_step_out():
         loss = network.loss(batch)[0]
         assert torch.allclose(network.loss(batch._replace(weights=torch.ones(6)))[0], loss, atol=1e-6)
         assert torch.allclose(network.loss(batch._replace(weights=some))[0], network.loss(rest)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_one_value_per_agent_makes_the_batch_of_all_agents(leave):
+    rollout, model, hp = rollout_of(), critic(normalize_values=False), tiny(gamma=0.9, lambda_=0.8)
+    rollout = rollout._replace(
+        states=torch.randn(6, 7, 2, 4), rewards=torch.randn(5, 7, 1), continuations=torch.rand(5, 7, 2)
+    )
+    alive = (torch.rand(5, 7, 2) < 0.7).float() if leave else None
+    batch, _ = ppo_batch(rollout, model, hp, alive=alive)
+    values = model(rollout.states)  # (6, 7, 2)
+    returns = lambda_returns(rollout.rewards, rollout.continuations, values, 0.9, 0.8)
+    advantages, present = returns - values[:-1], torch.ones(5, 7, 2) if alive is None else alive
+    mean, deviation = (advantages[present > 0].mean(), advantages[present > 0].std(correction=0))
+    assert batch.advantages.shape == batch.returns.shape == batch.values.shape == (35, 2)
+    assert torch.allclose(batch.advantages.view(5, 7, 2), (advantages - mean) / (deviation + 1e-5), atol=1e-5)
+    assert torch.allclose(batch.returns.view(5, 7, 2), returns)
+    squared = (model(batch.states) - batch.returns).square()
+    model.hp = tiny(value_loss="squared", value_clip_param=0.0)
+    assert torch.allclose(model.loss(batch)[0], squared[present.flatten(0, 1) > 0].mean(), rtol=1e-5)
+    rows = [part.returns for part in batch.minibatches(3)]
+    assert torch.equal(torch.cat(rows).sort(0).values, batch.returns.sort(0).values)
+
+
+def test_equal_advantages_of_agents_are_the_teams_and_unequal_ones_each_agents_own():
+    model = actor(entropy_coeff=0.0, clip_param=0.2)
+    batch = ppo_input(model)
+    same = batch._replace(advantages=batch.advantages.unsqueeze(1).expand(6, 2))
+    assert torch.equal(model.loss(batch)[0], model.loss(same)[0])
+    own = torch.randn(6, 2)
+    ratio = (model(batch.observations).log_prob(batch.actions) - batch.log_probs).exp()
+    expected = -torch.minimum(ratio * own, ratio.clamp(0.8, 1.2) * own).mean()
+    assert torch.allclose(model.loss(batch._replace(advantages=own))[0], expected, atol=1e-6)
 
 
 def ppo_input(model, steps=6, spread=0.4):

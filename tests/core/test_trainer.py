@@ -375,9 +375,8 @@ def test_updates_are_as_many_as_configured():
 
 
 def test_minibatches_cover_the_batch_once_per_epoch():
-    trainer = filled(hp=tiny(ppo_minibatches=4))
     batch = PPOBatch(*(torch.arange(24.0) for _ in range(7)))
-    parts = [part for _ in range(2) for part in trainer.steps._minibatches(batch)]
+    parts = [part for _ in range(2) for part in batch.minibatches(4)]
     assert [len(part.returns) for part in parts] == [6] * 8
     for epoch in (parts[:4], parts[4:]):
         assert torch.equal(torch.cat([part.states for part in epoch]).sort().values, torch.arange(24.0))
@@ -387,8 +386,7 @@ def test_minibatches_cover_the_batch_once_per_epoch():
 
 @pytest.mark.parametrize("parts", [2, 4, 5, 7, 9])
 def test_minibatches_are_as_many_as_asked_and_nearly_equal(parts):
-    trainer = filled(hp=tiny(ppo_minibatches=parts))
-    sizes = [len(part.returns) for part in trainer.steps._minibatches(PPOBatch(*(torch.arange(9.0) for _ in range(7))))]
+    sizes = [len(part.returns) for part in PPOBatch(*(torch.arange(9.0) for _ in range(7))).minibatches(parts)]
     assert len(sizes) == parts and sum(sizes) == 9 and max(sizes) - min(sizes) <= 1
 
 

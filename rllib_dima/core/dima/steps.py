@@ -6,7 +6,7 @@ Each is a step as `core/training/compile.py` understands it, prepared once: on a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from rllib_dima.core.dima.imagination import imagine
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.data import PPOBatch, Rollout
 from rllib_dima.core.policy.networks import Actor, Critic
-from rllib_dima.core.policy.ppo import ppo_batch
+from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Window
 from rllib_dima.core.training.clock import PhaseClock
@@ -77,10 +77,11 @@ class Steps:
         self._warn_if_slow()
         self._updates: dict[tuple[str, ...], Step] = {}
         accelerate = self.accelerator.accelerate
+        self._epochs = PPOEpochs(hp, actor, critic, self.optimizers, self.means, self.accelerator.side_by_side)
         self.policy = {
             "imagine": accelerate("imagination", self._imagine, self._has_replay_on_device),
             "evaluate": accelerate("the evaluation of rollouts", self._evaluate),
-            "ppo_epoch": accelerate("PPO epochs", self._ppo_epoch, self._is_alone),
+            "ppo_epoch": accelerate("PPO epochs", self._epochs.run, self._is_alone),
         }
 
     def update(self, models: tuple[str, ...]) -> None:
@@ -108,8 +109,7 @@ class Steps:
     def update_policy(self, batch: PPOBatch) -> None:
         """One PPO epoch of actor and critic."""
         with self.clock.timed("ppo"):
-            for name in ("actor", "critic"):
-                self.optimizers[name].begin_update(self.hp.ppo_minibatches)
+            self._epochs.begin()
             self.policy["ppo_epoch"](*batch.columns())
 
     def prepared_update(self, models: tuple[str, ...]) -> Step:
@@ -148,27 +148,6 @@ class Steps:
         batch, metrics = ppo_batch(imagined, self.critic, self.hp, scale, self.hp.weigh_by_continuation, alive)
         self.means["rollout"].add(metrics)
         return batch
-
-    def _ppo_epoch(self, *columns: torch.Tensor) -> None:
-        """One pass of actor and critic over an imagined batch."""
-        for minibatch in self._minibatches(PPOBatch(*columns)):
-            updates = [partial(self._update_on, name, minibatch) for name in ("actor", "critic")]
-            self.accelerator.side_by_side(updates)
-
-    def _update_on(self, name: str, minibatch: PPOBatch) -> None:
-        loss, metrics = {"actor": self.actor, "critic": self.critic}[name].loss(minibatch)
-        self.means[name].add(metrics | {f"{name}_grad_norm": self.optimizers[name].step(loss)})
-        if name == "actor":
-            self.actor.after_update()
-
-    def _minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
-        """The batch in `ppo_minibatches` random parts, whose sizes differ by one step at most."""
-        if self.hp.ppo_minibatches == 1:
-            yield batch
-            return
-        order = torch.rand(len(batch.returns), device=batch.returns.device, dtype=torch.float64).argsort()
-        for rows in order.tensor_split(self.hp.ppo_minibatches):
-            yield PPOBatch(*(column[rows] for column in batch.columns()))
 
     @property
     def _has_replay_on_device(self) -> bool:

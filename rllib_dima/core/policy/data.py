@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,26 +11,26 @@ TINY = 1e-30  # of a sum of weights: where all agents have left, means are 0
 
 
 class Rollout(NamedTuple):
-    """B imagined rollouts of H steps; see the diagram at the head of this file."""
+    """B imagined rollouts of H steps; see the diagram at the head of `core/dima/imagination.py`."""
 
-    states: torch.Tensor
-    observations: torch.Tensor
+    states: torch.Tensor  # (H + 1, B, ...) what the critic reads
+    observations: torch.Tensor  # (H, B, N, O) what the actor reads
     actions: torch.Tensor  # as drawn: continuous (H, B, N, A) before clipping, discrete (H, B, N) or (H, B, N, F) int64
     log_probs: torch.Tensor  # (H, B, N)
-    rewards: torch.Tensor
-    continuations: torch.Tensor
+    rewards: torch.Tensor  # (H, B), or (H, B, N) or (H, B, 1) beside a critic that values agents one by one
+    continuations: torch.Tensor  # as rewards
 
 
 class PPOBatch(NamedTuple):
     """M imagined steps with everything the PPO losses need."""
 
-    states: torch.Tensor  # (M, S) normalised
-    observations: torch.Tensor  # (M, N, O)
+    states: torch.Tensor  # (M, ...) what the critic reads: (M, S) normalised states, say
+    observations: torch.Tensor  # (M, N, O) what the actor reads
     actions: torch.Tensor  # (M, N, A), or (M, N) or (M, N, F) int64
     log_probs: torch.Tensor  # (M, N) under the policy that drew the actions
-    advantages: torch.Tensor  # (M,)
-    returns: torch.Tensor  # (M,) lambda-returns
-    values: torch.Tensor  # (M,) the critic's raw outputs before the update
+    advantages: torch.Tensor  # (M,), or (M, N) where the critic values agents one by one, as the next two
+    returns: torch.Tensor  # (M,) or (M, N) lambda-returns
+    values: torch.Tensor  # (M,) or (M, N) the critic's raw outputs before the update
     weights: torch.Tensor | None = None  # (M,) of the steps in every mean; None weighs all alike
     alive: torch.Tensor | None = None  # (M, N) which agents are; None if all are, and only then may weights be None
 
@@ -48,6 +49,15 @@ class PPOBatch(NamedTuple):
         if self.alive is not None and x.ndim == 2:
             weights = weights * self.alive
         return (x * weights).sum() / weights.sum().clamp(min=TINY)
+
+    def minibatches(self, count: int) -> Iterator[PPOBatch]:
+        """The batch in `count` random parts, whose sizes differ by one step at most."""
+        if count == 1:
+            yield self
+            return
+        order = torch.rand(len(self.returns), device=self.returns.device, dtype=torch.float64).argsort()
+        for rows in order.tensor_split(count):
+            yield PPOBatch(*(column[rows] for column in self.columns()))
 
     def columns(self) -> tuple[torch.Tensor, ...]:
         """The tensors that are not None, in order."""

@@ -175,10 +175,13 @@ class Actor(PolicyNetwork):
         return _distribution(self.kind, network(observations * observation_mask), log_std, usable, self.layout)
 
     def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 21: clipped surrogate with one advantage for all agents, and entropy bonus; mean over living agents."""
+        """Eq. 21: clipped surrogate, with one advantage for all agents unless each has its own, and entropy bonus; mean
+        over living agents.
+        """
         policy = self(batch.observations)
         log_ratio = policy.log_prob(batch.actions) - batch.log_probs  # (M, N)
-        ratio, advantage, epsilon = log_ratio.exp(), batch.advantages.unsqueeze(1), self.hp.clip_param
+        advantage = batch.advantages.view(len(log_ratio), -1)  # (M, 1) of the team, or (M, N)
+        ratio, epsilon = log_ratio.exp(), self.hp.clip_param
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
         entropy = policy.entropy()
         entropy = entropy.mean() if batch.weights is None else batch.mean(entropy.expand_as(log_ratio))
