@@ -22,8 +22,8 @@ from support.core import (
 )
 from torch.distributions import Categorical
 
-from rllib_dima.core.dima.flags import Flags
 from rllib_dima.core.dima.imagination import imagine
+from rllib_dima.core.flags import Flags
 from rllib_dima.core.model_free.happo import HAPPOTrainer
 from rllib_dima.core.model_free.hasac import HASACTrainer
 from rllib_dima.core.model_free.hyperparameters import HAPPOHyperparameters, HASACHyperparameters, MAPPOHyperparameters

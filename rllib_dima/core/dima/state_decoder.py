@@ -6,26 +6,17 @@ without any auxiliary loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import nn
 from vector_quantize_pytorch import FSQ
 
-from rllib_dima.core.dima.flags import Flags
+from rllib_dima.core.flags import Flags
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.mlp import mlp
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
-
-
-def mlp(sizes: list[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
-    """Linear layers of the given sizes with the activation between them."""
-    layers: list[nn.Module] = []
-    for size_in, size_out in pairwise(sizes):
-        layers += [nn.Linear(size_in, size_out), activation()]
-    return nn.Sequential(*layers[:-1])
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,7 @@ class MaskedCategorical:
         self._categorical = Categorical(logits=logits, validate_args=False)
 
     def sample(self) -> torch.Tensor:
-        uniform = torch.rand_like(self._categorical.logits).clamp(min=torch.finfo(torch.float32).tiny)
-        return (self._categorical.logits - (-uniform.log()).log()).argmax(-1)  # Gumbel-max: no check, no waiting
+        return gumbel_max(self._categorical.logits)
 
     def deterministic(self) -> torch.Tensor:
         return self._categorical.logits.argmax(-1)
@@ -198,6 +197,12 @@ class MaskedMultiCategorical:
 
     def _joint(self, draw: Callable[[MaskedCategorical], torch.Tensor]) -> torch.Tensor:
         return torch.stack([draw(choice) for choice in self._choices], dim=-1)
+
+
+def gumbel_max(logits: torch.Tensor) -> torch.Tensor:
+    """Draws of categorical distributions, (..., A) -> (...) int64, without checks, which would wait for the device."""
+    uniform = torch.rand_like(logits).clamp(min=torch.finfo(torch.float32).tiny)
+    return (logits - (-uniform.log()).log()).argmax(-1)
 
 
 def categorical(

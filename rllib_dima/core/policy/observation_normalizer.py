@@ -59,9 +59,10 @@ class ObservationNormalizer(nn.Module):
         normalized = ((observations - shift) * scale).clamp(-self.LIMIT, self.LIMIT)
         return torch.cat([normalized[..., : self.size], observations[..., self.size :]], dim=-1)
 
-    def denormalize(self, normalized: torch.Tensor) -> torch.Tensor:
-        """The inverse of `forward` for (..., N, O), but for what that clips."""
-        return normalized / self.scale + self.shift
+    def denormalize(self, normalized: torch.Tensor, agents: torch.Tensor | None = None) -> torch.Tensor:
+        """The inverse of `forward`, but for what that clips; arguments as there."""
+        shift, scale = (self.shift, self.scale) if agents is None else (self.shift[agents], self.scale[agents])
+        return normalized / scale + shift
 
 
 class _Statistics(RunningStatistics):

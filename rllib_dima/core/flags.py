@@ -31,11 +31,17 @@ class Flags(nn.Module):
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
 
-    def set(self, decoded: torch.Tensor) -> torch.Tensor:
-        """Decoded observations (..., N, O) as an environment would return them."""
+    def set(self, decoded: torch.Tensor, agents: torch.Tensor | None = None) -> torch.Tensor:
+        """Decoded observations as an environment would return them.
+
+        Args:
+            decoded: (..., N, O), or (B, O) together with `agents`.
+            agents: (B,) which agent each row of (B, O) belongs to.
+        """
         alive, flags = self._present(decoded), []
         if self.layout.masks_actions:
-            flags.append(self._available(decoded[..., self.layout.available_slice]) * alive)
+            action_mask = self.action_mask if agents is None else self.action_mask[agents]
+            flags.append(self._available(decoded[..., self.layout.available_slice], action_mask) * alive)
         if self.layout.agents_leave:
             flags.append(alive)
         own, ids = decoded[..., self._own] * alive, decoded[..., -self.layout.num_agents :]
@@ -73,12 +79,12 @@ class Flags(nn.Module):
         logits = self.layout.alive(decoded)
         return _or_ones(None if logits is None else (logits > 0).to(decoded.dtype), decoded).unsqueeze(-1)
 
-    def _available(self, logits: torch.Tensor) -> torch.Tensor:
-        """(..., N, A) float: likely choices, of each block at least one that the agent has."""
-        logits = logits.masked_fill(self.action_mask == 0, torch.finfo(logits.dtype).min)
+    def _available(self, logits: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
+        """(..., A) float: likely choices, of each block at least one that the agent has."""
+        logits = logits.masked_fill(action_mask == 0, torch.finfo(logits.dtype).min)
         blocks = logits.split(list(self.layout.block_sizes), -1)
         chosen = [(block > 0) | (block == block.amax(-1, keepdim=True)) for block in blocks]
-        return torch.cat(chosen, dim=-1).to(logits.dtype) * self.action_mask
+        return torch.cat(chosen, dim=-1).to(logits.dtype) * action_mask
 
 
 def _or_ones(values: torch.Tensor | None, observations: torch.Tensor) -> torch.Tensor:
