@@ -57,7 +57,8 @@ def shots(world_model: WorldModel, found: Examination, segment: int) -> list[Sho
         segment: which of its segments.
     """
     segments, imagined = found.segments, found.imagined
-    length = int(segments.valid[segment].sum())
+    known = segments.valid[segment] & imagined.states[segment].isfinite().all(dim=1)
+    length = int(known.cumprod(0).sum())  # a state with NaN or infinity cannot be drawn
     errors = (imagined.states[segment] - world_model.normalizer(segments.next_states[segment])).abs().mean(dim=1)
     made = world_model.normalizer.denormalize(imagined.states[segment])
     states = torch.stack([segments.next_states[segment], made], dim=1).numpy()  # (H, 2, S)

@@ -8,7 +8,7 @@ Differences between the two: PettingZoo has no "__all__" flag and empties `agent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -17,7 +17,7 @@ from gymnasium.spaces import Box
 from pettingzoo import AECEnv, ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_dima.envs.adapter import TeamAdapter, can_restore
+from rllib_dima.envs.adapter import TeamAdapter, can_render_states, can_restore
 from rllib_dima.envs.cooperative import broken_state, offers_state
 from rllib_dima.envs.outcomes import team_flags
 from rllib_dima.envs.spaces import EnvTypeError
@@ -208,6 +208,15 @@ class ParallelTeam(ParallelEnv):
         """Continues from what `get_state()` returned, if the environment can."""
         self.env.set_state(state["env"])
         self.agents = list(state["agents"])
+
+    @property
+    def can_render_states(self) -> bool:
+        """Whether the environment has `render_states()`."""
+        return can_render_states(self.env)
+
+    def render_states(self, states: np.ndarray, start: Mapping[str, Any] | None) -> Iterable[np.ndarray]:
+        """Pictures of global states, as the environment draws them; see `CooperativeEnv.render_states`."""
+        return self.env.render_states(states, None if start is None else start["env"])
 
     def _infos(self, infos: Mapping[Any, dict] | None) -> dict:
         return {**{agent: {} for agent in self.possible_agents}, **(infos or {})}

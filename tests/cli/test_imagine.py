@@ -236,6 +236,16 @@ def test_a_film_shows_the_real_robot_on_the_left_and_the_imagined_one_on_the_rig
     assert len(pictures) == sum(shown) + 2 * 2 * (NUM_HELD - 1) and pictures[0].shape[1] == 2 * 10 + 10
 
 
+def test_a_film_ends_before_states_that_are_no_numbers(examined):
+    _, _, model, found = examined
+    states = found.imagined.states.clone()
+    states[0, 3, 5] = float("inf")
+    broken = replace(found, imagined=replace(found.imagined, states=states))
+    told = shots(model, broken, 0)
+    assert [shot.step for shot in told] == [0, 1, 2, 3] and told[-1].length == 3
+    assert len(shots(model, broken, 1)) == len(shots(model, found, 1))
+
+
 def test_an_environment_that_does_not_do_the_same_again_is_not_filmed(examined, monkeypatch):
     env, episodes, model, found = examined
     other = replace(episodes[0].trajectory, actions=-episodes[0].trajectory.actions)

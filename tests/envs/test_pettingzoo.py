@@ -444,6 +444,20 @@ def test_saving_and_restoring_through_all_forms():
     assert (env.env.par_env.env.steps, fresh.env.par_env.env.steps) == (3, 4)
 
 
+def test_states_are_drawn_through_pettingzoo_and_back():
+    class Drawer(Counter):
+        def render_states(self, states, start):
+            return [(state.tolist(), start) for state in states]
+
+    env = CooperativeEnv(PettingZooEnv(to_pettingzoo(Drawer())))
+    env.reset()
+    env.step({"a": 0, "b": 1})
+    states = np.array([[10.0], [20.0]], np.float32)
+    assert list(env.render_states(states, env.get_state())) == [([10.0], {"steps": 1}), ([20.0], {"steps": 1})]
+    assert list(env.env.par_env.render_states(states[:1], None)) == [([10.0], None)]
+    assert not to_pettingzoo(Pair()).can_render_states
+
+
 def test_a_single_agent_is_too_few():
     with pytest.raises(ValueError, match=r"at least 2 agents, but possible_agents of PettingZooEnv is \['agent_0'\]"):
         CooperativeEnv(PettingZooEnv(simple_v3.parallel_env()))
