@@ -22,8 +22,8 @@ from support.core import (
 )
 from torch.distributions import Categorical
 
-from rllib_dima.core.dima.imagination import imagine
 from rllib_dima.core.flags import Flags
+from rllib_dima.core.imagination import imagine
 from rllib_dima.core.model_free.happo import HAPPOTrainer
 from rllib_dima.core.model_free.hasac import HASACTrainer
 from rllib_dima.core.model_free.hyperparameters import HAPPOHyperparameters, HASACHyperparameters, MAPPOHyperparameters
@@ -354,7 +354,7 @@ def test_imagined_agents_never_take_what_is_unavailable_and_come_back(layout):
             return step(self, actions)
 
     model.reset = lambda begin: Watched(model, begin)
-    rollout = imagine(model, trainer.actor, start, 4)
+    rollout = imagine(model.reset(start), trainer.actor, 4)
     usable = layout.usable(layout.action_mask().float(), rollout.observations)
     assert not torch.stack(executed)[usable == 0].any()
     alive = layout.alive(rollout.observations)

@@ -4,16 +4,14 @@ import pytest
 import torch
 from support.core import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
 
-from rllib_dima.core.dima.imagination import imagine
-from rllib_dima.core.dima.world_model import ImaginedStep
+from rllib_dima.core.imagination import ImaginedStep, Simulation, imagine
 
 
-class Clock:
+class Clock(Simulation):
     """A world model: s_t = t and o_t = 100 + t; r_t = 200 + a_t / 2 and c_t = 300 + a_t / 2."""
 
-    def reset(self, start):
+    def __init__(self):
         self.time, self.states, self.observations = 0, torch.full((2, 1), 0.0), torch.full((2, 1, 1), 100.0)
-        return self
 
     def step(self, actions):
         assert torch.equal(actions, torch.full((2, 1, 1), 2.0 * self.time)), "the action is that of the present"
@@ -41,7 +39,7 @@ class ClockActor:
 
 
 def test_columns_are_aligned_in_time():
-    rollout = imagine(Clock(), ClockActor(), None, horizon=5)
+    rollout = imagine(Clock(), ClockActor(), horizon=5)
     times = torch.arange(6.0)
     assert torch.equal(rollout.states, times.view(6, 1, 1).expand(6, 2, 1))
     times = times[:5]
@@ -58,7 +56,7 @@ def test_real_models_roll_out_from_the_real_start(layout):
     trainer.add([random_trajectory(layout, 20)])
     trainer.world_model.eval()
     start = trainer.replay.sample(6, past=2)
-    rollout = imagine(trainer.world_model, trainer.actor, start, 4)
+    rollout = imagine(trainer.world_model.reset(start), trainer.actor, 4)
     assert torch.allclose(rollout.states[0], trainer.world_model.normalizer(start.states[:, -1]))
     assert torch.equal(rollout.observations[0], start.observations[:, -1])
     policy = trainer.actor(rollout.observations)

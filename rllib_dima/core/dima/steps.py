@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
-from rllib_dima.core.dima.imagination import imagine
 from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.imagination import imagine
 from rllib_dima.core.policy.data import PPOBatch, Rollout
 from rllib_dima.core.policy.networks import Actor, Critic
 from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
@@ -139,7 +139,7 @@ class Steps:
 
     def _imagine(self) -> Rollout:
         start = self.replay.sample(self.hp.num_imagined_rollouts, past=self.hp.context_length - 1)
-        return imagine(self.world_model, self.actor, start, self.hp.imagination_horizon)
+        return imagine(self.world_model.reset(start), self.actor, self.hp.imagination_horizon)
 
     def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
         scale = self.world_model.reward_normalizer.scale

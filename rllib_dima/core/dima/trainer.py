@@ -5,8 +5,8 @@
     for each of reward_updates_per_iteration:      update reward_termination     (eq. 23)
     for each of policy_updates_per_iteration:      imagine, then PPO epochs for actor and critic (eqs. 19 to 21)
 
-The first three do not depend on each other; their updates take turns. `steps.py` has each update, `imagination.py` the
-rollouts.
+The first three do not depend on each other; their updates take turns. `steps.py` has each update, `core/imagination.py`
+the rollouts.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ step = simulation.step(joint_action)           # reward, continuation, next stat
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
@@ -17,19 +15,11 @@ from rllib_dima.core.dima.normalization import RewardNormalizer, StateNormalizer
 from rllib_dima.core.dima.reward_mlp import RewardMLP
 from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTermination
 from rllib_dima.core.dima.state_decoder import StateDecoder
+from rllib_dima.core.imagination import ImaginedStep, Simulation
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Window
 
 OUTCOME_MODELS: dict[str, type[RewardTermination | RewardMLP]] = {"transformer": RewardTermination, "mlp": RewardMLP}
-
-
-class ImaginedStep(NamedTuple):
-    """What an imagined joint action leads to: the same quantities that a real environment returns."""
-
-    states: torch.Tensor  # (B, S) next states, normalised
-    observations: torch.Tensor  # (B, N, O) next observations
-    rewards: torch.Tensor  # (B,)
-    continuations: torch.Tensor  # (B,) probability that the episode goes on
 
 
 class WorldModel(nn.Module):
@@ -104,12 +94,12 @@ class WorldModel(nn.Module):
         """Modules of many small operations, which a compiler can fuse."""
         return [self.dynamics, self.reward_termination]
 
-    def reset(self, start: Window) -> Simulation:
+    def reset(self, start: Window) -> DiffusionSimulation:
         """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present."""
-        return Simulation(self, start)
+        return DiffusionSimulation(self, start)
 
 
-class Simulation:
+class DiffusionSimulation(Simulation):
     """B rollouts in progress inside a world model. Created by `WorldModel.reset`.
 
     Attributes:

@@ -11,7 +11,7 @@ TINY = 1e-30  # of a sum of weights: where all agents have left, means are 0
 
 
 class Rollout(NamedTuple):
-    """B imagined rollouts of H steps; see the diagram at the head of `core/dima/imagination.py`."""
+    """B imagined rollouts of H steps; see the diagram at the head of `core/imagination.py`."""
 
     states: torch.Tensor  # (H + 1, B, ...) what the critic reads
     observations: torch.Tensor  # (H, B, N, O) what the actor reads
