@@ -82,7 +82,8 @@ class Policy:
             observations: by agent, those of a `CooperativeEnv`, padded (O,), which hold masks already; or the
                 environment's own, flattened to the agent's own size, or as {"observation": ..., "action_mask": ...}.
                 Agents may be left out, and those that have left must be.
-            deterministic: the mean, or the likeliest choice, instead of a draw from torch's global generator.
+            deterministic: the mean, or the likeliest choice, of the policy that is evaluated, instead of a draw from
+                the one that explores, with torch's global generator.
             action_masks: by agent, 1 for each of its own choices that is available, else 0. Needed beside the
                 environment's own observations, if the policy was trained with masks.
 
@@ -271,7 +272,7 @@ class _Deterministic(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         agents = self.actor.layout.agent_index(observations)
-        actions = self.actor.acting(observations, agents).deterministic()
+        actions = self.actor.evaluated(observations, agents).deterministic()
         return actions if self.actor.layout.is_discrete else actions.clamp(-1, 1)
 
 

@@ -199,7 +199,7 @@ def test_acting_for_a_mixed_batch_equals_acting_for_the_team(layout):
 
 
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
-def test_the_average_of_the_weights_acts_and_the_present_ones_are_trained(layout):
+def test_the_average_of_the_weights_is_evaluated_and_the_present_ones_explore_and_are_trained(layout):
     trainer = new_trainer(layout, tiny(actor_ema_decay=0.4, actor_lr=0.02, normalize_observations=False))
     trainer.add([random_trajectory(layout, 60)])
     trained, expected, updates = trainer.actor, trainer.actor.network[1].weight.detach().clone(), 0
@@ -223,6 +223,12 @@ def test_the_average_of_the_weights_acts_and_the_present_ones_are_trained(layout
     assert torch.equal(trained.act(rows, deterministic=True), of_average)
     plain.network.load_state_dict(trained.network.state_dict())
     assert torch.equal(trained(observations).deterministic(), plain(observations).deterministic())
+    if not layout.is_discrete:
+        plain.log_std.data.copy_(trained.log_std)
+    torch.manual_seed(0)
+    drawn = trained.act(rows, deterministic=False)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, plain.act(rows, deterministic=False))
 
 
 def test_executed_actions_are_clipped_or_one_hot():

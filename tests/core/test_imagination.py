@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.core import DISCRETE, UNEQUAL, new_trainer, random_trajectory, tiny
+from support.core import DISCRETE, UNEQUAL, new_trainer, random_trajectory, randomize, tiny
 
 from rllib_dima.core.imagination import ImaginedStep, Simulation, imagine
 
@@ -65,3 +65,16 @@ def test_real_models_roll_out_from_the_real_start(layout):
     assert torch.allclose(rollout.observations[1:], decoded, atol=1e-5)
     assert torch.all((rollout.continuations > 0) & (rollout.continuations < 1))
     assert not any(column.requires_grad for column in rollout)
+
+
+def test_imagination_stays_on_the_grid():
+    trainer = new_trainer(UNEQUAL, tiny())
+    chunk = random_trajectory(UNEQUAL, 40)
+    chunk.states[:, 1:] = (3 * chunk.states[:, 1:]).round()
+    trainer.add([chunk])
+    model = randomize(trainer.world_model.eval())
+    simulation = model.reset(trainer.replay.sample(8, past=model.hp.context_length - 1))
+    for _ in range(2):
+        imagined = simulation.step(torch.zeros(8, UNEQUAL.num_agents, UNEQUAL.action_size)).states
+        away = (model.normalizer.denormalize(imagined) - model.normalizer.denormalize(imagined).round()).abs().amax(0)
+        assert (away[1:] < 1e-4).all() and away[0] > 1e-2

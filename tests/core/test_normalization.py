@@ -34,6 +34,21 @@ def test_constant_states_become_zero_and_no_statistics_change_nothing():
     assert torch.allclose(normalizer(states + 1e-5), torch.full((1, 2), 1e-5 / np.sqrt(1e-8)), rtol=0.1)
 
 
+def test_entries_that_vary_in_whole_numbers_are_rounded_and_no_others():
+    normalizer = StateNormalizer(4)
+    places = torch.arange(0, 40) % 7
+    states = torch.stack([places, places * 0.5, places * 0 + 3, places * 100.0 - 5], dim=1)  # a constant is not rounded
+    normalizer.update(states[:20])
+    normalizer.update(states[20:])
+    assert normalizer.is_whole.tolist() == [True, False, False, True]
+    predicted = normalizer(torch.tensor([[2.4, 2.4, 2.4, 295.4], [2.6, 2.6, 2.6, 294.6]]))
+    rounded = normalizer.denormalize(normalizer.rounded(predicted))
+    torch.testing.assert_close(rounded[:, [0, 3]], torch.tensor([[2.0, 295.0], [3.0, 295.0]]), atol=1e-4, rtol=0)
+    assert torch.equal(normalizer.rounded(predicted)[:, 1:3], predicted[:, 1:3])
+    normalizer.update(torch.tensor([[2.5, 0, 3, 0]]))
+    assert normalizer.is_whole.tolist() == [False, False, False, True]
+
+
 def test_denormalize_inverts():
     normalizer = StateNormalizer(2)
     normalizer.update(torch.randn(50, 2) * 4 + 3)

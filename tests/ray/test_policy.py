@@ -54,7 +54,7 @@ def test_acts_as_the_actor_does_on_all_agents_at_once(layout, distribution):
     if not layout.appends_agent_id:  # the last entries identify the agent by their largest
         rows[:, -2:] = torch.tensor([[2.0, -1.0], [-1.0, 2.0]])
         observations = {agent: row.numpy() for agent, row in zip(layout.agent_ids, rows, strict=True)}
-    expected = policy.actor.acting(rows).deterministic()
+    expected = policy.actor.evaluated(rows).deterministic()
     expected = expected if layout.is_discrete else expected.clamp(-1, 1)
     for given in (observations, {agent: row.numpy() for agent, row in zip(layout.agent_ids, rows, strict=True)}):
         actions = policy.act(given)
@@ -76,7 +76,7 @@ def test_masks_are_taken_beside_an_environments_own_observations_and_into_export
             rows[index, layout.available_slice][choices[index]] = masks[agent]
         if layout.agents_leave:
             rows[index, layout.alive_index] = 1
-    expected = policy.actor.acting(torch.from_numpy(rows)).deterministic()
+    expected = policy.actor.evaluated(torch.from_numpy(rows)).deterministic()
     expected = (expected if layout.is_discrete else expected.clamp(-1, 1)).detach().numpy()
     given = [policy.act(dict(zip(layout.agent_ids, rows, strict=True))), policy.act(own, action_masks=masks)]
     given.append(policy.act({a: {"observation": own[a], "action_mask": masks[a]} for a in layout.agent_ids}))

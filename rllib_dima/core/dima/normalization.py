@@ -12,15 +12,22 @@ class StateNormalizer(RunningStatistics):
 
     Args:
         state_size: S.
+
+    Attributes:
+        is_whole: (S,) which entries vary and have only ever been whole numbers, such as places on a grid and flags.
     """
 
     shift: torch.Tensor
     scale: torch.Tensor
+    only_whole: torch.Tensor
+    is_whole: torch.Tensor
 
     def __init__(self, state_size: int) -> None:
         super().__init__(state_size)
         self.register_buffer("shift", torch.zeros(state_size, dtype=torch.float32))
         self.register_buffer("scale", torch.ones(state_size, dtype=torch.float32))
+        self.register_buffer("only_whole", torch.ones(state_size, dtype=torch.bool))
+        self.register_buffer("is_whole", torch.zeros(state_size, dtype=torch.bool))
 
     @torch.no_grad()
     def update(self, states: torch.Tensor) -> None:
@@ -29,6 +36,8 @@ class StateNormalizer(RunningStatistics):
             self._count(states)
             self.shift.copy_(self.mean)
             self.scale.copy_((self.sum_of_squares / self.count + 1e-8).rsqrt())
+            self.only_whole &= (states == states.round()).all(0)
+            self.is_whole.copy_(self.only_whole & (self.sum_of_squares > 0))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Normalises raw states (..., S)."""
@@ -37,6 +46,11 @@ class StateNormalizer(RunningStatistics):
     def denormalize(self, normalized: torch.Tensor) -> torch.Tensor:
         """Inverse of `forward`, but for what that clips."""
         return normalized / self.scale + self.shift
+
+    def rounded(self, normalized: torch.Tensor) -> torch.Tensor:
+        """Normalised states (..., S) with entries that are whole numbers made so: errors on a grid do not add up."""
+        whole = (self.denormalize(normalized).round() - self.shift) * self.scale
+        return torch.where(self.is_whole, whole, normalized)
 
 
 class ChangeStatistics(RunningStatistics):

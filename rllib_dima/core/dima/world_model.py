@@ -79,7 +79,7 @@ class WorldModel(nn.Module):
         states, truth = self.normalizer(window.states), self.normalizer(window.next_states[:, -1])
         with self.autocast():
             context = states * scale * valid.unsqueeze(-1)
-            predicted = self.dynamics.sample(context, window.actions, valid) / scale
+            predicted = self.normalizer.rounded(self.dynamics.sample(context, window.actions, valid) / scale)
         return {
             "open_loop_error_1": (predicted - truth).abs().mean(),
             "persistence_error_1": (states[:, -1] - truth).abs().mean(),  # of "nothing changes"
@@ -135,7 +135,8 @@ class DiffusionSimulation(Simulation):
     def _next_states(self, actions: torch.Tensor) -> torch.Tensor:
         """(B, S), from the diffusion model's scale back to z."""
         scale = self._model.hp.sigma_data
-        return self._model.dynamics.sample(self._context * scale, actions, self._valid) / scale
+        states = self._model.dynamics.sample(self._context * scale, actions, self._valid) / scale
+        return self._model.normalizer.rounded(states)
 
     def _advance(self, states: torch.Tensor, actions: torch.Tensor) -> None:
         """Shifts the context by one step to end in `states`."""

@@ -50,8 +50,8 @@ class ActorHyperparameters(PolicyHyperparameters):
     normalize_observations: bool = knob(False, "Whether the actor has running statistics of observations.")
     actor_ema_decay: float = knob(
         0.0,
-        "Decay, per update, of the moving average of the actor's weights that acts in the environment; 0 lets the "
-        "present ones act.",
+        "Decay, per update, of the moving average of the actor's weights that is evaluated and exported; 0 lets the "
+        "present ones be.",
         low=0.0,
         high=0.999999,
     )
@@ -88,8 +88,8 @@ class PolicyNetwork(nn.Module):
             agents: (B,) which agent each row of (B, O) belongs to.
         """
 
-    def acting(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
-        """The policy that acts in the environment, which need not be the one that is trained; arguments as above."""
+    def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
+        """The policy whose likeliest actions are taken; it need not be the one that is trained. Arguments as above."""
         return self(observations, agents)
 
     @torch.no_grad()
@@ -98,13 +98,18 @@ class PolicyNetwork(nn.Module):
 
         Args:
             observations: (B, O) padded.
-            deterministic: the mean, or the likeliest choice, instead of a draw.
+            deterministic: the mean, or the likeliest choice, of the policy that is evaluated, instead of a draw from
+                the one that is trained.
 
         Returns:
             (B, A) before clipping, or (B,) or (B, F) int64.
         """
-        policy = self.acting(observations, self.layout.agent_index(observations))
-        return policy.deterministic() if deterministic else policy.sample()
+        agents = self.layout.agent_index(observations)
+        return (
+            self.evaluated(observations, agents).deterministic()
+            if deterministic
+            else self(observations, agents).sample()
+        )
 
     @torch.no_grad()
     def draw(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,7 +160,7 @@ class Actor(PolicyNetwork):
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         return self._policy(self.network, observations, agents)
 
-    def acting(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+    def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         """The policy of the averaged weights, if they are averaged."""
         return self._policy(self.network if self.averaged is None else self.averaged.network, observations, agents)
 
