@@ -57,8 +57,8 @@ class ActorHyperparameters(PolicyHyperparameters):
     )
 
 
-class PolicyNetwork(nn.Module):
-    """What acts: local observations to a distribution of actions, for every agent.
+class ActingNetwork(nn.Module):
+    """What acts, for every agent.
 
     Args:
         layout: sizes.
@@ -78,6 +78,44 @@ class PolicyNetwork(nn.Module):
         self.layout, self.hp = layout, hp
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
+
+    def executed(self, actions: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+        """Drawn actions (..., N, *drawn_shape) as the environment executes and the world model sees them (..., N, A).
+
+        Args:
+            actions: as drawn.
+            observations: (..., N, O) for which they were drawn.
+        """
+        return self.layout.executed(actions, self.layout.effective(self.action_mask, observations))
+
+
+class JointPolicyNetwork(ActingNetwork):
+    """A policy of all agents together, which remembers something of every agent from step to step.
+
+    Attributes:
+        memory_size: M, numbers per agent; zeros when an episode begins.
+    """
+
+    memory_size: int
+
+    @abstractmethod
+    def act_jointly(
+        self, observations: torch.Tensor, memory: torch.Tensor, deterministic: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions of B teams, and what they remember then.
+
+        Args:
+            observations: (B, N, O) padded.
+            memory: (B, N, M) as the last step of the same episode returned it.
+            deterministic: the mean, or the likeliest choice, instead of a draw.
+
+        Returns:
+            (B, N, A) before clipping, or (B, N) or (B, N, F) int64; and (B, N, M).
+        """
+
+
+class PolicyNetwork(ActingNetwork):
+    """Local observations to a distribution of actions, for every agent on its own."""
 
     @abstractmethod
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
@@ -118,15 +156,6 @@ class PolicyNetwork(nn.Module):
         actions = policy.sample()
         return actions, policy.log_prob(actions)
 
-    def executed(self, actions: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
-        """Drawn actions (..., N, *drawn_shape) as the environment executes and the world model sees them (..., N, A).
-
-        Args:
-            actions: as drawn.
-            observations: (..., N, O) for which they were drawn.
-        """
-        return self.layout.executed(actions, self.layout.effective(self.action_mask, observations))
-
     def usable(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> torch.Tensor:
         """(..., A) float: which action entries each agent has and can use now. Arguments as of `forward`."""
         return self.layout.usable(self.action_mask if agents is None else self.action_mask[agents], observations)
@@ -148,9 +177,7 @@ class Actor(PolicyNetwork):
         super().__init__(layout, hp)
         self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
         outputs = layout.action_size * (2 if self.kind == "beta" else 1)
-        self.network = _network(
-            layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, outputs, self.OUTPUT_GAIN
-        )
+        self.network = self._new_network(outputs)
         if self.kind == "gaussian":
             self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.float()  # whatever torch.set_default_dtype says
@@ -160,6 +187,11 @@ class Actor(PolicyNetwork):
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         return self._policy(self.network, observations, agents)
 
+    @property
+    def entropy_coeff(self) -> torch.Tensor | float:
+        """The present weight of the entropy bonus."""
+        return self.hp.entropy_coeff
+
     def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         """The policy of the averaged weights, if they are averaged."""
         return self._policy(self.network if self.averaged is None else self.averaged.network, observations, agents)
@@ -168,6 +200,13 @@ class Actor(PolicyNetwork):
         """Averages the weights. To be called after each update of them."""
         if self.averaged is not None:
             self.averaged.update(self.network)
+
+    def _new_network(self, size_out: int) -> nn.Module:
+        """From an observation to the distribution's parameters."""
+        hp = self.hp
+        return _network(
+            self.layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, size_out, self.OUTPUT_GAIN
+        )
 
     def _policy(
         self, network: nn.Module, observations: torch.Tensor, agents: torch.Tensor | None
@@ -190,7 +229,7 @@ class Actor(PolicyNetwork):
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
         entropy = policy.entropy()
         entropy = entropy.mean() if batch.weights is None else batch.mean(entropy.expand_as(log_ratio))
-        loss = -batch.mean(surrogate) - self.hp.entropy_coeff * entropy
+        loss = -batch.mean(surrogate) - self.entropy_coeff * entropy
         with torch.no_grad():
             metrics = {
                 "policy_loss": loss.detach(),
@@ -271,12 +310,17 @@ class Critic(nn.Module):
     def __init__(self, layout: AgentLayout, hp: PolicyHyperparameters) -> None:
         super().__init__()
         self.hp, self.layout = hp, layout
-        self.network = _network(layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0).float()
+        self.network = self._new_network().float()
         self.value_normalizer = ValueNormalizer(hp.value_normalization_beta, hp.normalize_values)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Raw outputs, on the normaliser's scale: (..., S) -> (...)."""
         return self.network(states).squeeze(-1)
+
+    def _new_network(self) -> nn.Module:
+        """(..., S) -> (..., 1)."""
+        hp = self.hp
+        return _network(self.layout.state_size, hp.critic_hidden_size, hp.critic_num_layers, 1, 1.0)
 
     def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 20 with the released code's Huber error and value clipping, each switchable."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import nn
 
 from rllib_dima.core.policy.data import PPOBatch, Rollout
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
@@ -114,7 +113,7 @@ class PPOEpochs:
         for minibatch in PPOBatch(*columns).minibatches(self.hp.ppo_minibatches):
             self._side_by_side([partial(self._update, network, minibatch) for network in (self.actor, self.critic)])
 
-    def _update(self, network: nn.Module, minibatch: PPOBatch) -> None:
+    def _update(self, network: Actor | Critic, minibatch: PPOBatch) -> None:
         loss, metrics = network.loss(minibatch)
         name = "actor" if network is self.actor else "critic"
         self._means[name].add(metrics | {f"{name}_grad_norm": self._optimizers[name].step(loss)})

@@ -1,0 +1,204 @@
+"""MAMBA: policies that learn in a world model in which agents communicate (Egorov and Shpilman 2022).
+
+"Scalable Multi-Agent Model-Based Reinforcement Learning", arXiv 2205.15023. After the real experience of an iteration
+has been collected:
+
+    for each of model_updates_per_iteration:     update the world model on windows of real steps
+    for each of policy_updates_per_iteration:    states along windows, a rollout from each of them, then PPO epochs
+    the policy that acts takes over the representation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import nn
+
+from rllib_dima.core.imagination import imagine
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.mamba.hyperparameters import MAMBAHyperparameters
+from rllib_dima.core.mamba.policy import LatentCritic, MAMBAPolicy
+from rllib_dima.core.mamba.representation import Latent
+from rllib_dima.core.mamba.world_model import LatentSimulation, WorldModel
+from rllib_dima.core.policy.data import PPOBatch, Rollout
+from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
+from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
+from rllib_dima.core.replay.data import Trajectory
+from rllib_dima.core.trainer import Metrics, OptimizingTrainer
+from rllib_dima.core.training.clock import PhaseClock
+from rllib_dima.core.training.compile import Accelerator, matrix_product_precision
+from rllib_dima.core.training.metrics import RunningMeans
+from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+
+
+class MAMBATrainer(OptimizingTrainer):
+    """Replay, world model, actor and critic, and the updates of one iteration.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+        networks: "actor", "critic" and "world_model", on `device`.
+        device: where training happens.
+        seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
+        rank: of this learner among several.
+        average_gradients: averages gradients over the learners, in place.
+
+    Raises:
+        ValueError: if `hp.acceleration` needs a GPU and `device` is none.
+    """
+
+    NETWORKS: ClassVar[dict[str, type[nn.Module]]] = {
+        "actor": MAMBAPolicy,
+        "critic": LatentCritic,
+        "world_model": WorldModel,
+    }
+
+    def __init__(
+        self,
+        layout: AgentLayout,
+        hp: MAMBAHyperparameters,
+        networks: dict[str, nn.Module],
+        device: torch.device | str = "cpu",
+        seed: int | None = 0,
+        rank: int = 0,
+        average_gradients: AverageGradients | None = None,
+    ) -> None:
+        self._set_up(device, seed, rank)
+        self.hp, self.policy = hp, cast(MAMBAPolicy, networks["actor"])
+        self.actor, self.critic = self.policy.actor, cast(LatentCritic, networks["critic"])
+        self.world_model = cast(WorldModel, networks["world_model"]).eval()
+        self.policy.follow(self.world_model.representation)
+        where = replay_device(hp.replay_device, ReplayBuffer.bytes_needed(layout, hp.replay_capacity), self.device)
+        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
+            layout, hp.replay_capacity, where, self.device
+        )
+        models = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
+        self.optimizers = {
+            name: ModelOptimizer(
+                name, models[name], torch.optim.Adam, lr, clip, decay, hp.adam_epsilon,
+                average_gradients=average_gradients,
+            )
+            for name, (lr, clip, decay) in _optimizer_settings(hp).items()
+        }  # fmt: skip
+        self.clock = PhaseClock(self.device)
+        self._means = {name: RunningMeans(self.device) for name in (*models, "rollout")}
+        self._prepare_steps(is_alone=average_gradients is None)
+
+    def add(self, trajectories: Sequence[Trajectory]) -> None:
+        with self._on_device(), self.clock.timed("add"):
+            for trajectory in trajectories:
+                self.replay.check(trajectory)
+            for trajectory in trajectories:
+                self.replay.add(trajectory)
+                self.num_env_steps += len(trajectory)
+
+    def train_iteration(self) -> Metrics:
+        """Updates everything as often as one iteration does.
+
+        Returns:
+            Means over the iteration's updates under "world_model", "actor" and "critic", seconds under "time". Before
+            `num_steps_before_learning` steps were stored only "time".
+
+        Raises:
+            NonFiniteLossError: if anything became NaN or infinite, with its name.
+        """
+        if self.replay.num_written < max(1, self.hp.num_steps_before_learning):
+            return {"time": self.clock.pop()}
+        for means in self._means.values():
+            means.clear()
+        precision = matrix_product_precision(self.hp.precision, self.device)
+        with self._on_device(), self.random_numbers(self.rank), precision:
+            self._train_world_model()
+            self._train_policy()
+        self.policy.follow(self.world_model.representation)
+        self.num_iterations += 1
+        means = self._means
+        return self._report(
+            {
+                "world_model": [means["world_model"]],
+                "actor": [means["actor"]],
+                "critic": [means["rollout"], means["critic"]],
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
+        super().load_state_dict(state)
+        self._accelerator.forget()
+
+    def set_learning_rates(self, hp: MAMBAHyperparameters) -> None:
+        """Makes the optimisers use the learning rates of `hp` from the next update on."""
+        for name, (lr, *_) in _optimizer_settings(hp).items():
+            self.optimizers[name].lr = lr
+
+    def begin_rollouts(self) -> LatentSimulation:
+        """Rollouts from the states along windows of real steps, as many for each that happened as there is room for."""
+        window = self.replay.sample(self.hp.num_imagined_windows, past=1, future=self.hp.window_length - 3)
+        latent, valid = self.world_model.track(window, num_before=1).latent, window.valid[:, 1:].flatten()
+        real_first = (~valid).to(torch.uint8).argsort(stable=True)
+        chosen = real_first[torch.arange(len(valid), device=valid.device) % valid.sum()]
+        h, z, observations = (x.flatten(0, 1)[chosen] for x in (*latent, window.observations[:, 1:]))
+        return self.world_model.simulate(Latent(h, z), observations)
+
+    def _prepare_steps(self, is_alone: bool) -> None:
+        """The steps of an iteration, as `core/training/compile.py` understands them."""
+        mode = "cuda_graphs" if self.hp.acceleration == "auto" and self.device.type == "cuda" else self.hp.acceleration
+        self._accelerator = Accelerator(mode, self.device, [])
+        accelerate = self._accelerator.accelerate
+        has_replay_on_device = self.replay.device == self.replay.output_device
+        self._update_model = accelerate(
+            "the update of the world model", self._model_update, is_alone and has_replay_on_device
+        )
+        self._imagine = accelerate("imagination", self._imagined_rollout, has_replay_on_device)
+        self._evaluate = accelerate("the evaluation of rollouts", self._evaluated)
+        self._epochs = PPOEpochs(
+            self.hp, self.actor, self.critic, self.optimizers, self._means, self._accelerator.side_by_side
+        )
+        self._ppo_epoch = accelerate("PPO epochs", self._epochs.run, is_alone)
+
+    def _train_world_model(self) -> None:
+        self.world_model.train()
+        with self.clock.timed("world_model"):
+            for _ in range(self.hp.model_updates_per_iteration):
+                self.optimizers["world_model"].begin_update()
+                self._update_model()
+        self.world_model.eval()
+
+    def _train_policy(self) -> None:
+        for _ in range(self.hp.policy_updates_per_iteration):
+            with self.clock.timed("imagination"):
+                rollout = self._imagine()
+            with self.clock.timed("ppo"):
+                batch = self._evaluate(*rollout)
+                for _ in range(self.hp.ppo_epochs):
+                    self.actor.entropy_decay.fill_(self.hp.entropy_decay ** self.optimizers["actor"].num_updates)
+                    self._epochs.begin()
+                    self._ppo_epoch(*batch.columns())
+
+    def _model_update(self) -> None:
+        window = self.replay.sample(self.hp.model_batch_size, past=1, future=self.hp.window_length - 2)
+        loss, metrics = self.world_model.loss(window)
+        norm = self.optimizers["world_model"].step(loss)
+        self._means["world_model"].add(metrics | {"model_grad_norm": norm})
+
+    @torch.no_grad()
+    def _imagined_rollout(self) -> Rollout:
+        return imagine(self.begin_rollouts(), self.actor, self.hp.imagination_horizon)
+
+    def _evaluated(self, *rollout: torch.Tensor) -> PPOBatch:
+        imagined = Rollout(*rollout)
+        alive = self.actor.layout.alive(imagined.observations)
+        batch, metrics = ppo_batch(imagined, self.critic, self.hp, alive=alive)
+        self._means["rollout"].add(metrics)
+        return batch
+
+
+def _optimizer_settings(hp: MAMBAHyperparameters) -> dict[str, tuple[float, float, float]]:
+    """Network -> learning rate, gradient clip, weight decay."""
+    return {
+        "world_model": (hp.model_lr, hp.model_grad_clip, 0.0),
+        "actor": (hp.actor_lr, hp.actor_grad_clip, hp.actor_weight_decay),
+        "critic": (hp.critic_lr, hp.critic_grad_clip, 0.0),
+    }
