@@ -8,7 +8,7 @@ checkpoints a run that was interrupted goes on. The policy of each run plays 10 
 horizon are replayed, revealing agents in ascending, descending and random order with sequential and with cumulative
 conditioning, and all at once. Printed is the L1 error per observation entry, averaged over agents and accumulated over
 the horizon, as mean and sample standard deviation over a mode's runs. A mark says that a model was not trained to be
-sampled like that. The curves go to results/conditioning_order.json after every run, and as a picture beside it.
+sampled like that. The curves go to results/conditioning_order.json, which `benchmarks/pictures.py` draws.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ def main() -> None:
     parser.add_argument("--conditioning", nargs="+", default=["sequential", "cumulative", "joint"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", default="paper")
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--segments", type=int, default=100)
     parser.add_argument("--horizon", type=int, help="default: that of imagination")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the curves; the picture is .png beside them")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the curves, which benchmarks/pictures.py draws")
     args = parser.parse_args()
     records = []
     for checkpoint in args.checkpoints or train(args):
@@ -145,7 +145,6 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(records, indent=1) + "\n")
     show(records)
-    draw(records, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

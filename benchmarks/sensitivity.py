@@ -6,8 +6,8 @@
 
 Checkpoints are those of `benchmarks/learning.py`. The policy of each plays 10 episodes; states are drawn from them.
 Printed is each agent's share in all that actions do to the next state, as the model is trained and with agents revealed
-in other orders and modes; a mark says that a model was not trained to be sampled like that. The matrices agent x state
-entry go to results/sensitivity.json, and as a picture, model beside simulator, to results/sensitivity_<run>.png.
+in other orders and modes; a mark says that a model was not trained to be sampled like that. Shares and matrices agent x
+state entry go to results/sensitivity.json, of which `benchmarks/pictures.py` draws the latter.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
+
 from rllib_dima.analysis.checkpoint import load_world_model
 from rllib_dima.analysis.collecting import play_episode
 from rllib_dima.analysis.comparison import TRAINED
 from rllib_dima.analysis.examination import SIMULATOR, Examination, examine
-from rllib_dima.analysis.figures import figures
+from rllib_dima.analysis.figures import MAP
 from rllib_dima.analysis.published import RETURNS
 from rllib_dima.envs import CooperativeEnv, make
 from rllib_dima.policy import Policy
@@ -76,6 +79,24 @@ def show(records: dict[str, dict]) -> None:
         print(f"* {reason}")
 
 
+def draw(records: dict[str, dict], file: Path) -> None:
+    """The picture: a row for every run, left the simulator's matrix, right the model's."""
+    figure = Figure(figsize=(9, 0.5 + 1.5 * len(records)), layout="constrained")
+    rows = figure.subplots(len(records), 2, squeeze=False)
+    for panels, (run, one) in zip(rows, records.items(), strict=True):
+        highest = max(np.max(matrix) for matrix in one["matrices"].values())
+        for panel, (name, matrix) in zip(panels, one["matrices"].items(), strict=True):
+            image = panel.imshow(matrix, aspect="auto", cmap=MAP, vmin=0, vmax=highest)
+            panel.set_title(f"{run}: {name if name == SIMULATOR else 'model'}", fontsize=8)
+            panel.set(ylabel="agent", yticks=range(len(matrix)))
+            panel.tick_params(labelsize=7)
+        figure.colorbar(image, ax=list(panels)).ax.tick_params(labelsize=7)
+    for panel in rows[-1]:
+        panel.set_xlabel("entry of the state", fontsize=8)
+    figure.suptitle("deviations of the next state per unit of an agent's action", fontsize=9)
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     """Examines, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,8 +107,6 @@ def main() -> None:
     for checkpoint in args.checkpoints:
         found, conditioning = examined(checkpoint)
         records[checkpoint.name] = record(found, conditioning)
-        figure, _ = figures(found)["Whose action matters for what"]
-        figure.savefig(RESULTS / f"sensitivity_{checkpoint.name}.png", dpi=110)
         RECORDS.write_text(json.dumps(dict(sorted(records.items()))) + "\n")
     show(records)
 
