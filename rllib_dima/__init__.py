@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rllib_dima.algorithms.dima import DIMA, DIMAConfig
     from rllib_dima.algorithms.happo import HAPPO, HAPPOConfig
     from rllib_dima.algorithms.hasac import HASAC, HASACConfig
+    from rllib_dima.algorithms.mamba import MAMBA, MAMBAConfig
     from rllib_dima.algorithms.mappo import MAPPO, MAPPOConfig
     from rllib_dima.policy import Policy
 
@@ -30,16 +31,18 @@ __all__ = [
     "DIMA",
     "HAPPO",
     "HASAC",
+    "MAMBA",
     "MAPPO",
     "DIMAConfig",
     "HAPPOConfig",
     "HASACConfig",
+    "MAMBAConfig",
     "MAPPOConfig",
     "Policy",
     "register",
 ]
 
-ALGORITHMS = ("DIMA", "MAPPO", "HAPPO", "HASAC")
+ALGORITHMS = ("DIMA", "MAMBA", "MAPPO", "HAPPO", "HASAC")
 """By the names under which Ray knows them."""
 
 _MODULE_OF = {

@@ -1,6 +1,7 @@
 """The trained policy alone: out of a checkpoint, without the world model and without starting Ray.
 
 policy = Policy.from_checkpoint("results/quickstart/checkpoint")
+policy.reset()                         # whenever an episode begins: MAMBA's policy remembers what was before
 actions = policy.act(observations)     # dicts by agent
 policy.export("policy.pt2")            # of torch.export: runs wherever torch does, without this package
 
@@ -28,18 +29,22 @@ from torch import nn
 from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.mamba.policy import MAMBAPolicy
 from rllib_dima.core.model_free.soft_networks import SquashedActors
-from rllib_dima.core.policy.networks import Actor, AgentActors, PolicyNetwork
+from rllib_dima.core.policy.networks import ActingNetwork, Actor, AgentActors, JointPolicyNetwork, PolicyNetwork
 
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
 WEIGHTS_FILE_NAME, DESCRIPTION_FILE_NAME = "weights.npz", "policy.json"  # in that folder
 LAYOUT_FILE_NAME = "layout.json"  # inside an exported file
-NETWORKS = {network.__name__: network for network in (Actor, AgentActors, SquashedActors)}
+NETWORKS = {network.__name__: network for network in (Actor, AgentActors, MAMBAPolicy, SquashedActors)}
 """Policies by the name in a checkpoint, which must not choose what is run: others are not loaded."""
 
 
 class Policy:
-    """The decentralised policy of all agents, in plain torch on the CPU.
+    """The policy of all agents, in plain torch on the CPU.
+
+    Most are decentralised: an agent's action follows from its observation. A joint one (MAMBA's) acts for all agents of
+    one environment at once and remembers what was before: use an object of its own for every environment, and `reset`.
 
     Args:
         actor: the trained network.
@@ -48,8 +53,9 @@ class Policy:
         layout: the agents, their order, and the sizes of observations and actions.
     """
 
-    def __init__(self, actor: PolicyNetwork) -> None:
+    def __init__(self, actor: PolicyNetwork | JointPolicyNetwork) -> None:
         self.actor, self.layout = actor.cpu().eval(), actor.layout
+        self.reset()
 
     @classmethod
     def from_checkpoint(cls, path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> Policy:
@@ -69,6 +75,11 @@ class Policy:
                 raise CheckpointError(f"The checkpoint {path} holds no policy: {POLICY_FOLDER} is missing.")
             return cls(_load_actor(folder, path))
 
+    def reset(self) -> None:
+        """Begins an episode. A decentralised policy has nothing to forget."""
+        if isinstance(self.actor, JointPolicyNetwork):
+            self._memory = torch.zeros(1, self.layout.num_agents, self.actor.memory_size)
+
     @torch.no_grad()
     def act(
         self,
@@ -76,12 +87,12 @@ class Policy:
         deterministic: bool = True,
         action_masks: Mapping[Any, Any] | None = None,
     ) -> dict[Any, np.ndarray | int]:
-        """Every agent's action, from its own observation.
+        """Every agent's action, from its own observation; of a joint policy from those of all, and what was before.
 
         Args:
             observations: by agent, those of a `CooperativeEnv`, padded (O,), which hold masks already; or the
                 environment's own, flattened to the agent's own size, or as {"observation": ..., "action_mask": ...}.
-                Agents may be left out, and those that have left must be.
+                Agents may be left out, and those that have left must be; a joint policy needs all the others.
             deterministic: the mean, or the likeliest choice, of the policy that is evaluated, instead of a draw from
                 the one that explores, with torch's global generator.
             action_masks: by agent, 1 for each of its own choices that is available, else 0. Needed beside the
@@ -93,7 +104,7 @@ class Policy:
 
         Raises:
             ValueError: no agents, unknown ones, observations that are of a wrong size, NaN or infinite, or masks that
-                are missing, of a wrong size, or leave nothing to do.
+                are missing, of a wrong size, or leave nothing to do; or agents that a joint policy needs are missing.
         """
         if not observations:
             raise ValueError(f"act() was given no observations; give those of some of {list(self.layout.agent_ids)}.")
@@ -102,7 +113,7 @@ class Policy:
         padded = np.stack([self._padded(agent, observations[agent], masks.get(agent)) for agent in agents])  # (B, O)
         if not np.isfinite(padded).all():
             raise ValueError(_describe_unfinite(agents, padded))
-        actions = self.actor.act(torch.from_numpy(padded), deterministic)
+        actions = self._actions(agents, torch.from_numpy(padded), deterministic)
         if self.layout.is_discrete:
             return dict(zip(agents, actions.numpy() if self.layout.is_factored else actions.tolist(), strict=True))
         return dict(zip(agents, actions.clamp(-1, 1).numpy(), strict=True))
@@ -119,6 +130,9 @@ class Policy:
         ones, int64 (B,), or (B, F) of several choices at once. `extra` then holds the agents, their sizes and where
         masks are as JSON. Torch may unpickle what is in such a file: load only those that you trust.
 
+        A joint policy's program takes the observations of B teams (B, N, O) and what they remember (B, N, M), zeros
+        when an episode begins; it returns their actions (B, N, ...) and what they remember then. "memory_size" is M.
+
         Args:
             path: the file to write, whose name ends in .pt2: a path or URI.
             filesystem: of pyarrow, on which `path` is a path.
@@ -128,15 +142,42 @@ class Policy:
             ValueError: `path` is a folder, or its name ends otherwise.
         """
         file = _writable(locate(path, filesystem))
-        example = torch.zeros(2 * self.layout.num_agents, self.layout.observation_size)
-        batch = {"observations": {0: torch.export.Dim("batch")}}
+        module, examples = self._exportable()
+        batch = tuple({0: torch.export.Dim("batch")} for _ in examples)
         with torch.no_grad():
-            program = torch.export.export(_Deterministic(self.actor).eval(), (example,), dynamic_shapes=batch)
+            program = torch.export.export(module.eval(), examples, dynamic_shapes=batch)
         content = io.BytesIO()
-        description = json.dumps(_description(self.layout), default=_plain)
+        memory = {"memory_size": self.actor.memory_size} if isinstance(self.actor, JointPolicyNetwork) else {}
+        description = json.dumps({**_description(self.layout), **memory}, default=_plain)
         torch.export.save(program, content, extra_files={LAYOUT_FILE_NAME: description})
         with file.filesystem.open_output_stream(file.path) as stream:
             stream.write(content.getbuffer())
+
+    def _actions(self, agents: list[Any], padded: torch.Tensor, deterministic: bool) -> torch.Tensor:
+        """(B, ...) of B agents, whose padded observations are (B, O)."""
+        if not isinstance(self.actor, JointPolicyNetwork):
+            return self.actor.act(padded, deterministic)
+        missing = [agent for agent in self.layout.agent_ids if agent not in agents]
+        if missing and not self.layout.agents_leave:
+            raise ValueError(
+                f"{type(self.actor).__name__} acts for all agents together, but the observations of {missing} are "
+                "missing: give act() those of all agents."
+            )
+        rows = [self.layout.agent_ids.index(agent) for agent in agents]
+        team = torch.zeros(self.layout.num_agents, self.layout.observation_size)
+        if self.layout.appends_agent_id:
+            team[:, -self.layout.num_agents :] = torch.eye(self.layout.num_agents)  # all that is seen of who has left
+        team[rows] = padded
+        actions, self._memory = self.actor.act_jointly(team.unsqueeze(0), self._memory, deterministic)
+        return actions[0, rows]
+
+    def _exportable(self) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+        """What is exported, and inputs of it."""
+        agents, size = self.layout.num_agents, self.layout.observation_size
+        if isinstance(self.actor, JointPolicyNetwork):
+            inputs = torch.zeros(2, agents, size), torch.zeros(2, agents, self.actor.memory_size)
+            return _DeterministicTeam(self.actor), inputs
+        return _Deterministic(self.actor), (torch.zeros(2 * agents, size),)
 
     def _padded(self, agent: Any, observation: Any, mask: Any = None) -> np.ndarray:
         """(O,) float32: the observation as `CooperativeEnv` presents it."""
@@ -182,7 +223,7 @@ class Policy:
         return available
 
 
-def save_weights(folder: Place, actor: PolicyNetwork, weights_by_name: Mapping[str, np.ndarray]) -> None:
+def save_weights(folder: Place, actor: ActingNetwork, weights_by_name: Mapping[str, np.ndarray]) -> None:
     """Writes into a folder what `Policy` needs of a checkpoint, as files that cannot run code when they are read.
 
     Args:
@@ -215,7 +256,7 @@ def load_layout(folder: pathlib.Path) -> AgentLayout:
     return _load_description(folder)[1]
 
 
-def _load_actor(folder: pathlib.Path, path: Any) -> PolicyNetwork:
+def _load_actor(folder: pathlib.Path, path: Any) -> PolicyNetwork | JointPolicyNetwork:
     """The network that `save_weights` wrote to a folder of the checkpoint `path`."""
     network, layout, hyperparameters = _load_description(folder)
     actor = network(layout, hyperparameters)
@@ -229,7 +270,9 @@ def _load_actor(folder: pathlib.Path, path: Any) -> PolicyNetwork:
     return actor
 
 
-def _load_description(folder: pathlib.Path) -> tuple[type[PolicyNetwork], AgentLayout, Hyperparameters]:
+def _load_description(
+    folder: pathlib.Path,
+) -> tuple[type[PolicyNetwork | JointPolicyNetwork], AgentLayout, Hyperparameters]:
     try:
         description = json.loads((folder / DESCRIPTION_FILE_NAME).read_bytes())
         layout, hyperparameters = (
@@ -274,6 +317,18 @@ class _Deterministic(nn.Module):
         agents = self.actor.layout.agent_index(observations)
         actions = self.actor.evaluated(observations, agents).deterministic()
         return actions if self.actor.layout.is_discrete else actions.clamp(-1, 1)
+
+
+class _DeterministicTeam(nn.Module):
+    """What is exported of a joint policy."""
+
+    def __init__(self, actor: JointPolicyNetwork) -> None:
+        super().__init__()
+        self.actor = copy.deepcopy(actor).requires_grad_(False)
+
+    def forward(self, observations: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        actions, memory = self.actor.act_jointly(observations, memory, deterministic=True)
+        return actions if self.actor.layout.is_discrete else actions.clamp(-1, 1), memory
 
 
 def _description(layout: AgentLayout) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def play_episode(env: CooperativeEnv, act: Act, seed: int | None = None, snapsho
 
     Args:
         env: where.
-        act: the policy.
+        act: the policy, which has been reset if it is a joint one.
         seed: of the environment.
         snapshot_every: steps between saved states, of an environment that can restore them; 0 for none.
     """

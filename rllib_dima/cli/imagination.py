@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def imagine_checkpoint(
     try:
         plain = None if baseline is None else _train_plain(folder, world_model, team, baseline, seed)
         torch.manual_seed(seed)
-        played = _play(team, lambda seen: policy.act(seen, deterministic=not explore), episodes, seed)
+        played = _play(team, policy, not explore, episodes, seed)
         with failing_as(RunError):
             found = examine(world_model, team, played, segments, horizon, seed, plain)
         print(f"{len(found.segments)} segments of up to {found.segments.horizon} steps\n\n{table(found)}")
@@ -137,9 +138,11 @@ def _write_film(
     print(f"video: {file}")
 
 
-def _play(env: CooperativeEnv, act: Act, num: int, seed: int) -> list[Episode]:
+def _play(env: CooperativeEnv, policy: Policy, deterministic: bool, num: int, seed: int) -> list[Episode]:
+    act: Act = partial(policy.act, deterministic=deterministic)
     played = []
     for number in range(num):
+        policy.reset()
         with failing_as(RunError, f"Episode {number + 1} failed: "):
             played.append(play_episode(env, act, seed + number, SNAPSHOT_EVERY))
         trajectory = played[-1].trajectory

@@ -23,7 +23,7 @@ from torch import nn
 from rllib_dima.checkpoint import locate
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.policy.networks import PolicyNetwork
+from rllib_dima.core.policy.networks import JointPolicyNetwork, PolicyNetwork
 from rllib_dima.policy import save_weights
 
 POLICY_ID = "shared_policy"
@@ -88,9 +88,9 @@ class TeamNetwork(TorchRLModule):
 
 
 class TeamPolicy(TeamNetwork):
-    """The decentralised policy of all agents: local observations (B, O) to actions."""
+    """The policy of all agents: local observations (B, O) to actions; or those of whole teams, with their memories."""
 
-    net: PolicyNetwork
+    net: PolicyNetwork | JointPolicyNetwork
 
     def save_to_path(
         self,
@@ -121,6 +121,10 @@ class TeamPolicy(TeamNetwork):
         must not depend on that, or the same seed would give another run.
         """
         observations = batch[Columns.OBS].float()
+        if isinstance(self.net, JointPolicyNetwork):
+            teams = observations.unflatten(0, (-1, self.layout.num_agents))  # (B, N, O), as `TeamToModule` orders rows
+            actions, memories = self.net.act_jointly(teams, batch[Columns.STATE_IN], deterministic)
+            return {Columns.ACTIONS: actions.flatten(0, 1), Columns.STATE_OUT: memories}
         order = self.layout.agent_index(observations).argsort(stable=True)
         back = order.argsort()
         if self.model_config["records_log_probs"] and not deterministic:

@@ -59,6 +59,32 @@ SWIFT = DIMAHyperparameters.RECIPES["swift"][""] | {
 }
 
 
+TINY_MAMBA = {
+    "env_steps_per_iteration": 20,
+    "num_steps_before_learning": 0,
+    "replay_capacity": 200,
+    "model_hidden_size": 8,
+    "deterministic_size": 6,
+    "num_categoricals": 3,
+    "num_classes": 4,
+    "communication_layers": 1,
+    "communication_heads": 2,
+    "communication_dropout": 0.0,
+    "outcome_hidden_size": 8,
+    "model_batch_size": 4,
+    "window_length": 6,
+    "model_updates_per_iteration": 3,
+    "num_imagined_windows": 3,
+    "policy_updates_per_iteration": 2,
+    "imagination_horizon": 4,
+    "actor_hidden_size": 8,
+    "critic_hidden_size": 8,
+    "critic_num_heads": 2,
+    "ppo_epochs": 2,
+    "ppo_minibatches": 2,
+}
+
+
 def tiny(**changes):
     """DIMAHyperparameters of networks that train in milliseconds."""
     return DIMAHyperparameters(**{**TINY, **changes})
