@@ -14,7 +14,7 @@ import tree
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from support.core import TINY_MAMBA
+from support.core import TINY_MAMBA, randomize
 from support.team import TINY
 
 import rllib_dima
@@ -238,6 +238,34 @@ def test_connectors_of_one_piece_do_what_rllibs_do(kind, monkeypatch):
         np.testing.assert_equal(columns(found), columns(expected))
     for runner in (own, rllibs):
         runner.stop()
+
+
+@pytest.mark.parametrize("kind", ["unequal", "leaving"])
+def test_a_joint_policy_remembers_its_own_episode_alone_and_episodes_do_not_hold_it(kind):
+    config = config_of("MAMBA", kind).environment(Uneven).env_runners(num_envs_per_env_runner=3)
+    runner = TeamEnvRunner(config=config, worker_index=0)
+    net = randomize(runner.module[POLICY_ID].net)
+    runner.sample(num_timesteps=12)  # leaves episodes running
+    episodes, layout, policy = (
+        runner.sample(num_episodes=6, explore=False),
+        runner.get_spaces()[LAYOUT_KEY],
+        Policy(net),
+    )
+    forgetful = False
+    for episode in episodes:
+        found = to_trajectory(episode, layout)
+        for step, (seen, drawn) in enumerate(zip(found.observations, found.drawn_actions, strict=True)):
+            if step == 0:
+                policy.reset()
+            given = dict(zip(layout.agent_ids, seen, strict=True))
+            actions = np.stack(list(policy.act(given).values()))
+            np.testing.assert_allclose(actions, drawn if layout.is_discrete else drawn.clip(-1, 1), atol=1e-5)
+            forgetful |= step > 0 and not np.allclose(
+                np.stack(list(Policy(net).act(given).values())), actions, atol=1e-3
+            )
+        assert all(not agent.extra_model_outputs for agent in episode.agent_episodes.values())
+    assert forgetful and len({len(episode) for episode in episodes}) == 3
+    runner.stop()
 
 
 @pytest.mark.parametrize("algorithm", ["MAPPO", "HAPPO"])
