@@ -22,6 +22,7 @@ from support.core import (
 from torch.nn import functional
 
 from rllib_dima.core.imagination import imagine
+from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.mamba.hyperparameters import MAMBAHyperparameters
 from rllib_dima.core.mamba.latents import balanced_kl, kl_divergence, straight_through
 from rllib_dima.core.mamba.policy import LatentCritic, MAMBAPolicy
@@ -303,11 +304,36 @@ def test_stochastic_states_are_drawn_in_evaluation_too_unless_told_not_to():
 
 @torch.no_grad()
 def test_padding_has_no_influence_on_acting():
-    policy = randomize(MAMBAPolicy(UNEQUAL, small(sample_latents_in_evaluation=False)))
+    policy = certain(randomize(MAMBAPolicy(UNEQUAL, small())))
     given, memory = random_observations(UNEQUAL, 4), torch.zeros(4, 2, 20)
     disturbed = torch.where(UNEQUAL.observation_mask(), given, torch.tensor(8.0))
     for ours, theirs in zip(*(policy.act_jointly(x, memory, True) for x in (given, disturbed)), strict=True):
         assert torch.equal(ours, theirs)
+
+
+# Settings
+
+
+def test_sizes_that_do_not_go_together_are_refused_with_what_to_do():
+    for name, settings in {
+        "communication_heads": {"model_hidden_size": 10, "communication_heads": 4},
+        "critic_num_heads": {"critic_hidden_size": 10, "critic_num_heads": 4},
+        "window_length": {"replay_capacity": 21, "window_length": 22},
+        "ppo_minibatches": {"num_imagined_windows": 1, "imagination_horizon": 1, "ppo_minibatches": 5},
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            small(**settings)
+
+
+@pytest.mark.parametrize("size", MAMBAHyperparameters.MODEL_SIZES)
+def test_presets_are_valid_and_the_published_size_has_the_published_networks(size):
+    for family in (None, *MAMBAHyperparameters.FAMILIES):
+        hp = MAMBAHyperparameters.resolve({}, family, size)
+        assert hp.num_imagined_rollouts == {"paper": 720, "nano": 288}[size]
+    layout = AgentLayout(("a", "b"), 4, (19, 19), (3, 3))  # as HalfCheetah-2x3
+    model, critic = WorldModel(layout, hp), LatentCritic(layout, hp)
+    counts = [round(sum(p.numel() for p in network.parameters()) / 1e6, 2) for network in (model, critic)]
+    assert counts == {"paper": [4.16, 0.79], "nano": [0.31, 0.06]}[size]
 
 
 # Behaviour learning
