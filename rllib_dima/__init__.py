@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rllib_dima.algorithms.hasac import HASAC, HASACConfig
     from rllib_dima.algorithms.mamba import MAMBA, MAMBAConfig
     from rllib_dima.algorithms.mappo import MAPPO, MAPPOConfig
+    from rllib_dima.algorithms.marie import MARIE, MARIEConfig
     from rllib_dima.policy import Policy
 
 __all__ = [
@@ -33,16 +34,18 @@ __all__ = [
     "HASAC",
     "MAMBA",
     "MAPPO",
+    "MARIE",
     "DIMAConfig",
     "HAPPOConfig",
     "HASACConfig",
     "MAMBAConfig",
     "MAPPOConfig",
+    "MARIEConfig",
     "Policy",
     "register",
 ]
 
-ALGORITHMS = ("DIMA", "MAMBA", "MAPPO", "HAPPO", "HASAC")
+ALGORITHMS = ("DIMA", "MAMBA", "MARIE", "MAPPO", "HAPPO", "HASAC")
 """By the names under which Ray knows them."""
 
 _MODULE_OF = {

@@ -30,13 +30,16 @@ from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.mamba.policy import MAMBAPolicy
+from rllib_dima.core.marie.networks import MARIEActor
 from rllib_dima.core.model_free.soft_networks import SquashedActors
 from rllib_dima.core.policy.networks import ActingNetwork, Actor, AgentActors, JointPolicyNetwork, PolicyNetwork
 
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
 WEIGHTS_FILE_NAME, DESCRIPTION_FILE_NAME = "weights.npz", "policy.json"  # in that folder
 LAYOUT_FILE_NAME = "layout.json"  # inside an exported file
-NETWORKS = {network.__name__: network for network in (Actor, AgentActors, MAMBAPolicy, SquashedActors)}
+NETWORKS = {
+    network.__name__: network for network in (Actor, AgentActors, MAMBAPolicy, MARIEActor, SquashedActors)
+}
 """Policies by the name in a checkpoint, which must not choose what is run: others are not loaded."""
 
 

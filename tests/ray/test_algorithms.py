@@ -14,7 +14,7 @@ import tree
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from support.core import TINY_MAMBA, randomize
+from support.core import TINY_MAMBA, TINY_MARIE, randomize
 from support.team import TINY
 
 import rllib_dima
@@ -35,6 +35,7 @@ SETTINGS = {
         **SMALL, "env_steps_per_iteration": 20, "warmup_steps": 20, "updates_per_iteration": 3, "batch_size": 16,
         "replay_capacity": 500,
     },
+    "MARIE": TINY_MARIE,
 }  # fmt: skip
 SPACES = {  # of the two agents: entries of observations, and actions
     "continuous": ((3, 3), (Box(-0.4, 0.4, (2,)), Box(-0.4, 0.4, (2,)))),

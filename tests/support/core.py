@@ -85,6 +85,41 @@ TINY_MAMBA = {
 }
 
 
+TINY_MARIE = {
+    "env_steps_per_iteration": 20,
+    "replay_capacity": 200,
+    "num_steps_before_learning": 0,
+    "num_tokenizer_warmup_iterations": 0,
+    "num_world_model_warmup_iterations": 0,
+    "tokenizer_num_tokens": 2,
+    "tokenizer_codebook_size": 8,
+    "tokenizer_code_size": 4,
+    "tokenizer_fsq_levels": (3, 3),
+    "tokenizer_num_bins": 8,
+    "tokenizer_hidden_size": 8,
+    "tokenizer_batch_size": 8,
+    "tokenizer_updates_per_iteration": 2,
+    "action_bins": 8,
+    "model_embedding_size": 8,
+    "model_num_layers": 2,
+    "model_num_heads": 2,
+    "model_batch_size": 4,
+    "model_updates_per_iteration": 2,
+    "perceiver_num_layers": 1,
+    "perceiver_num_heads": 2,
+    "perceiver_head_size": 4,
+    "reward_bins": 8,
+    "imagination_horizon": 4,
+    "num_imagined_rollouts": 6,
+    "rollouts_at_once": 4,
+    "policy_updates_per_iteration": 2,
+    "ppo_epochs": 2,
+    "actor_hidden_size": 8,
+    "critic_hidden_size": 8,
+    "critic_num_heads": 2,
+}
+
+
 def tiny(**changes):
     """DIMAHyperparameters of networks that train in milliseconds."""
     return DIMAHyperparameters(**{**TINY, **changes})

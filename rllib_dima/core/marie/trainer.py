@@ -1,0 +1,240 @@
+"""One iteration of MARIE, after its real experience has been collected. Without Ray.
+
+    for each of tokenizer_updates_per_iteration:   update the tokeniser, on single observations
+    for each of model_updates_per_iteration:       update the sequence model, on windows of H steps
+    for each of policy_updates_per_iteration:      imagine H - 1 steps, then PPO epochs for actor and critic
+
+The sequence model waits for `num_tokenizer_warmup_iterations` iterations, the policy for
+`num_world_model_warmup_iterations` more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from rllib_dima.core.imagination import imagine
+from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.marie.hyperparameters import MARIEHyperparameters
+from rllib_dima.core.marie.networks import MARIEActor, MARIECritic
+from rllib_dima.core.marie.world_model import MARIEWorldModel
+from rllib_dima.core.policy.data import PPOBatch, Rollout
+from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
+from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
+from rllib_dima.core.replay.data import Trajectory, Window
+from rllib_dima.core.trainer import Metrics, OptimizingTrainer
+from rllib_dima.core.training.clock import PhaseClock
+from rllib_dima.core.training.compile import Accelerator, Step, matrix_product_precision
+from rllib_dima.core.training.metrics import RunningMeans
+from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+
+Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+PREFIXES = {"tokenizer": "tokenizer", "sequence_model": "model"}
+"""The world model's parts, and what their hyperparameters and metrics begin with."""
+
+
+class MARIETrainer(OptimizingTrainer):
+    """Replay, world model, actor and critic, and the updates of one iteration.
+
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
+        networks: "actor", "critic" and "world_model", on `device`.
+        device: where training happens.
+        seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
+        rank: of this learner among several.
+        average_gradients: averages gradients over the learners, in place.
+
+    Raises:
+        ValueError: if `hp.acceleration` needs a GPU and `device` is none.
+    """
+
+    NETWORKS: ClassVar[dict[str, type[nn.Module]]] = {
+        "actor": MARIEActor,
+        "critic": MARIECritic,
+        "world_model": MARIEWorldModel,
+    }
+
+    def __init__(
+        self,
+        layout: AgentLayout,
+        hp: MARIEHyperparameters,
+        networks: dict[str, nn.Module],
+        device: torch.device | str = "cpu",
+        seed: int | None = 0,
+        rank: int = 0,
+        average_gradients: AverageGradients | None = None,
+    ) -> None:
+        self._set_up(device, seed, rank)
+        self.hp, self.clock = hp, PhaseClock(self.device)
+        self.actor, self.critic = cast(MARIEActor, networks["actor"]), cast(MARIECritic, networks["critic"])
+        self.world_model = cast(MARIEWorldModel, networks["world_model"]).eval()
+        self._follow_tokenizer()
+        where = replay_device(hp.replay_device, ReplayBuffer.bytes_needed(layout, hp.replay_capacity), self.device)
+        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
+            layout, hp.replay_capacity, where, self.device, hp.replay_recency
+        )
+        self.optimizers = self._new_optimizers(average_gradients)
+        self._means = {name: RunningMeans(self.device) for name in (*PREFIXES, "rollout", "actor", "critic")}
+        self._accelerator = Accelerator(hp.acceleration, self.device, [])
+        self._set_up_steps(is_alone=average_gradients is None)
+
+    def add(self, trajectories: Sequence[Trajectory]) -> None:
+        """Stores real experience, and updates the statistics of observations with it, if they are normalised.
+
+        Raises:
+            ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
+        """
+        with self._on_device(), self.clock.timed("add"):
+            for trajectory in trajectories:
+                self.replay.check(trajectory)
+            for trajectory in trajectories:
+                self.replay.add(trajectory)
+                self.num_env_steps += len(trajectory)
+            if trajectories:
+                self._normalize([trajectory.observations for trajectory in trajectories])
+
+    def train_iteration(self) -> Metrics:
+        """Updates everything as often as one iteration does.
+
+        Returns:
+            Means over the iteration's updates under "world_model", "actor" and "critic", seconds under "time": only
+            "time" before `num_steps_before_learning` steps were stored, and only of what is trained in a warm-up.
+
+        Raises:
+            NonFiniteLossError: if anything became NaN or infinite, with its name.
+        """
+        if self.replay.num_written < self.hp.num_steps_before_learning:
+            return {"time": self.clock.pop()}
+        for means in self._means.values():
+            means.clear()
+        models, trains_policy = self._trained_now()
+        precision = matrix_product_precision(self.hp.precision, self.device)
+        with self._on_device(), self.random_numbers(self.rank), precision:
+            self._train_world_model(models)
+            if trains_policy:
+                self._train_policy()
+        self.num_iterations += 1
+        sources = {"world_model": [self._means[model] for model in models]} if models else {}
+        if trains_policy:
+            sources |= {"actor": [self._means["actor"]], "critic": [self._means["rollout"], self._means["critic"]]}
+        return self._report(sources)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
+        super().load_state_dict(state)
+        self._accelerator.forget()
+
+    def set_learning_rates(self, hp: MARIEHyperparameters) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.lr = getattr(hp, f"{PREFIXES.get(name, name)}_lr")
+
+    def _trained_now(self) -> tuple[list[str], bool]:
+        """Parts of the world model, and whether the policy is, too."""
+        begin = self.hp.num_tokenizer_warmup_iterations
+        models = ["tokenizer"] if self.world_model.tokenizer.is_trained else []
+        if self.num_iterations >= begin:
+            models.append("sequence_model")
+        return models, self.num_iterations >= begin + self.hp.num_world_model_warmup_iterations
+
+    def _train_world_model(self, models: Sequence[str]) -> None:
+        for model in models:
+            network = getattr(self.world_model, model).train()
+            for _ in range(getattr(self.hp, f"{PREFIXES[model]}_updates_per_iteration")):
+                self.optimizers[model].begin_update()
+                with self.clock.timed(model):
+                    self._updates[model]()
+            network.eval()
+        self._follow_tokenizer()
+
+    def _train_policy(self) -> None:
+        for _ in range(self.hp.policy_updates_per_iteration):
+            with self.clock.timed("imagination"):
+                rollout = self._imagine()
+            with self.clock.timed("ppo"):
+                batch = self._evaluate(*rollout)
+                for _ in range(self.hp.ppo_epochs):
+                    self._epochs.begin()
+                    self._ppo_epoch(*batch.columns())
+
+    def _follow_tokenizer(self) -> None:
+        """The actor reconstructs observations as the world model does."""
+        self.actor.tokenizer.load_state_dict(self.world_model.tokenizer.state_dict())
+
+    def _normalize(self, observations: Sequence[np.ndarray]) -> None:
+        """Updates the statistics of observations, (T, N, O) each."""
+        if not self.hp.normalize_observations:
+            return
+        values = torch.as_tensor(np.concatenate(observations), device=self.device)
+        for normalizer in (self.actor.normalizer, self.world_model.tokenizer.normalizer):
+            normalizer.update(values)
+        self._follow_tokenizer()
+
+    def _set_up_steps(self, is_alone: bool) -> None:
+        """What an iteration consists of, as `core/training/compile.py` understands it."""
+        hp, sample, accelerate = self.hp, self.replay.sample, self._accelerator.accelerate
+        on_device = self.replay.device == self.replay.output_device
+        tokens = partial(sample, hp.tokenizer_batch_size)
+        windows = partial(sample, hp.model_batch_size, future=hp.imagination_horizon - 1)
+        model = self.world_model
+        self._updates: dict[str, Step] = {
+            # Never recorded: the codebook's update is another package's code.
+            "tokenizer": partial(self._update, "tokenizer", model.tokenizer_loss, tokens),
+            "sequence_model": accelerate(
+                "the update of the sequence model",
+                partial(self._update, "sequence_model", model.sequence_loss, windows),
+                is_alone and on_device,
+            ),
+        }
+        self._imagine_some = accelerate("imagination", self._roll_out)
+        self._evaluate = accelerate("the evaluation of rollouts", self._evaluate_rollout)
+        self._epochs = PPOEpochs(
+            hp, self.actor, self.critic, self.optimizers, self._means, self._accelerator.side_by_side
+        )
+        self._ppo_epoch = accelerate("PPO epochs", self._epochs.run, is_alone)
+
+    def _update(self, model: str, loss: Loss, draw: Callable[[], Window]) -> None:
+        value, metrics = loss(draw())
+        norm = self.optimizers[model].step(value)
+        self._means[model].add(metrics | {f"{PREFIXES[model]}_grad_norm": norm})
+
+    def _imagine(self) -> Rollout:
+        """All rollouts of an imagined batch, some at a time, as the transformer's memory of them is large."""
+        starts = self.replay.sample(self.hp.num_imagined_rollouts).observations[:, -1]
+        parts = [
+            tuple(column.clone() for column in self._imagine_some(some))  # the next call may overwrite them
+            for some in starts.split(self.hp.rollouts_at_once)
+        ]
+        return Rollout(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
+
+    def _roll_out(self, observations: torch.Tensor) -> Rollout:
+        return imagine(self.world_model.begin(observations), self.actor, self.hp.imagination_horizon - 1)
+
+    def _evaluate_rollout(self, *columns: torch.Tensor) -> PPOBatch:
+        rollout = Rollout(*columns)
+        alive = self.actor.layout.alive(rollout.observations)
+        batch, metrics = ppo_batch(rollout, self.critic, self.hp, alive=alive)
+        self._means["rollout"].add(metrics)
+        return batch
+
+    def _new_optimizers(self, average_gradients: AverageGradients | None) -> dict[str, ModelOptimizer]:
+        """AdamW for the world model's parts, Adam for actor and critic."""
+        optimizers = {}
+        networks = {name: getattr(self.world_model, name) for name in PREFIXES}
+        if not self.world_model.tokenizer.is_trained:
+            del networks["tokenizer"]
+        for name, network in (networks | {"actor": self.actor, "critic": self.critic}).items():
+            is_model, prefix = name in PREFIXES, PREFIXES.get(name, name)
+            optimizers[name] = ModelOptimizer(
+                name, network, torch.optim.AdamW if is_model else torch.optim.Adam,
+                getattr(self.hp, f"{prefix}_lr"), getattr(self.hp, f"{prefix}_grad_clip"),
+                getattr(self.hp, f"{prefix}_weight_decay") if is_model else 0.0,
+                1e-8 if is_model else self.hp.adam_epsilon, average_gradients=average_gradients,
+            )  # fmt: skip
+        return optimizers
