@@ -35,6 +35,7 @@ _NANO: Settings = {
     "perceiver_num_heads": 4,
     "perceiver_head_size": 16,
     "slot_embedding": True,
+    "embedding_std": 0.5,
     "model_lr": 1e-3,
     "model_batch_size": 32,
     "model_updates_per_iteration": 60,
