@@ -37,9 +37,7 @@ from rllib_dima.core.policy.networks import ActingNetwork, Actor, AgentActors, J
 POLICY_FOLDER = "learner_group/learner/rl_module/shared_policy"
 WEIGHTS_FILE_NAME, DESCRIPTION_FILE_NAME = "weights.npz", "policy.json"  # in that folder
 LAYOUT_FILE_NAME = "layout.json"  # inside an exported file
-NETWORKS = {
-    network.__name__: network for network in (Actor, AgentActors, MAMBAPolicy, MARIEActor, SquashedActors)
-}
+NETWORKS = {network.__name__: network for network in (Actor, AgentActors, MAMBAPolicy, MARIEActor, SquashedActors)}
 """Policies by the name in a checkpoint, which must not choose what is run: others are not loaded."""
 
 
