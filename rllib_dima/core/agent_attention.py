@@ -50,20 +50,11 @@ class AgentAttention(nn.Module):
             _EncoderLayer(width, num_heads, feedforward_width, dropout, pre_norm) for _ in range(num_layers)
         )
 
-    def forward(self, x: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-        """(..., N, D) -> (..., N, D).
-
-        Args:
-            x: what each agent says.
-            present: (..., N) above 0 for agents that the others see; None: all. Everyone sees itself.
-        """
-        mask = None
-        if present is not None:
-            itself = torch.eye(present.shape[-1], dtype=torch.bool, device=present.device)
-            mask = ((present > 0).unsqueeze(-2) | itself).unsqueeze(-3)  # (..., 1, N, N): queries, keys
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., N, D) -> (..., N, D)."""
         x = x + self.code
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x)
         return x
 
 
@@ -80,18 +71,18 @@ class _EncoderLayer(nn.Module):
         for bias in (self.queries_keys_values.bias, self.output.bias):
             nn.init.zeros_(bias)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.pre_norm:
-            x = x + self._attend(self.norm1(x), mask)
+            x = x + self._attend(self.norm1(x))
             return x + self._think(self.norm2(x))
-        x = self.norm1(x + self._attend(x, mask))
+        x = self.norm1(x + self._attend(x))
         return self.norm2(x + self._think(x))
 
-    def _attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor) -> torch.Tensor:
         parts = self.queries_keys_values(x).unflatten(-1, (3, self.num_heads, -1))  # (..., N, 3, heads, size)
         queries, keys, values = parts.transpose(-4, -2).unbind(-3)  # (..., heads, N, size)
         dropout = self.dropout.p if self.training else 0.0
-        heads = functional.scaled_dot_product_attention(queries, keys, values, mask, dropout)
+        heads = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
         return self.dropout(self.output(heads.transpose(-3, -2).flatten(-2)))
 
     def _think(self, x: torch.Tensor) -> torch.Tensor:
