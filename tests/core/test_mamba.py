@@ -435,7 +435,7 @@ def test_imagined_agents_do_what_they_can(layout):
         assert not chosen[(can == 0) & can.any(-1, keepdim=True)].any()
 
 
-def test_every_agent_learns_a_reward_that_one_of_them_alone_decides():
+def test_every_agent_learns_a_reward_that_one_of_them_alone_decides_and_that_one_to_get_it():
     trainer = make_trainer(MAMBATrainer, UNEQUAL, small(**GAME))
     random = np.random.default_rng(0)
     for seed in range(30):
@@ -448,6 +448,10 @@ def test_every_agent_learns_a_reward_that_one_of_them_alone_decides():
     for _ in range(2):
         last = trainer.train_iteration()["world_model"]["reward_loss"]
     assert last < 0.3 * first
+    with torch.no_grad():
+        simulation = trainer.begin_rollouts()
+        action = trainer.actor(simulation.actor_inputs).deterministic()[:, 1, 0]
+    assert action.mean() > 0.5 and torch.quantile(action, 0.1) > 0.2
 
 
 GAME = {
@@ -456,6 +460,8 @@ GAME = {
     "deterministic_size": 16,
     "model_updates_per_iteration": 40,
     "model_batch_size": 16,
-    "policy_updates_per_iteration": 1,
+    "policy_updates_per_iteration": 4,
     "model_lr": 5e-3,
+    "actor_lr": 5e-3,
+    "critic_lr": 5e-3,
 }
