@@ -81,10 +81,12 @@ for task, creator in TASKS.items():
 
 
 def build_config(task: str, algorithm: str, seed: int, settings: Mapping[str, Any]) -> TeamConfig:
-    """DIMA in its swift recipe at nano size, or a comparator's defaults, and further settings."""
+    """World models at nano size, DIMA in its swift recipe, or a comparator's defaults; and further settings."""
     config: TeamConfig = getattr(rllib_dima, f"{algorithm}Config")()
     if algorithm == "DIMA":
-        config.training(model_size="nano", recipe="swift", num_steps_before_learning=2000)
+        config.training(recipe="swift")
+    if algorithm in ("DIMA", "MAMBA", "MARIE"):
+        config.training(model_size="nano", num_steps_before_learning=2000)
     config.environment(task, env_config=ENV_CONFIGS[task]).training(env_steps_per_iteration=200, **settings)
     config.evaluation(evaluation_duration=EVALUATION_EPISODES, evaluation_config={"explore": True})
     return config.debugging(seed=seed)
