@@ -2,6 +2,7 @@
 
     python benchmarks/world_model_accuracy.py                       # three tasks, nano, three seeds
     python benchmarks/world_model_accuracy.py --tasks halfcheetah_2x3 --recipes paper --model-size paper --seeds 0
+    python benchmarks/world_model_accuracy.py --tasks halfcheetah_2x3 --run DIMA MARIE MAMBA --seconds 600
 
 Data: 24,000 steps under smoothed random actions whose scale varies from episode to episode, fixed by a seed; the last
 4,000 are held out. MAMuJoCo's actions are noise of correlation 0.8 and scale 0.2 to 1; the hands' 0 or 0.8, and 0.05 to
@@ -14,6 +15,9 @@ Baselines: the state stays as it is; a plain MLP of two hidden layers with about
 model above it, which sees the same context and all actions, predicts the change of the state, and is trained with the
 same batches, learning rate and number of updates, by squared errors; and the same MLP with the recipe's loss and
 average of weights, where it has them.
+
+With `--run` the world models of whole algorithms are compared instead, at equal updates and at equal seconds, by what
+all of them predict: see `world_models.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import world_models
 from torch import nn
 
 from rllib_dima.analysis.plain_mlp import PlainDynamics, train_dynamics
@@ -171,12 +176,18 @@ def main() -> None:
     parser.add_argument("--model-size", default="nano", choices=DIMAHyperparameters.MODEL_SIZES)
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of networks and batches")
-    parser.add_argument("--set", default="{}", help="further hyperparameters as JSON")
+    parser.add_argument("--set", default="{}", help="further hyperparameters as JSON; with --run by algorithm")
+    parser.add_argument("--run", nargs="+", choices=world_models.UPDATES, help="compare whole algorithms")
+    parser.add_argument("--recipe", default="paper", help="DIMA's, with --run")
+    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds per model, with --run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for task in args.tasks:
         layout, *data = collect(task, seed=0)
+        if args.run:
+            rows += world_models.compare(task, layout, tuple(data), args)
+            continue
         print(f"\n{task}: {sum(map(len, data[0]))} steps, {layout.state_size} entries", flush=True)
         print(f"{'model':<18} {'parameters':>10} {'ms/update':>9}", *(f"{f'{s} steps':>15}" for s in STEPS_SHOWN))
         jobs = [("stays", "stays", next(variants(args))[1])]

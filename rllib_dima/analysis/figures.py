@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from rllib_dima.analysis.comparison import TRAINED, Variant
 from rllib_dima.analysis.examination import HELD, PLAIN, SIMULATOR, Examination
+from rllib_dima.analysis.observations import ObservationExamination
 from rllib_dima.core.dima.open_loop import OpenLoopReport
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
@@ -47,6 +48,18 @@ def figures(found: Examination) -> dict[str, tuple[Figure, str]]:
     return drawn
 
 
+def observation_figures(found: ObservationExamination) -> dict[str, tuple[Figure, str]]:
+    """As `figures`, of a model that predicts no states."""
+    lines = {TRAINED: found.trained.observation_by_step, HELD: found.held.observation_by_step}
+    rewards = {TRAINED: found.trained.rewards, HELD: found.held.rewards}
+    return {
+        "Errors by step": (curves(lines, "error per entry"), _OBSERVATIONS_BY_STEP),
+        "Errors of rewards": (curves(rewards, "error (environment's units)"), _REWARDS_BY_STEP),
+        "Errors by agent": (_by_agent(found), _BY_AGENT),
+        "The end of the task": (_calibration(found), _CALIBRATION),
+    }
+
+
 def curves(lines: Mapping[str, np.ndarray], ylabel: str) -> Figure:
     """One line per name over steps 1, 2, ..."""
     with rc_context(STYLE):
@@ -78,6 +91,11 @@ _BY_STEP = (
     "Mean absolute error of the state, in standard deviations of each entry, after so many steps on the model's own "
     "predictions. Above the line of “nothing changes” the model is worth nothing."
 )
+_OBSERVATIONS_BY_STEP = (
+    "Mean absolute error of observations, per entry of each agent's own, after so many steps on the model's own "
+    "predictions. Above the line of “nothing changes” the model is worth nothing."
+)
+_REWARDS_BY_STEP = "Mean absolute error of rewards, beside that of always saying the episodes' mean reward."
 _ORDERS = (
     "Error per observation entry, averaged over agents and accumulated over the horizon, for each order in which "
     "agents are revealed while denoising (the paper's appendix E.2)."
@@ -135,13 +153,13 @@ def _draw_entries(figure: Figure, axes: Axes, errors: np.ndarray) -> None:
     figure.colorbar(image, ax=axes, label="error (deviations)")
 
 
-def _by_agent(found: Examination) -> Figure:
+def _by_agent(found: Examination | ObservationExamination) -> Figure:
     columns = found.trained.observation_by_step_and_agent.T
     lines = {str(agent): column for agent, column in zip(found.layout.agent_ids, columns, strict=True)}
     return curves(lines, "error (environment's units)")
 
 
-def _calibration(found: Examination) -> Figure:
+def _calibration(found: Examination | ObservationExamination) -> Figure:
     of = found.calibration
     with rc_context(STYLE):
         figure = Figure(figsize=(3.6, 3.4), layout="constrained")

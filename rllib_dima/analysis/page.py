@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
 from rllib_dima.analysis.examination import Examination, table
-from rllib_dima.analysis.figures import figures
+from rllib_dima.analysis.figures import figures, observation_figures
+from rllib_dima.analysis.observations import ObservationExamination, observation_table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
@@ -22,9 +24,19 @@ h2 { font-size: 1.1em; margin-bottom: 0.2em }
 
 def page(found: Examination, title: str) -> str:
     """The whole page: what was examined, the table, and every figure with what it means."""
-    drawn = [_figure(name, figure, meaning) for name, (figure, meaning) in figures(found).items()]
+    return page_of(title, table(found), figures(found))
+
+
+def observation_page(found: ObservationExamination, title: str) -> str:
+    """The same of a model that predicts no states."""
+    return page_of(title, observation_table(found), observation_figures(found))
+
+
+def page_of(title: str, text: str, drawn: Mapping[str, tuple[Figure, str]]) -> str:
+    """A page of a table and of figures, each with what it means."""
+    drawn_figures = [_figure(name, figure, meaning) for name, (figure, meaning) in drawn.items()]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    body = [f"<h1>{html.escape(title)}</h1>", f"<pre>{html.escape(table(found))}</pre>", *drawn]
+    body = [f"<h1>{html.escape(title)}</h1>", f"<pre>{html.escape(text)}</pre>", *drawn_figures]
     return f'<!doctype html><html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 

@@ -7,7 +7,8 @@ segments that reach it, and steps that none reaches are left out, so that nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ import torch
 from rllib_dima.analysis.segments import Segments
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
+from rllib_dima.core.imagination import Simulation
+from rllib_dima.core.marie.hyperparameters import MARIEHyperparameters
+from rllib_dima.core.replay.data import Window
 from rllib_dima.core.training.random_numbers import own_random_numbers
 
 NUM_BINS = 10
@@ -23,6 +27,8 @@ NUM_BINS = 10
 @dataclass(frozen=True)
 class Imagined:
     """What a world model makes of B segments: the quantities of `Segments`, states normalised.
+
+    Of a model that predicts no global states, `states` is what its critic reads.
 
     Shapes: states (B, H, S); observations (B, H, N, O); rewards (B, H); continuations (B, H).
     """
@@ -34,27 +40,20 @@ class Imagined:
 
 
 @dataclass(frozen=True)
-class OpenLoopErrors:
+class ObservationErrors:
     """Mean absolute errors by step, T <= H steps being reached by at least one segment.
 
     Attributes:
         counts: (T,) segments that reach a step.
-        states: (T, S) in normalised units.
         observations: (T', N, O), T' <= T; 0 where padded.
         mask: (N, O) bool, which entries of observations are real.
         rewards: (T,).
     """
 
     counts: np.ndarray
-    states: np.ndarray
     observations: np.ndarray
     mask: np.ndarray
     rewards: np.ndarray
-
-    @property
-    def state_by_step(self) -> np.ndarray:
-        """(T,) mean over entries."""
-        return self.states.mean(axis=1)
 
     @property
     def observation_by_step_and_agent(self) -> np.ndarray:
@@ -70,6 +69,22 @@ class OpenLoopErrors:
     def cumulative_observation(self) -> np.ndarray:
         """(T',) appendix E.2: error per observation entry, averaged over agents, accumulated over the horizon."""
         return self.observation_by_step.cumsum()
+
+
+@dataclass(frozen=True)
+class OpenLoopErrors(ObservationErrors):
+    """Those, and mean absolute errors of states.
+
+    Attributes:
+        states: (T, S) in normalised units.
+    """
+
+    states: np.ndarray
+
+    @property
+    def state_by_step(self) -> np.ndarray:
+        """(T,) mean over entries."""
+        return self.states.mean(axis=1)
 
     @property
     def cumulative_state(self) -> np.ndarray:
@@ -96,36 +111,60 @@ class Calibration:
     base_brier: float
 
 
+class Imagining(Protocol):
+    """Any world model, of states or of observations."""
+
+    training: bool
+    hp: Any
+
+    def reset(self, start: Window) -> Simulation: ...
+    def train(self, mode: bool = True) -> Any: ...
+
+
 @torch.no_grad()
-def replay(world_model: WorldModel, segments: Segments, seed: int = 0) -> Imagined:
+def replay(world_model: Imagining, segments: Segments, seed: int = 0) -> Imagined:
     """Takes the recorded actions in the model, from the real contexts, on its own predictions.
 
+    Of a model whose agents predict rewards and endings one by one, these are their means.
+
     Args:
-        world_model: any with `reset(start)` that is one; set to evaluation mode for the time being.
+        world_model: set to evaluation mode for the time being.
         segments: with contexts as long as the model's.
         seed: of the sampler's noise, the same for every model that is to be compared.
     """
     was_training = world_model.training
-    world_model.eval()
+    world_model.train(False)
     try:
         with own_random_numbers(seed):
             simulation = world_model.reset(segments.start)
             steps = [simulation.step(segments.actions[:, step]) for step in range(segments.horizon)]
     finally:
         world_model.train(was_training)
-    return Imagined(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
+    imagined = Imagined(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
+    if imagined.rewards.ndim == 2:
+        return imagined
+    return replace(imagined, rewards=imagined.rewards.mean(2), continuations=imagined.continuations.mean(2))
 
 
-def require_horizon(hp: DIMAHyperparameters, horizon: int) -> None:
+def longest_rollout(hp: Any) -> int | None:
+    """The most steps that a world model with these hyperparameters can imagine; None for any number."""
+    if isinstance(hp, MARIEHyperparameters):
+        return hp.imagination_horizon - 1
+    has_transformer = isinstance(hp, DIMAHyperparameters) and hp.reward_network == "transformer"
+    return hp.imagination_horizon if has_transformer else None
+
+
+def require_horizon(hp: Any, horizon: int) -> None:
     """Refuses more steps than a world model can imagine.
 
     Raises:
-        ValueError: the transformer of rewards holds fewer; all other parts would go on.
+        ValueError: its transformer holds fewer; all other parts would go on.
     """
-    if hp.reward_network == "transformer" and horizon > hp.imagination_horizon:
+    longest = longest_rollout(hp)
+    if longest is not None and horizon > longest:
         raise ValueError(
-            f"A horizon of {horizon} is beyond this model's imagination_horizon of {hp.imagination_horizon}, which is "
-            "all that its reward transformer holds. Give fewer steps."
+            f"A horizon of {horizon} is beyond this model's imagination_horizon of {hp.imagination_horizon}, with "
+            f"which its transformer holds {longest} imagined steps. Give fewer steps."
         )
 
 
@@ -153,11 +192,16 @@ def open_loop_errors(
         mask: (N, O) bool, which entries of observations are real (`AgentLayout.observation_mask`).
     """
     truth = world_model.normalizer(segments.next_states)
+    others = observation_errors(segments, imagined, mask)
+    return OpenLoopErrors(**vars(others), states=_mean_over((imagined.states - truth).abs(), segments.valid))
+
+
+def observation_errors(segments: Segments, imagined: Imagined, mask: torch.Tensor) -> ObservationErrors:
+    """The same without states, which not every model predicts; arguments as above."""
     observation_error = (imagined.observations - segments.next_observations).abs() * mask
     counts = segments.valid.sum(dim=0).numpy()
-    return OpenLoopErrors(
+    return ObservationErrors(
         counts[counts > 0],
-        _mean_over((imagined.states - truth).abs(), segments.valid),
         _mean_over(observation_error, segments.observed),
         mask.numpy(),
         _mean_over((imagined.rewards - segments.rewards).abs(), segments.valid),

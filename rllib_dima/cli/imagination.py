@@ -14,8 +14,9 @@ import torch
 from rllib_dima.analysis.checkpoint import load_replay, load_world_model
 from rllib_dima.analysis.collecting import Act, Episode, play_episode
 from rllib_dima.analysis.examination import Examination, examine, table
+from rllib_dima.analysis.observations import ObservationExamination, examine_observations, observation_table
 from rllib_dima.analysis.plain_mlp import PlainDynamics, train_baseline
-from rllib_dima.analysis.replaying import require_horizon
+from rllib_dima.analysis.replaying import longest_rollout, require_horizon
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.cli.checkpoints import find_checkpoint, load_config
 from rllib_dima.cli.episodes import evaluation_config
@@ -47,26 +48,31 @@ def imagine_checkpoint(
     film: int | None,
     config: dict[str, Any],
     env: str | None,
-) -> Examination:
+) -> Examination | ObservationExamination:
     """Prints the table and writes the report; the parameters are the flags.
 
     Raises:
         UsageError: there is no such checkpoint, the horizon is too long, the report or the video cannot be written,
-            or the environment draws no states.
+            the environment draws no states, or the model predicts none.
         RunError: the checkpoint has no world model, or no replay for the baseline, or is damaged, an episode failed, or
             nothing could be replayed.
     """
     folder, file = find_checkpoint(checkpoint), _report_file(out)
     _prepare_film(video, film)
     with failing_as(UsageError, "Figures need more: pip install matplotlib. ", of=ModuleNotFoundError):
-        from rllib_dima.analysis.page import page
+        from rllib_dima.analysis.page import observation_page, page
     prepare(verbosity, imports)
     algorithm, trained = load_config(folder)
     with failing_as(RunError, of=CheckpointError):
         world_model, policy = load_world_model(folder), Policy.from_checkpoint(folder)
-    horizon = horizon or world_model.hp.imagination_horizon
+    horizon = horizon or longest_rollout(world_model.hp) or world_model.hp.imagination_horizon
     with failing_as(UsageError, "--horizon: "):
         require_horizon(world_model.hp, horizon)
+    if not isinstance(world_model, WorldModel) and (baseline or video):
+        raise UsageError(
+            f"--baseline and --video need a model of global states, but {algorithm.__name__}'s predicts observations: "
+            "leave them out."
+        )
     render_mode = None if video is None else "rgb_array"
     settings = evaluation_config(algorithm, trained, render_mode, config=config, env=env, seed=seed)
     title = f"{algorithm.__name__} on {getattr(settings.env, '__name__', settings.env)}, {folder}"
@@ -77,6 +83,13 @@ def imagine_checkpoint(
         plain = None if baseline is None else _train_plain(folder, world_model, team, baseline, seed)
         torch.manual_seed(seed)
         played = _play(team, policy, not explore, episodes, seed)
+        if not isinstance(world_model, WorldModel):
+            with failing_as(RunError):
+                seen = examine_observations(world_model, team.layout, played, segments, horizon, seed)
+            print(f"{len(seen.segments)} segments of up to {seen.segments.horizon} steps\n\n{observation_table(seen)}")
+            file.write_text(observation_page(seen, title), encoding="utf-8")
+            print(f"report: {file}", flush=True)
+            return seen
         with failing_as(RunError):
             found = examine(world_model, team, played, segments, horizon, seed, plain)
         print(f"{len(found.segments)} segments of up to {found.segments.horizon} steps\n\n{table(found)}")

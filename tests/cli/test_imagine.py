@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mujoco
 import numpy as np
@@ -12,27 +13,34 @@ from gymnasium.spaces import Box
 from ray import cloudpickle
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_context import EnvContext
-from support.core import random_trajectory, randomize, tiny
+from support.core import TINY_MAMBA, TINY_MARIE, random_observations, random_trajectory, randomize, tiny
 from support.team import TINY, Team
 
+import rllib_dima
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.analysis import simulator_sensitivity
 from rllib_dima.analysis.checkpoint import REPLAY_FILE, WORLD_MODEL_FOLDER, load_world_model
-from rllib_dima.analysis.collecting import play_episode
+from rllib_dima.analysis.collecting import Episode, play_episode
 from rllib_dima.analysis.examination import SIMULATOR, examine, steps_shown, table
 from rllib_dima.analysis.film import NUM_HELD, caption, frames, shots
+from rllib_dima.analysis.observations import examine_observations, observation_table
+from rllib_dima.analysis.page import observation_page
+from rllib_dima.analysis.replaying import require_horizon
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.cli import main
 from rllib_dima.cli.imagination import _play
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.policy.networks import Actor
 from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.core.training.random_numbers import own_random_numbers
 from rllib_dima.envs import make
 from rllib_dima.envs.cooperative import CooperativeEnv
 from rllib_dima.envs.mamujoco.env import MAMuJoCo
 from rllib_dima.envs.outcomes import SimulationError
 from rllib_dima.learning.rl_modules import TeamNetwork
 from rllib_dima.policy import POLICY_FOLDER, save_weights
+
+SMALL = {"MARIE": TINY_MARIE, "MAMBA": TINY_MAMBA}
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +203,11 @@ def test_a_report_says_how_many_starts_have_no_derivative(examined, monkeypatch,
 
 
 def test_episodes_that_are_all_the_same_are_not_taken_for_several(capsys):
-    act = lambda seen: dict.fromkeys(seen, np.zeros(26, np.float32))  # noqa: E731
     env = CooperativeEnv(make("bidexhands_pen", episode_steps=3))
-    _play(env, act, 1, 0)
+    still = SimpleNamespace(reset=lambda: None, act=lambda seen, deterministic: dict.fromkeys(seen, np.zeros(26, np.float32)))
+    _play(env, still, True, 1, 0)
     assert not capsys.readouterr().err
-    _play(env, act, 2, 0)
+    _play(env, still, True, 2, 0)
     assert "--explore" in capsys.readouterr().err
 
 
@@ -290,3 +298,34 @@ def test_a_machine_that_cannot_draw_is_told_what_to_install(checkpoint, tmp_path
     assert main(["imagine", str(checkpoint), *flags]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "libEGL.so.1" in told and "apt-get install libegl1" in told and "libosmesa6" in told
+
+
+@pytest.mark.parametrize("algorithm", ["MARIE", "MAMBA"])
+def test_models_of_observations_are_judged_by_these(algorithm):
+    config = getattr(rllib_dima, f"{algorithm}Config")
+    layout, hp = CooperativeEnv(Team(EnvContext({}, 0))).layout, config.hyperparameter_class(**SMALL[algorithm])
+    torch.manual_seed(0)
+    model = config.trainer_class.NETWORKS["world_model"](layout, hp).eval()
+    episodes = [
+        Episode(replace(random_trajectory(layout, 6, n), last_observations=random_observations(layout).numpy()), {})
+        for n in (0, 1)
+    ]
+    found = examine_observations(model, layout, episodes, 9, 3)
+    segments, mask = found.segments, layout.observation_mask()
+    start, truth = segments.start.observations[:, -1:], segments.next_observations
+    valid = segments.observed[:, 1]
+    change = ((truth[:, 1:2] - start)[valid] * mask).abs().mean(dim=(0, 1))
+    np.testing.assert_allclose(found.held.observations[1], change, rtol=1e-5)
+    with torch.no_grad(), own_random_numbers(0):
+        simulation = model.reset(segments.start)
+        steps = [simulation.step(segments.actions[:, step]) for step in range(3)]
+    error = ((steps[1].observations - truth[:, 1])[valid] * mask).abs().mean(0)
+    np.testing.assert_allclose(found.trained.observations[1], error, rtol=1e-5)
+    rewards = (steps[0].rewards.mean(1) - segments.rewards[:, 0]).abs()[segments.valid[:, 0]].mean()
+    np.testing.assert_allclose(found.trained.rewards[0], rewards, rtol=1e-5)
+    text = observation_table(found)
+    assert "nothing changes" in text and "predicts no global state" in text and " nan" not in text
+    assert "Errors by agent" in observation_page(found, "title")
+    if algorithm == "MARIE":
+        with pytest.raises(ValueError, match="holds 3 imagined steps"):
+            require_horizon(hp, 4)

@@ -290,7 +290,7 @@ def test_an_iteration_waits_for_the_device_only_to_read_its_metrics():
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer._train_world_model()
+        trainer.train_world_model()
         trainer._train_policy()
     finally:
         torch.cuda.set_sync_debug_mode("default")

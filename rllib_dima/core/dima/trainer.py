@@ -119,13 +119,14 @@ class DIMATrainer(OptimizingTrainer):
         trains_policy = self.num_iterations >= self.hp.num_world_model_warmup_iterations
         precision = matrix_product_precision(self.hp.precision, self.device)
         with self._on_device(), self.random_numbers(self.rank), precision:
-            self._train_world_model()
+            self.train_world_model()
             if trains_policy:
                 self._train_policy()
         self.num_iterations += 1
         return self._report_iteration(trains_policy)
 
-    def _train_world_model(self) -> None:
+    def train_world_model(self) -> None:
+        """Updates the world model's parts as often as one iteration does, with torch's random numbers."""
         hp = self.hp
         updates = {
             "state_decoder": hp.decoder_updates_per_iteration,

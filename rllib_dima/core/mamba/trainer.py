@@ -110,7 +110,7 @@ class MAMBATrainer(OptimizingTrainer):
             means.clear()
         precision = matrix_product_precision(self.hp.precision, self.device)
         with self._on_device(), self.random_numbers(self.rank), precision:
-            self._train_world_model()
+            self.train_world_model()
             self._train_policy()
         self.policy.follow(self.world_model.representation)
         self.num_iterations += 1
@@ -158,7 +158,8 @@ class MAMBATrainer(OptimizingTrainer):
         )
         self._ppo_epoch = accelerate("PPO epochs", self._epochs.run, is_alone)
 
-    def _train_world_model(self) -> None:
+    def train_world_model(self) -> None:
+        """Updates the world model as often as one iteration does, with torch's random numbers."""
         self.world_model.train()
         with self.clock.timed("world_model"):
             for _ in range(self.hp.model_updates_per_iteration):

@@ -36,6 +36,7 @@ _NANO: Settings = {
     "perceiver_head_size": 16,
     "slot_embedding": True,
     "embedding_std": 0.5,
+    "factored_positions": True,
     "model_lr": 1e-3,
     "model_batch_size": 32,
     "model_updates_per_iteration": 60,
@@ -138,6 +139,10 @@ class MARIEHyperparameters(MARIEActorHyperparameters):
     perceiver_num_layers: int = knob(2, "Self-attention layers of the Perceiver, behind its cross-attention.", low=0)
     perceiver_num_heads: int = knob(8, "Attention heads of the Perceiver.", low=1)
     perceiver_head_size: int = knob(64, "Width of a head of the Perceiver.", low=1)
+    factored_positions: bool = knob(
+        False,
+        "Embed a position as the sum of its step's embedding and its slot's, instead of each by itself (released).",
+    )
     embedding_std: float = knob(
         0.02,
         "Standard deviation of new embeddings of tokens, positions and slots. The Perceiver adds them to a code of "

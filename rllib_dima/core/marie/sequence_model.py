@@ -66,7 +66,9 @@ class SequenceModel(nn.Module):
         self.register_buffer("token_mask", token_mask.float(), persistent=False)
         self.token_embedding = nn.Embedding(hp.num_codes, size)
         self.action_embedding = nn.Embedding(action_tokens.num_codes, size)
-        self.position_embedding = nn.Parameter(torch.empty(self.max_tokens, size))
+        num_positions = hp.imagination_horizon if hp.factored_positions else self.max_tokens
+        self.position_embedding = nn.Parameter(torch.empty(num_positions, size))
+        self.slot_embedding = nn.Parameter(torch.empty(self.block_size, size)) if hp.factored_positions else None
         self.perceiver = Perceiver(
             layout.num_agents, self.block_size - 1, size, hp.perceiver_num_layers, hp.perceiver_num_heads,
             hp.perceiver_head_size, hp.model_dropout, hp.slot_embedding,
@@ -81,10 +83,9 @@ class SequenceModel(nn.Module):
         self.reward_head = mlp([size, size, size, hp.reward_bins if self.has_histogram else 1], nn.ReLU)
         self.continuation_head = mlp([size, size, size, 1], nn.ReLU)
         self.apply(_initialise)
-        slots = [] if self.perceiver.slot_embedding is None else [self.perceiver.slot_embedding]
-        tables = (self.token_embedding.weight, self.action_embedding.weight, self.position_embedding, *slots)
-        for table in tables:
-            nn.init.normal_(table, std=hp.embedding_std)
+        for name, table in self.named_parameters():
+            if "embedding" in name and name != "perceiver.latent_embedding":
+                nn.init.normal_(table, std=hp.embedding_std)
         self.float()  # whatever torch.set_default_dtype says
 
     @property
@@ -187,7 +188,7 @@ class SequenceModel(nn.Module):
 
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         """Embedded tokens (B N, M, D) of whole sequences through the transformer."""
-        x = x + self.position_embedding[: x.shape[1]]
+        x = x + self._positions()[: x.shape[1]]
         x = dropout(x, self.hp.model_dropout) if self.training else x
         for block in self.blocks:
             x = block(x)
@@ -196,12 +197,18 @@ class SequenceModel(nn.Module):
     def _extend(self, x: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
         """Adds embedded tokens (B, N, U, D) to the cache; returns what comes out at the last, (B, N, D)."""
         batch, _, new, _ = x.shape
-        x = x.flatten(0, 1) + self.position_embedding[cache.length : cache.length + new]
+        x = x.flatten(0, 1) + self._positions()[cache.length : cache.length + new]
         unseen = unseen_tokens(new, cache.length, x.device)
         for block in self.blocks:
             x = block.extend(x, cache, unseen)
         cache.length += new
         return self.norm_out(x[:, -1]).unflatten(0, (batch, self.num_agents))
+
+    def _positions(self) -> torch.Tensor:
+        """(T m, D) embeddings of positions: one for each, or the sum of the step's and the slot's."""
+        if self.slot_embedding is None:
+            return self.position_embedding
+        return (self.position_embedding.unsqueeze(1) + self.slot_embedding).flatten(0, 1)
 
     def _continuation(self, at_end: torch.Tensor) -> torch.Tensor:
         return self.continuation_head(at_end).squeeze(-1)

@@ -114,10 +114,10 @@ class MARIETrainer(OptimizingTrainer):
             return {"time": self.clock.pop()}
         for means in self._means.values():
             means.clear()
-        models, trains_policy = self._trained_now()
+        trains_policy = self.num_iterations >= self._num_warmup_iterations
         precision = matrix_product_precision(self.hp.precision, self.device)
         with self._on_device(), self.random_numbers(self.rank), precision:
-            self._train_world_model(models)
+            models = self.train_world_model()
             if trains_policy:
                 self._train_policy()
         self.num_iterations += 1
@@ -135,15 +135,16 @@ class MARIETrainer(OptimizingTrainer):
         for name, optimizer in self.optimizers.items():
             optimizer.lr = getattr(hp, f"{PREFIXES.get(name, name)}_lr")
 
-    def _trained_now(self) -> tuple[list[str], bool]:
-        """Parts of the world model, and whether the policy is, too."""
-        begin = self.hp.num_tokenizer_warmup_iterations
-        models = ["tokenizer"] if self.world_model.tokenizer.is_trained else []
-        if self.num_iterations >= begin:
-            models.append("sequence_model")
-        return models, self.num_iterations >= begin + self.hp.num_world_model_warmup_iterations
+    @property
+    def _num_warmup_iterations(self) -> int:
+        """Learning iterations without the policy."""
+        return self.hp.num_tokenizer_warmup_iterations + self.hp.num_world_model_warmup_iterations
 
-    def _train_world_model(self, models: Sequence[str]) -> None:
+    def train_world_model(self) -> list[str]:
+        """Updates the world model as often as this iteration does, with torch's random numbers; returns which parts."""
+        models = ["tokenizer"] if self.world_model.tokenizer.is_trained else []
+        if self.num_iterations >= self.hp.num_tokenizer_warmup_iterations:
+            models.append("sequence_model")
         for model in models:
             network = getattr(self.world_model, model).train()
             for _ in range(getattr(self.hp, f"{PREFIXES[model]}_updates_per_iteration")):
@@ -152,6 +153,7 @@ class MARIETrainer(OptimizingTrainer):
                     self._updates[model]()
             network.eval()
         self._follow_tokenizer()
+        return models
 
     def _train_policy(self) -> None:
         for _ in range(self.hp.policy_updates_per_iteration):
