@@ -8,7 +8,6 @@ import pyarrow.fs
 from ray.rllib.core.rl_module import RLModule
 
 from rllib_dima.checkpoint import CheckpointError, opened
-from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.learning.learner import REPLAY_FILE_NAME
@@ -17,7 +16,7 @@ REPLAY_FILE = f"learner_group/learner/{REPLAY_FILE_NAME}"
 WORLD_MODEL_FOLDER = "learner_group/learner/rl_module/world_model"
 
 
-def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> WorldModel:
+def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> Any:
     """Loads the world model of a checkpoint, in evaluation mode, on the CPU; nothing else of it is read.
 
     It is in pickles of RLlib's, which can run any code that somebody put there: load only what you trust.
@@ -26,6 +25,9 @@ def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None)
         path: as for `Policy.from_checkpoint`.
         filesystem: of pyarrow, on which `path` is a path.
 
+    Returns:
+        The algorithm's own: a module with `reset(start)`.
+
     Raises:
         CheckpointError: it is missing, damaged or incomplete, or of an algorithm without a world model.
     """
@@ -33,7 +35,7 @@ def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None)
         folder = checkpoint / WORLD_MODEL_FOLDER
         if not folder.is_dir():
             raise CheckpointError(
-                f"The checkpoint {path} holds no world model: {WORLD_MODEL_FOLDER} is missing. Only DIMA's have one."
+                f"The checkpoint {path} holds no world model: {WORLD_MODEL_FOLDER} is missing. Only DIMA's, MARIE's and MAMBA's have one."
             )
         try:
             module = cast(Any, RLModule.from_checkpoint(folder.as_posix()))

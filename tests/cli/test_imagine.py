@@ -204,7 +204,9 @@ def test_a_report_says_how_many_starts_have_no_derivative(examined, monkeypatch,
 
 def test_episodes_that_are_all_the_same_are_not_taken_for_several(capsys):
     env = CooperativeEnv(make("bidexhands_pen", episode_steps=3))
-    still = SimpleNamespace(reset=lambda: None, act=lambda seen, deterministic: dict.fromkeys(seen, np.zeros(26, np.float32)))
+    still = SimpleNamespace(
+        reset=lambda: None, act=lambda seen, deterministic: dict.fromkeys(seen, np.zeros(26, np.float32))
+    )
     _play(env, still, True, 1, 0)
     assert not capsys.readouterr().err
     _play(env, still, True, 2, 0)

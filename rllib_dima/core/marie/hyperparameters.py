@@ -35,6 +35,7 @@ _NANO: Settings = {
     "perceiver_num_heads": 4,
     "perceiver_head_size": 16,
     "slot_embedding": True,
+    "matrix_std": 0.08,
     "embedding_std": 0.5,
     "factored_positions": True,
     "model_lr": 1e-3,
@@ -139,6 +140,7 @@ class MARIEHyperparameters(MARIEActorHyperparameters):
     perceiver_num_layers: int = knob(2, "Self-attention layers of the Perceiver, behind its cross-attention.", low=0)
     perceiver_num_heads: int = knob(8, "Attention heads of the Perceiver.", low=1)
     perceiver_head_size: int = knob(64, "Width of a head of the Perceiver.", low=1)
+    matrix_std: float = knob(0.02, "Standard deviation of new matrices, which is small for narrow networks.", low=0.0)
     factored_positions: bool = knob(
         False,
         "Embed a position as the sum of its step's embedding and its slot's, instead of each by itself (released).",

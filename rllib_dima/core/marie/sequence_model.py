@@ -27,8 +27,6 @@ from rllib_dima.core.marie.symlog import symexp, symlog
 from rllib_dima.core.mlp import mlp
 from rllib_dima.core.transformer import Block, KeyValueCache, dropout, unseen_tokens
 
-INITIAL_STD = 0.02
-
 
 class Predictions(NamedTuple):
     """Of T steps; index k of the token logits is for token k + 1 of o_t, the last one for token 0 of o_{t+1}."""
@@ -82,7 +80,10 @@ class SequenceModel(nn.Module):
         self.token_head = mlp([size, size, hp.num_codes], nn.ReLU)
         self.reward_head = mlp([size, size, size, hp.reward_bins if self.has_histogram else 1], nn.ReLU)
         self.continuation_head = mlp([size, size, size, 1], nn.ReLU)
-        self.apply(_initialise)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=hp.matrix_std)
+                nn.init.zeros_(module.bias)
         for name, table in self.named_parameters():
             if "embedding" in name and name != "perceiver.latent_embedding":
                 nn.init.normal_(table, std=hp.embedding_std)
@@ -229,10 +230,3 @@ class SequenceModel(nn.Module):
             return self.histogram.loss(predicted, symlog(rewards))
         error = functional.smooth_l1_loss(predicted.squeeze(-1), rewards, reduction="none")
         return error, torch.zeros_like(error)
-
-
-def _initialise(module: nn.Module) -> None:
-    """N(0, 0.02) for matrices, 0 for biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-        nn.init.zeros_(module.bias)
