@@ -35,7 +35,8 @@ def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None)
         folder = checkpoint / WORLD_MODEL_FOLDER
         if not folder.is_dir():
             raise CheckpointError(
-                f"The checkpoint {path} holds no world model: {WORLD_MODEL_FOLDER} is missing. Only DIMA's, MARIE's and MAMBA's have one."
+                f"The checkpoint {path} holds no world model: {WORLD_MODEL_FOLDER} is missing. Only DIMA's, "
+                "MARIE's and MAMBA's have one."
             )
         try:
             module = cast(Any, RLModule.from_checkpoint(folder.as_posix()))

@@ -29,9 +29,9 @@ def imagine(**flags: Any) -> None:
       rllib imagine ~/ray_results/dima_ant --out ant.html
       rllib imagine CHECKPOINT --episodes 3 --segments 50 --horizon 25 --video imagined.mp4
 
-    CHECKPOINT is DIMA's, MARIE's or MAMBA's, as for `rllib evaluate`. Its policy plays whole episodes; segments of them are replayed in the
-    world model from real first states, with the sampler of training and with others. docs/analysis.md says what each
-    number and figure means. The checkpoint is unpickled: use only those that you trust.
+    CHECKPOINT is DIMA's, MARIE's or MAMBA's, as for `rllib evaluate`. Its policy plays whole episodes; segments of them
+    are replayed in the world model from real first states, DIMA's with the sampler of training and with others.
+    docs/analysis.md says what each number and figure means. The checkpoint is unpickled: use only those that you trust.
     """
     from rllib_dima.cli.imagination import imagine_checkpoint
 
