@@ -311,6 +311,28 @@ def test_padding_has_no_influence_on_acting():
         assert torch.equal(ours, theirs)
 
 
+def test_units_of_observations_do_not_matter_where_they_are_normalised():
+    """With the same networks and random numbers, losses are the same and what is imagined has the units."""
+    found = []
+    for scale, shift in ((1.0, 0.0), (100.0, 7.0)):
+        trainer, plain = make_trainer(MAMBATrainer, UNEQUAL, small(normalize_observations=True)), UNEQUAL
+        trajectory = random_trajectory(plain, 40)
+        observations = trajectory.observations.copy()
+        observations[..., :3] = (scale * observations + shift)[..., :3] * plain.observation_mask()[:, :3].numpy()
+        trainer.add([replace(trajectory, observations=observations)])
+        losses = trainer.train_iteration()["world_model"]
+        torch.manual_seed(0)
+        simulation = trainer.begin_rollouts()
+        with torch.no_grad():
+            own = simulation.step(random_actions(plain, 12)).observations[..., :2]
+            acted = trainer.policy.act_jointly(torch.as_tensor(observations[:5]), torch.zeros(5, 2, 20), True)[1]
+        found.append(
+            (torch.tensor([losses["model_loss"], losses["reconstruction_loss"]]), (own - shift) / scale, acted)
+        )
+    for first, second in zip(*found, strict=True):
+        assert torch.allclose(first, second, atol=2e-3)
+
+
 # Settings
 
 

@@ -15,8 +15,13 @@ from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 Settings = dict[str, Any]
 
 _FAMILIES: dict[str, Settings] = {
-    "mamujoco": {"env_steps_per_iteration": 1000},
-    "bidexhands": {"gamma": 0.95, "entropy_coeff": 0.01, "env_steps_per_iteration": 500},  # DIMA's own; a guess
+    "mamujoco": {"env_steps_per_iteration": 1000, "normalize_observations": False},  # they are standardised already
+    "bidexhands": {  # DIMA's own; a guess
+        "gamma": 0.95,
+        "entropy_coeff": 0.01,
+        "env_steps_per_iteration": 500,
+        "normalize_observations": False,
+    },
 }
 _MODEL_SIZES: dict[str, Settings] = {
     "paper": {},
@@ -46,6 +51,11 @@ _MODEL_SIZES: dict[str, Settings] = {
 class RepresentationHyperparameters(PolicyHyperparameters):
     """What acting needs: representation and actor."""
 
+    normalize_observations: bool = knob(
+        True,
+        "Let the world model read and predict observations normalised by running statistics (ours); off for the "
+        "paper's tasks, which scale them already.",
+    )
     actor_hidden_size: int = knob(256, "Width of the actor.", low=1)
     actor_num_layers: int = knob(2, "Hidden layers of the actor.", low=1)
     model_hidden_size: int = knob(256, "Width of the world model's networks and of what agents communicate.", low=1)

@@ -34,6 +34,7 @@ class LatentActor(Actor):
     def __init__(self, layout: AgentLayout, hp: RepresentationHyperparameters) -> None:
         sizes = (hp.feature_size,) * layout.num_agents
         super().__init__(replace(layout, observation_sizes=sizes, appends_agent_id=layout.num_flags > 0), hp)
+        self.normalizer = None  # observations may have one, states have none
         self.register_buffer("entropy_decay", torch.ones(()), persistent=False)
 
     @property
@@ -91,7 +92,7 @@ class MAMBAPolicy(JointPolicyNetwork):
 
     def __init__(self, layout: AgentLayout, hp: RepresentationHyperparameters) -> None:
         super().__init__(layout, hp)
-        self.representation = Representation(layout, hp).float().requires_grad_(False).eval()
+        self.representation = Representation(layout, hp).requires_grad_(False).eval()
         self.actor = LatentActor(layout, hp)
         self.memory_size = hp.feature_size + layout.action_size
         self._sizes = [hp.deterministic_size, hp.stochastic_size, layout.action_size]
@@ -112,8 +113,7 @@ class MAMBAPolicy(JointPolicyNetwork):
     @torch.no_grad()
     def follow(self, representation: Representation) -> None:
         """Takes over the world model's representation."""
-        for own, trained in zip(self.representation.parameters(), representation.parameters(), strict=True):
-            own.copy_(trained)
+        self.representation.load_state_dict(representation.state_dict())
 
     def train(self, mode: bool = True) -> MAMBAPolicy:
         """As in torch, but for the representation, which has no dropout where it acts."""

@@ -20,6 +20,7 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.mamba.hyperparameters import RepresentationHyperparameters
 from rllib_dima.core.mamba.latents import likeliest, straight_through
 from rllib_dima.core.mlp import mlp
+from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
 
 
 class Latent(NamedTuple):
@@ -55,6 +56,9 @@ class Representation(nn.Module):
         )
         self.cell = nn.GRUCell(width, hp.deterministic_size)
         self.posterior = mlp([hp.deterministic_size + width, width, hp.stochastic_size], nn.ReLU)
+        xavier(self)
+        self.float()  # whatever torch.set_default_dtype says
+        self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
 
     def start(self, *shape: int) -> Latent:
         """The states before an episode's first observation, zeros."""
@@ -64,7 +68,15 @@ class Representation(nn.Module):
 
     def encode(self, observations: torch.Tensor) -> torch.Tensor:
         """(..., N, O) -> (..., N, E)."""
-        return self.encoder(observations * self.observation_mask)
+        return self.encoder(self.normalized(observations) * self.observation_mask)
+
+    def normalized(self, observations: torch.Tensor) -> torch.Tensor:
+        """(..., N, O) as they are read and predicted."""
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    def denormalized(self, predicted: torch.Tensor) -> torch.Tensor:
+        """(..., N, O) as the environment returns them."""
+        return predicted if self.normalizer is None else self.normalizer.denormalize(predicted)
 
     def advance(self, latent: Latent, actions: torch.Tensor) -> torch.Tensor:
         """The deterministic states after executed actions: (B, N, A) -> (B, N, D)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -87,12 +88,22 @@ class MAMBATrainer(OptimizingTrainer):
         self._prepare_steps(is_alone=average_gradients is None)
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
+        """Stores real experience, and updates the statistics of observations with it, if they are normalised.
+
+        Raises:
+            ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
+        """
         with self._on_device(), self.clock.timed("add"):
             for trajectory in trajectories:
                 self.replay.check(trajectory)
             for trajectory in trajectories:
                 self.replay.add(trajectory)
                 self.num_env_steps += len(trajectory)
+            normalizer = self.world_model.representation.normalizer
+            if normalizer is not None and trajectories:
+                seen = np.concatenate([trajectory.observations for trajectory in trajectories])
+                normalizer.update(torch.as_tensor(seen, device=self.device))
+                self.policy.follow(self.world_model.representation)
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.

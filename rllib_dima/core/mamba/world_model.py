@@ -53,7 +53,6 @@ class WorldModel(nn.Module):
         self.layout, self.hp, width = layout, hp, hp.model_hidden_size
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.register_buffer("action_mask", layout.action_mask().float(), persistent=False)  # (N, A)
-        self.representation = Representation(layout, hp)
         self.prior = mlp([hp.deterministic_size, width, hp.stochastic_size], nn.ReLU)
         self.decoder = nn.Sequential(mlp([hp.feature_size, width, width, width], nn.ReLU), nn.ReLU())
         self.observation = nn.Linear(width, layout.observation_size)
@@ -64,6 +63,7 @@ class WorldModel(nn.Module):
         self.reward, self.continuation = mlp(outcome, nn.ELU), mlp(outcome, nn.ELU)
         xavier(self)
         self.float()  # whatever torch.set_default_dtype says
+        self.representation = Representation(layout, hp)
         self.flags = Flags(layout) if layout.num_flags else None
 
     def loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -132,7 +132,8 @@ class WorldModel(nn.Module):
 
     def decode(self, latent: Latent) -> torch.Tensor:
         """(..., N, O) observations that states tell, as an environment would return them."""
-        decoded = self.observation(self.decoder(latent.features)) * self.observation_mask
+        decoded = self.observation(self.decoder(latent.features))
+        decoded = self.representation.denormalized(decoded) * self.observation_mask
         if self.flags is None:
             return decoded
         ids = torch.eye(self.layout.num_agents, device=decoded.device).expand(*decoded.shape[:-1], -1)
@@ -145,7 +146,7 @@ class WorldModel(nn.Module):
 
     def _reconstruction(self, told: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
         """(B, T, N) sums over real entries: smooth absolute errors, and of flags binary cross-entropies."""
-        decoded = self.observation(told)
+        decoded, observations = self.observation(told), self.representation.normalized(observations)
         error = functional.smooth_l1_loss(decoded, observations, reduction="none")
         if self.flags is not None:
             first = max(self.layout.observation_sizes)
