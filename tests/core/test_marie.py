@@ -456,6 +456,8 @@ def test_flags_are_acted_on_as_they_are():
     actor = MARIEActor(MASKED_LEAVING, hyperparameters(tokenizer="vq")).eval()  # which decodes them wrongly
     observations = random_observations(MASKED_LEAVING, 50)
     usable = MASKED_LEAVING.usable(MASKED_LEAVING.action_mask().float(), observations)
+    first = max(MASKED_LEAVING.observation_sizes)
+    assert torch.equal(actor.seen(observations)[..., first:], observations[..., first:])
     for _ in range(3):
         choices = actor(actor.seen(observations)).sample().unbind(-1)
         for choice, own in zip(choices, usable.split(list(MASKED_LEAVING.block_sizes), -1), strict=True):

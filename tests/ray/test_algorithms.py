@@ -316,7 +316,9 @@ def learnt(learner):
     return {"modules": modules, "optimizers": arrays(state["optimizers"]), "iterations": state["num_iterations"]}
 
 
-@pytest.mark.parametrize(("algorithm", "seed"), [("MAMBA", None), ("MAPPO", 1), ("HAPPO", None), ("HASAC", None)])
+@pytest.mark.parametrize(
+    ("algorithm", "seed"), [("MAMBA", None), ("MAPPO", 1), ("HAPPO", None), ("HASAC", None), ("MARIE", None)]
+)
 def test_two_learners_stay_equal_bit_for_bit_and_are_restored(algorithm, seed, tmp_path):
     """Seeded ones on policy also learn what one learner does; without seeds they draw different minibatches."""
     algo = config_of(algorithm, "unequal").debugging(seed=seed).learners(num_learners=2).build()
