@@ -65,9 +65,9 @@ def imagine_checkpoint(
     algorithm, trained = load_config(folder)
     with failing_as(RunError, of=CheckpointError):
         world_model, policy = load_world_model(folder), Policy.from_checkpoint(folder)
-    horizon = horizon or longest_rollout(world_model.hp) or world_model.hp.imagination_horizon
+    num_steps: int = horizon or longest_rollout(world_model.hp) or world_model.hp.imagination_horizon
     with failing_as(UsageError, "--horizon: "):
-        require_horizon(world_model.hp, horizon)
+        require_horizon(world_model.hp, num_steps)
     if not isinstance(world_model, WorldModel) and (baseline or video):
         raise UsageError(
             f"--baseline and --video need a model of global states, but {algorithm.__name__}'s predicts observations: "
@@ -85,13 +85,13 @@ def imagine_checkpoint(
         played = _play(team, policy, not explore, episodes, seed)
         if not isinstance(world_model, WorldModel):
             with failing_as(RunError):
-                seen = examine_observations(world_model, team.layout, played, segments, horizon, seed)
+                seen = examine_observations(world_model, team.layout, played, segments, num_steps, seed)
             print(f"{len(seen.segments)} segments of up to {seen.segments.horizon} steps\n\n{observation_table(seen)}")
             file.write_text(observation_page(seen, title), encoding="utf-8")
             print(f"report: {file}", flush=True)
             return seen
         with failing_as(RunError):
-            found = examine(world_model, team, played, segments, horizon, seed, plain)
+            found = examine(world_model, team, played, segments, num_steps, seed, plain)
         print(f"{len(found.segments)} segments of up to {found.segments.horizon} steps\n\n{table(found)}")
         file.write_text(page(found, title), encoding="utf-8")
         print(f"report: {file}", flush=True)

@@ -8,6 +8,7 @@ others, and set where they are decoded to more than a half.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -191,7 +192,7 @@ class FSQTokenizer(_Autoencoder):
         levels = list(hp.tokenizer_fsq_levels)
         super().__init__(layout, hp, len(levels))
         self.quantizer = FSQ(levels=levels)
-        self.num_codes = self.quantizer.codebook_size
+        self.num_codes = math.prod(levels)
 
     def _quantize(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         codes, _ = self.quantizer(vectors)

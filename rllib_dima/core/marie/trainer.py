@@ -171,11 +171,9 @@ class MARIETrainer(OptimizingTrainer):
 
     def _normalize(self, observations: Sequence[np.ndarray]) -> None:
         """Updates the statistics of observations, (T, N, O) each."""
-        if not self.hp.normalize_observations:
-            return
-        values = torch.as_tensor(np.concatenate(observations), device=self.device)
         for normalizer in (self.actor.normalizer, self.world_model.tokenizer.normalizer):
-            normalizer.update(values)
+            if normalizer is not None:
+                normalizer.update(torch.as_tensor(np.concatenate(observations), device=self.device))
         self._follow_tokenizer()
 
     def _set_up_steps(self, is_alone: bool) -> None:
