@@ -110,7 +110,7 @@ def _draw_mode(panel: Axes, runs: list[dict]) -> None:
         values, steps = np.array([run["errors"][name][:length] for run in runs]), np.arange(1, length + 1)
         mean, deviation = values.mean(axis=0), _deviation(values)
         (line,) = panel.plot(steps, mean, label=name)
-        panel.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15, linewidth=0)
+        panel.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.06, linewidth=0)
     panel.set(title=f"trained {runs[0]['trained']} ({len(runs)} runs)", xlabel="imagined step")
 
 

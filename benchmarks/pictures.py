@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import conditioning_order
@@ -20,40 +19,41 @@ import table
 from rllib_dima.analysis.learning_curves import plot_runs
 
 PICTURES = learning.HERE.parent / "docs" / "pictures"
-NAMES = {"swift": "DIMA (swift)", "dima": "DIMA (paper)", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC"}
-NAMES |= {"marie": "MARIE", "mamba": "MAMBA"}
+NAMES = {
+    "swift": "DIMA (swift, averaged)",
+    "dima": "DIMA (paper)",
+    "mappo": "MAPPO",
+    "happo": "HAPPO",
+    "hasac": "HASAC",
+}
+BEFORE = "DIMA (swift, present weights)", learning.RESULTS / "swift_without_averaging"
+"""The recipe before the average of the actor's weights was evaluated, which trained alike."""
 
 
-def finished(tasks: Sequence[str]) -> list[tuple[str, Path]]:
+def finished(task: str) -> list[tuple[str, Path]]:
     """Name and file of every run of the laptop's table that has come to its end."""
     budget = table.BUDGETS["laptop"]
-    runs = [
-        table.Run(algorithm, task, seed, budget)
-        for algorithm in table.ALGORITHMS
-        for task in tasks
-        for seed in range(10)
-    ]
-    return [
+    runs = [table.Run(algorithm, task, seed, budget) for algorithm in table.ALGORITHMS for seed in range(10)]
+    name, folder = BEFORE
+    return [(name, file) for file in sorted(folder.glob(f"learning_{task}_*.json"))] + [
         (NAMES[run.algorithm], learning.result_file(run.arguments, run.mode, run.seed))
         for run in runs
         if run.steps_done >= run.steps
     ]
 
 
-def draw_curves(tasks: Sequence[str], file: Path, axes: Sequence[str]) -> None:
-    """Returns of the tasks; the numbers stay in benchmarks/results/."""
+def draw_curves(task: str, file: Path) -> None:
+    """Returns against steps; the numbers stay in benchmarks/results/."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / file.name
-        plot_runs(finished(tasks), picture, axes=axes, paper=True)
+        plot_runs(finished(task), picture, axes=["steps"], paper=True)
         file.write_bytes(picture.read_bytes())
 
 
 def main() -> None:
     """Draws all of them."""
     PICTURES.mkdir(exist_ok=True)
-    learnt = [task for task in table.TASKS if any("swift" in file.name for _, file in finished([task]))]
-    draw_curves(["halfcheetah_2x3"], PICTURES / "halfcheetah_2x3.png", ["steps", "seconds"])
-    draw_curves(learnt, PICTURES / "tasks.png", ["steps"])
+    draw_curves("halfcheetah_2x3", PICTURES / "halfcheetah_2x3.png")
     conditioning_order.draw(json.loads(conditioning_order.RESULT.read_text()), PICTURES / "conditioning_order.png")
     sensitivity.draw(json.loads(sensitivity.RECORDS.read_text()), PICTURES / "sensitivity.png")
 

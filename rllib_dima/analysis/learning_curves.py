@@ -96,7 +96,10 @@ def picture(
         if totals:
             _draw_scores(figure.add_subplot(grid[-1, :]), totals, names)
         handles = [Line2D([], [], label=f"{name} ({_runs(curves, name)})", **_style(names, name)) for name in names]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(names)), handlelength=3.5)
+        columns = int(figure.get_figwidth() / (0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)))
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=max(1, min(columns, len(names))), handlelength=3.5
+        )
         figure.supxlabel(caption, fontsize=8, color="#555555")
     return figure
 
