@@ -19,23 +19,14 @@ import table
 from rllib_dima.analysis.learning_curves import plot_runs
 
 PICTURES = learning.HERE.parent / "docs" / "pictures"
-NAMES = {
-    "swift": "DIMA (swift, averaged)",
-    "dima": "DIMA (paper)",
-    "mappo": "MAPPO",
-    "happo": "HAPPO",
-    "hasac": "HASAC",
-}
-BEFORE = "DIMA (swift, present weights)", learning.RESULTS / "swift_without_averaging"
-"""The recipe before the average of the actor's weights was evaluated, which trained alike."""
+NAMES = {"swift": "DIMA (swift)", "dima": "DIMA (paper)", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC"}
 
 
 def finished(task: str) -> list[tuple[str, Path]]:
     """Name and file of every run of the laptop's table that has come to its end."""
     budget = table.BUDGETS["laptop"]
     runs = [table.Run(algorithm, task, seed, budget) for algorithm in table.ALGORITHMS for seed in range(10)]
-    name, folder = BEFORE
-    return [(name, file) for file in sorted(folder.glob(f"learning_{task}_*.json"))] + [
+    return [
         (NAMES[run.algorithm], learning.result_file(run.arguments, run.mode, run.seed))
         for run in runs
         if run.steps_done >= run.steps

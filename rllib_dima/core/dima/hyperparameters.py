@@ -89,7 +89,6 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "reward_network": "mlp",
             "reward_lr": 1e-3,
             "reward_batch_size": 256,
-            "actor_ema_decay": 0.995,
         },
         "nano": {"dynamics_width": 256, "reward_width": 128},
     },

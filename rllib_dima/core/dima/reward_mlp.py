@@ -1,8 +1,8 @@
-"""Rewards and endings from the present alone: residual MLPs of the state and the joint action.
+"""Rewards and endings from the present alone: a residual MLP of the state and the joint action.
 
-The global state of most tasks is Markov, so that what came before tells nothing more. Endings have an MLP of their own,
-with one hidden layer and with noise on its inputs in training: otherwise some seventy ends among ten thousand states of
-hundreds of entries are learnt by heart, and new ones hardly ever predicted.
+The global state of most tasks is Markov, so that what came before tells nothing more. With `termination_noise` endings
+have an MLP of their own, of one hidden layer and with noise on its inputs in training: otherwise some seventy ends among
+ten thousand states of hundreds of entries are learnt by heart, and new ones hardly ever predicted.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ class RewardMLP(OutcomeModel):
         super().__init__()
         self.action_encoder = FlatActionEncoder(1, layout.num_agents, layout.action_mask())
         size_in = layout.state_size + layout.num_agents * layout.action_size
-        self.rewards = ResidualMLP(size_in, hp.reward_width, hp.reward_num_blocks, 1)
-        self.endings = ResidualMLP(size_in, (hp.reward_width + 1) // 2, 0, 1)
         self.noise = hp.termination_noise * math.sqrt(size_in)
+        self.mlp = ResidualMLP(size_in, hp.reward_width, hp.reward_num_blocks, 1 if self.noise else 2)
+        self.endings = ResidualMLP(size_in, (hp.reward_width + 1) // 2, 0, 1) if self.noise else None
 
     def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised states (B, M, S) and actions (B, M, N, A) -> (B, M) rewards and (B, M) continuation logits."""
         joint = self.action_encoder.tokens(actions).flatten(2)  # (B, M, N A)
         inputs = torch.cat([states, joint], dim=-1)
-        noisy = inputs + self.noise * torch.randn_like(inputs) if self.training and self.noise else inputs
-        rewards, logits = self.rewards(inputs), self.endings(noisy)
-        return rewards.squeeze(-1).to(states.dtype), logits.squeeze(-1).to(states.dtype)
+        outcome = self.mlp(inputs)
+        if self.endings is not None:
+            noisy = inputs + self.noise * torch.randn_like(inputs) if self.training else inputs
+            outcome = torch.cat([outcome, self.endings(noisy)], dim=-1)
+        outcome = outcome.to(states.dtype)
+        return outcome[..., 0], outcome[..., 1]
 
     def extend(self, states: torch.Tensor, actions: torch.Tensor, cache: None) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`: it remembers nothing."""
@@ -51,6 +54,6 @@ class RewardMLP(OutcomeModel):
     @torch.no_grad()
     def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
         """Makes all predicted rewards x become factor * x + shift."""
-        last = self.rewards.linear_out
-        last.weight.mul_(factor)
-        last.bias.mul_(factor).add_(shift)
+        last = self.mlp.linear_out
+        last.weight[0].mul_(factor)
+        last.bias[0].mul_(factor).add_(shift)

@@ -34,13 +34,12 @@ class RewardTerminationHyperparameters(Hyperparameters):
         "of the present state and joint action (mlp).",
         choices=("transformer", "mlp"),
     )
-    reward_width: int = knob(256, "Width of the residual MLP of rewards; half of it of that of endings (mlp).", low=1)
-    reward_num_blocks: int = knob(1, "Residual blocks of the MLP of rewards (mlp).", low=0)
+    reward_width: int = knob(256, "Width of the residual MLP (mlp).", low=1)
+    reward_num_blocks: int = knob(1, "Residual blocks of the MLP (mlp).", low=0)
     termination_noise: float = knob(
-        0.05,
-        "Gaussian noise on the inputs of the MLP of endings in training: its standard deviation over the square root "
-        "of the number of inputs. Ends are rare, and the more inputs there are, the easier they are learnt by heart "
-        "(mlp).",
+        0.0,
+        "Gaussian noise on the inputs of an MLP of endings in training, which then is one of its own: its standard "
+        "deviation over the square root of the number of inputs, such as 0.05; 0 predicts them with the rewards (mlp).",
         low=0.0,
     )
     imagination_horizon: int = knob(15, "Steps of an imagined rollout and of a transformer window.", symbol="H", low=1)
