@@ -1,8 +1,8 @@
 """Rewards and endings from the present alone: a residual MLP of the state and the joint action.
 
 The global state of most tasks is Markov, so that what came before tells nothing more. With `termination_noise` endings
-have an MLP of their own, of one hidden layer and with noise on its inputs in training: otherwise some seventy ends among
-ten thousand states of hundreds of entries are learnt by heart, and new ones hardly ever predicted.
+have an MLP of their own, of one hidden layer and with noise on its inputs in training. Otherwise some seventy ends
+among ten thousand states of hundreds of entries are learnt by heart, and new ones hardly ever predicted.
 """
 
 from __future__ import annotations
