@@ -540,7 +540,7 @@ def test_returns_and_advantages_are_each_agents_own():
     rollout = rollout._replace(continuations=torch.where(torch.rand(3, 6, 2) < 0.3, 0.0, rollout.continuations))
     raw = trainer.critic(rollout.states)
     values, hp = trainer.critic.value_normalizer.denormalize(raw), trainer.hp
-    batch = trainer._evaluate_rollout(*rollout)
+    batch = trainer._evaluated(*rollout)
     returns = batch.returns.view(3, 6, 2)
     for agent in range(2):
         for b in range(6):

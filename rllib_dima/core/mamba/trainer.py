@@ -10,31 +10,28 @@ has been collected:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from rllib_dima.core.imagination import imagine
+from rllib_dima.core.imagining_trainer import ImaginingTrainer
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.mamba.hyperparameters import MAMBAHyperparameters
-from rllib_dima.core.mamba.policy import LatentCritic, MAMBAPolicy
+from rllib_dima.core.mamba.policy import LatentActor, LatentCritic, MAMBAPolicy
 from rllib_dima.core.mamba.representation import Latent
 from rllib_dima.core.mamba.world_model import LatentSimulation, WorldModel
-from rllib_dima.core.policy.data import PPOBatch, Rollout
-from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
-from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
-from rllib_dima.core.replay.data import Trajectory
-from rllib_dima.core.trainer import Metrics, OptimizingTrainer
+from rllib_dima.core.policy.data import Rollout
+from rllib_dima.core.trainer import Metrics
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import Accelerator, matrix_product_precision
 from rllib_dima.core.training.metrics import RunningMeans
 from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
 
 
-class MAMBATrainer(OptimizingTrainer):
+class MAMBATrainer(ImaginingTrainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
 
     Args:
@@ -56,6 +53,9 @@ class MAMBATrainer(OptimizingTrainer):
         "world_model": WorldModel,
     }
 
+    actor: LatentActor
+    critic: LatentCritic
+
     def __init__(
         self,
         layout: AgentLayout,
@@ -71,10 +71,7 @@ class MAMBATrainer(OptimizingTrainer):
         self.actor, self.critic = self.policy.actor, cast(LatentCritic, networks["critic"])
         self.world_model = cast(WorldModel, networks["world_model"]).eval()
         self.policy.follow(self.world_model.representation)
-        where = replay_device(hp.replay_device, ReplayBuffer.bytes_needed(layout, hp.replay_capacity), self.device)
-        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
-            layout, hp.replay_capacity, where, self.device
-        )
+        self._set_up_replay(layout)
         models = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
         self.optimizers = {
             name: ModelOptimizer(
@@ -84,26 +81,7 @@ class MAMBATrainer(OptimizingTrainer):
             for name, (lr, clip, decay) in _optimizer_settings(hp).items()
         }  # fmt: skip
         self.clock = PhaseClock(self.device)
-        self._means = {name: RunningMeans(self.device) for name in (*models, "rollout")}
         self._prepare_steps(is_alone=average_gradients is None)
-
-    def add(self, trajectories: Sequence[Trajectory]) -> None:
-        """Stores real experience, and updates the statistics of observations with it, if they are normalised.
-
-        Raises:
-            ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
-        """
-        with self._on_device(), self.clock.timed("add"):
-            for trajectory in trajectories:
-                self.replay.check(trajectory)
-            for trajectory in trajectories:
-                self.replay.add(trajectory)
-                self.num_env_steps += len(trajectory)
-            normalizer = self.world_model.representation.normalizer
-            if normalizer is not None and trajectories:
-                seen = np.concatenate([trajectory.observations for trajectory in trajectories])
-                normalizer.update(torch.as_tensor(seen, device=self.device))
-                self.policy.follow(self.world_model.representation)
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.
@@ -115,7 +93,7 @@ class MAMBATrainer(OptimizingTrainer):
         Raises:
             NonFiniteLossError: if anything became NaN or infinite, with its name.
         """
-        if self.replay.num_written < max(1, self.hp.num_steps_before_learning):
+        if not self._has_enough_steps():
             return {"time": self.clock.pop()}
         for means in self._means.values():
             means.clear()
@@ -134,11 +112,6 @@ class MAMBATrainer(OptimizingTrainer):
             }
         )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
-        super().load_state_dict(state)
-        self._accelerator.forget()
-
     def set_learning_rates(self, hp: MAMBAHyperparameters) -> None:
         """Makes the optimisers use the learning rates of `hp` from the next update on."""
         for name, (lr, *_) in _optimizer_settings(hp).items():
@@ -156,18 +129,14 @@ class MAMBATrainer(OptimizingTrainer):
     def _prepare_steps(self, is_alone: bool) -> None:
         """The steps of an iteration, as `core/training/compile.py` understands them."""
         mode = "cuda_graphs" if self.hp.acceleration == "auto" and self.device.type == "cuda" else self.hp.acceleration
-        self._accelerator = Accelerator(mode, self.device, [])
-        accelerate = self._accelerator.accelerate
-        has_replay_on_device = self.replay.device == self.replay.output_device
-        self._update_model = accelerate(
-            "the update of the world model", self._model_update, is_alone and has_replay_on_device
+        accelerator = Accelerator(mode, self.device, [])
+        means = {name: RunningMeans(self.device) for name in ("world_model", "actor", "critic", "rollout")}
+        self._set_up_policy_steps(accelerator, means, is_alone)
+        on_device = self.replay.device == self.replay.output_device
+        self._update_model = accelerator.accelerate(
+            "the update of the world model", self._model_update, is_alone and on_device
         )
-        self._imagine = accelerate("imagination", self._imagined_rollout, has_replay_on_device)
-        self._evaluate = accelerate("the evaluation of rollouts", self._evaluated)
-        self._epochs = PPOEpochs(
-            self.hp, self.actor, self.critic, self.optimizers, self._means, self._accelerator.side_by_side
-        )
-        self._ppo_epoch = accelerate("PPO epochs", self._epochs.run, is_alone)
+        self._imagine_all = accelerator.accelerate("imagination", self._imagined_rollout, on_device)
 
     def train_world_model(self) -> None:
         """Updates the world model as often as one iteration does, with torch's random numbers."""
@@ -178,16 +147,19 @@ class MAMBATrainer(OptimizingTrainer):
                 self._update_model()
         self.world_model.eval()
 
-    def _train_policy(self) -> None:
-        for _ in range(self.hp.policy_updates_per_iteration):
-            with self.clock.timed("imagination"):
-                rollout = self._imagine()
-            with self.clock.timed("ppo"):
-                batch = self._evaluate(*rollout)
-                for _ in range(self.hp.ppo_epochs):
-                    self.actor.entropy_decay.fill_(self.hp.entropy_decay ** self.optimizers["actor"].num_updates)
-                    self._epochs.begin()
-                    self._ppo_epoch(*batch.columns())
+    def _begin_epoch(self) -> None:
+        """Also lets the entropy bonus decay."""
+        self.actor.entropy_decay.fill_(self.hp.entropy_decay ** self.optimizers["actor"].num_updates)
+        super()._begin_epoch()
+
+    def _normalize(self, observations: np.ndarray) -> None:
+        normalizer = self.world_model.representation.normalizer
+        if normalizer is not None:
+            normalizer.update(torch.as_tensor(observations, device=self.device))
+            self.policy.follow(self.world_model.representation)
+
+    def _imagine(self) -> Rollout:
+        return self._imagine_all()
 
     def _model_update(self) -> None:
         window = self.replay.sample(self.hp.model_batch_size, past=1, future=self.hp.window_length - 2)
@@ -198,13 +170,6 @@ class MAMBATrainer(OptimizingTrainer):
     @torch.no_grad()
     def _imagined_rollout(self) -> Rollout:
         return imagine(self.begin_rollouts(), self.actor, self.hp.imagination_horizon)
-
-    def _evaluated(self, *rollout: torch.Tensor) -> PPOBatch:
-        imagined = Rollout(*rollout)
-        alive = self.actor.layout.alive(imagined.observations)
-        batch, metrics = ppo_batch(imagined, self.critic, self.hp, alive=alive)
-        self._means["rollout"].add(metrics)
-        return batch
 
 
 def _optimizer_settings(hp: MAMBAHyperparameters) -> dict[str, tuple[float, float, float]]:

@@ -10,24 +10,23 @@ The sequence model waits for `num_tokenizer_warmup_iterations` iterations, the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from rllib_dima.core.imagination import imagine
+from rllib_dima.core.imagining_trainer import ImaginingTrainer
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.marie.hyperparameters import MARIEHyperparameters
 from rllib_dima.core.marie.networks import MARIEActor, MARIECritic
 from rllib_dima.core.marie.world_model import MARIEWorldModel
-from rllib_dima.core.policy.data import PPOBatch, Rollout
-from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
-from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
-from rllib_dima.core.replay.data import Trajectory, Window
-from rllib_dima.core.trainer import Metrics, OptimizingTrainer
+from rllib_dima.core.policy.data import Rollout
+from rllib_dima.core.replay.data import Window
+from rllib_dima.core.trainer import Metrics
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import Accelerator, Step, matrix_product_precision
 from rllib_dima.core.training.metrics import RunningMeans
@@ -39,7 +38,7 @@ PREFIXES = {"tokenizer": "tokenizer", "sequence_model": "model"}
 """The world model's parts, and what their hyperparameters and metrics begin with."""
 
 
-class MARIETrainer(OptimizingTrainer):
+class MARIETrainer(ImaginingTrainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
 
     Args:
@@ -61,6 +60,9 @@ class MARIETrainer(OptimizingTrainer):
         "world_model": MARIEWorldModel,
     }
 
+    actor: MARIEActor
+    critic: MARIECritic
+
     def __init__(
         self,
         layout: AgentLayout,
@@ -76,29 +78,9 @@ class MARIETrainer(OptimizingTrainer):
         self.actor, self.critic = cast(MARIEActor, networks["actor"]), cast(MARIECritic, networks["critic"])
         self.world_model = cast(MARIEWorldModel, networks["world_model"]).eval()
         self._follow_tokenizer()
-        where = replay_device(hp.replay_device, ReplayBuffer.bytes_needed(layout, hp.replay_capacity), self.device)
-        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
-            layout, hp.replay_capacity, where, self.device, hp.replay_recency
-        )
+        self._set_up_replay(layout, hp.replay_recency)
         self.optimizers = self._new_optimizers(average_gradients)
-        self._means = {name: RunningMeans(self.device) for name in (*PREFIXES, "rollout", "actor", "critic")}
-        self._accelerator = Accelerator(hp.acceleration, self.device, [])
         self._set_up_steps(is_alone=average_gradients is None)
-
-    def add(self, trajectories: Sequence[Trajectory]) -> None:
-        """Stores real experience, and updates the statistics of observations with it, if they are normalised.
-
-        Raises:
-            ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
-        """
-        with self._on_device(), self.clock.timed("add"):
-            for trajectory in trajectories:
-                self.replay.check(trajectory)
-            for trajectory in trajectories:
-                self.replay.add(trajectory)
-                self.num_env_steps += len(trajectory)
-            if trajectories:
-                self._normalize([trajectory.observations for trajectory in trajectories])
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.
@@ -110,7 +92,7 @@ class MARIETrainer(OptimizingTrainer):
         Raises:
             NonFiniteLossError: if anything became NaN or infinite, with its name.
         """
-        if self.replay.num_written < self.hp.num_steps_before_learning:
+        if not self._has_enough_steps():
             return {"time": self.clock.pop()}
         for means in self._means.values():
             means.clear()
@@ -125,11 +107,6 @@ class MARIETrainer(OptimizingTrainer):
         if trains_policy:
             sources |= {"actor": [self._means["actor"]], "critic": [self._means["rollout"], self._means["critic"]]}
         return self._report(sources)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
-        super().load_state_dict(state)
-        self._accelerator.forget()
 
     def set_learning_rates(self, hp: MARIEHyperparameters) -> None:
         for name, optimizer in self.optimizers.items():
@@ -155,30 +132,23 @@ class MARIETrainer(OptimizingTrainer):
         self._follow_tokenizer()
         return models
 
-    def _train_policy(self) -> None:
-        for _ in range(self.hp.policy_updates_per_iteration):
-            with self.clock.timed("imagination"):
-                rollout = self._imagine()
-            with self.clock.timed("ppo"):
-                batch = self._evaluate(*rollout)
-                for _ in range(self.hp.ppo_epochs):
-                    self._epochs.begin()
-                    self._ppo_epoch(*batch.columns())
-
     def _follow_tokenizer(self) -> None:
         """The actor reconstructs observations as the world model does."""
         self.actor.tokenizer.load_state_dict(self.world_model.tokenizer.state_dict())
 
-    def _normalize(self, observations: Sequence[np.ndarray]) -> None:
-        """Updates the statistics of observations, (T, N, O) each."""
+    def _normalize(self, observations: np.ndarray) -> None:
+        values = torch.as_tensor(observations, device=self.device)
         for normalizer in (self.actor.normalizer, self.world_model.tokenizer.normalizer):
             if normalizer is not None:
-                normalizer.update(torch.as_tensor(np.concatenate(observations), device=self.device))
+                normalizer.update(values)
         self._follow_tokenizer()
 
     def _set_up_steps(self, is_alone: bool) -> None:
         """What an iteration consists of, as `core/training/compile.py` understands it."""
-        hp, sample, accelerate = self.hp, self.replay.sample, self._accelerator.accelerate
+        accelerator = Accelerator(self.hp.acceleration, self.device, [])
+        means = {name: RunningMeans(self.device) for name in (*PREFIXES, "rollout", "actor", "critic")}
+        self._set_up_policy_steps(accelerator, means, is_alone)
+        hp, sample, accelerate = self.hp, self.replay.sample, accelerator.accelerate
         on_device = self.replay.device == self.replay.output_device
         tokens = partial(sample, hp.tokenizer_batch_size)
         windows = partial(sample, hp.model_batch_size, future=hp.imagination_horizon - 1)
@@ -193,11 +163,6 @@ class MARIETrainer(OptimizingTrainer):
             ),
         }
         self._imagine_some = accelerate("imagination", self._roll_out)
-        self._evaluate = accelerate("the evaluation of rollouts", self._evaluate_rollout)
-        self._epochs = PPOEpochs(
-            hp, self.actor, self.critic, self.optimizers, self._means, self._accelerator.side_by_side
-        )
-        self._ppo_epoch = accelerate("PPO epochs", self._epochs.run, is_alone)
 
     def _update(self, model: str, loss: Loss, draw: Callable[[], Window]) -> None:
         value, metrics = loss(draw())
@@ -215,13 +180,6 @@ class MARIETrainer(OptimizingTrainer):
 
     def _roll_out(self, observations: torch.Tensor) -> Rollout:
         return imagine(self.world_model.begin(observations), self.actor, self.hp.imagination_horizon - 1)
-
-    def _evaluate_rollout(self, *columns: torch.Tensor) -> PPOBatch:
-        rollout = Rollout(*columns)
-        alive = self.actor.layout.alive(rollout.observations)
-        batch, metrics = ppo_batch(rollout, self.critic, self.hp, alive=alive)
-        self._means["rollout"].add(metrics)
-        return batch
 
     def _new_optimizers(self, average_gradients: AverageGradients | None) -> dict[str, ModelOptimizer]:
         """AdamW for the world model's parts, Adam for actor and critic."""
