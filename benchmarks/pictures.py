@@ -7,6 +7,7 @@ A curve is drawn of every run that has come to its end, of the algorithms of `be
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -19,32 +20,30 @@ import table
 from rllib_dima.analysis.learning_curves import plot_runs
 
 PICTURES = learning.HERE.parent / "docs" / "pictures"
-NAMES = {"swift": "DIMA (swift)", "dima": "DIMA (paper)", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC"}
 
 
-def finished(task: str) -> list[tuple[str, Path]]:
+def finished(tasks: list[str]) -> list[tuple[str, Path]]:
     """Name and file of every run of the laptop's table that has come to its end."""
-    budget = table.BUDGETS["laptop"]
-    runs = [table.Run(algorithm, task, seed, budget) for algorithm in table.ALGORITHMS for seed in range(10)]
     return [
-        (NAMES[run.algorithm], learning.result_file(run.arguments, run.mode, run.seed))
-        for run in runs
-        if run.steps_done >= run.steps
+        (table.NAMES[algorithm], learning.result_file(run.arguments, run.mode, run.seed))
+        for algorithm, task in itertools.product(table.ALGORITHMS, tasks)
+        for run in table.finished("laptop", algorithm, task)
     ]
 
 
-def draw_curves(task: str, file: Path) -> None:
-    """Returns against steps; the numbers stay in benchmarks/results/."""
+def draw_curves(tasks: list[str], file: Path) -> None:
+    """Returns against steps, and scores over the tasks; the numbers stay in benchmarks/results/."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / file.name
-        plot_runs(finished(task), picture, axes=["steps"], paper=True)
+        plot_runs(finished(tasks), picture, axes=["steps"], paper=True)
         file.write_bytes(picture.read_bytes())
 
 
 def main() -> None:
     """Draws all of them."""
     PICTURES.mkdir(exist_ok=True)
-    draw_curves("halfcheetah_2x3", PICTURES / "halfcheetah_2x3.png")
+    draw_curves(["halfcheetah_2x3"], PICTURES / "halfcheetah_2x3.png")
+    draw_curves(table.TASKS, PICTURES / "tasks.png")
     conditioning_order.draw(json.loads(conditioning_order.RESULT.read_text()), PICTURES / "conditioning_order.png")
     sensitivity.draw(json.loads(sensitivity.RECORDS.read_text()), PICTURES / "sensitivity.png")
 

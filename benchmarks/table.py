@@ -3,14 +3,15 @@
     python benchmarks/table.py --dry-run                              # the runs of the laptop's table, and their hours
     python benchmarks/table.py                                        # runs them, one per core; goes on where it was
     python benchmarks/table.py --algorithms swift mappo --tasks halfcheetah_2x3 --seeds 0 1
-    python benchmarks/table.py --show                                 # the table of what has been run
+    python benchmarks/table.py --show                                 # the tables of what has been run
     python benchmarks/table.py --budget paper --dry-run               # 1M and 300,000 steps, 4 seeds, networks in full
     python benchmarks/table.py --budget paper --ray-address auto --gpus 1     # on a cluster with GPUs
 
 Runs are those of `benchmarks/learning.py`, whose files in benchmarks/results/ they write after every evaluation, with a
 checkpoint from which an interrupted run goes on. Ray Tune starts them, as many at a time as there are cores (or GPUs);
 on several machines this folder must be one that all of them see. A run that fails is reported and does not stop the
-others. The return of a cell is that of the deterministic policy over ten episodes after the last step.
+others. A cell is the return of the deterministic policy over ten episodes after the last step: mean and sample standard
+deviation over seeds, in brackets how many, and below it the paper's.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ import sys
 from dataclasses import dataclass
 
 import learning
-import numpy as np
 
-from rllib_dima.analysis.published import RETURNS
+from rllib_dima.analysis.published import RETURNS, TABLE, Published
 from rllib_dima.envs import CooperativeEnv, make
 
+MOST_SEEDS = 10
 RANDOM = learning.RESULTS / "random_policy.json"
 MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswith("mamujoco_")]
 BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
@@ -39,8 +40,14 @@ ALGORITHMS = {
     "mappo": ["--run", "MAPPO"],
     "happo": ["--run", "HAPPO"],
     "hasac": ["--run", "HASAC"],
+    "mamba": ["--run", "MAMBA"],
+    "marie": ["--run", "MARIE"],
 }
 """The columns: what `benchmarks/learning.py` is given."""
+NAMES = {
+    "swift": "DIMA, recipe swift", "dima": "DIMA, recipe paper", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC",
+    "mamba": "MAMBA", "marie": "MARIE",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,17 +65,17 @@ BUDGETS = {
     "laptop": Budget(
         "nano",
         {"mamujoco": 30_000, "bidexhands": 30_000},
-        2000,
+        5000,
         3,
-        {"swift": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30},
+        {"swift": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
     ),
-    # DIMA on one H200 (docs/hardware.md); the others on one core.
+    # DIMA on one H200 (docs/hardware.md); MAPPO, HAPPO and HASAC on one core; MAMBA and MARIE guessed.
     "paper": Budget(
         "paper",
         {"mamujoco": 1_000_000, "bidexhands": 300_000},
         20_000,
         4,
-        {"swift": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60},
+        {"swift": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
     ),
 }
 
@@ -192,27 +199,65 @@ def random_returns(tasks: list[str]) -> dict[str, list[float]]:
     return known
 
 
-def cell(runs: list[Run]) -> str:
-    """Mean and standard deviation over the seeds that have come to the end; "-" where none has."""
-    last = [run.record()["curve"][-1]["deterministic"] for run in runs if run.steps_done >= run.steps]
-    if not last:
-        return "-"
-    spread = f" +- {statistics.stdev(last):.0f}" if len(last) > 1 else ""
-    return f"{statistics.fmean(last):.0f}{spread} ({len(last)})"
+def finished(budget: str, algorithm: str, task: str) -> list[Run]:
+    """The cell's seeds that have come to the end, all there are."""
+    runs = [Run(algorithm, task, seed, BUDGETS[budget]) for seed in range(MOST_SEEDS)]
+    return [run for run in runs if run.steps_done >= run.steps]
 
 
-def show(runs: list[Run], args: argparse.Namespace) -> None:
-    """The table as Markdown, with random actions and the paper's figures beside."""
-    columns = list(args.algorithms)
-    chance = random_returns(args.tasks)
-    print("| task | steps | random actions |", " | ".join(columns), "| paper: DIMA | steps |")
-    print("|" + "---|" * (5 + len(columns)))
+def returns(runs: list[Run]) -> list[float]:
+    """Of the last evaluation of every run."""
+    return [run.record()["curve"][-1]["deterministic"] for run in runs]
+
+
+def words(values: list[float], digits: int) -> str:
+    """Mean and sample standard deviation."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def published(algorithm: str, task: str) -> Published | None:
+    """What the paper has."""
+    return TABLE[ALGORITHMS[algorithm][1]].get(learning.environment_of(task))
+
+
+def cell(done: list[Run], paper: Published | None, digits: int) -> str:
+    """Ours, of how many seeds, and below it the paper's."""
+    ours = f"{words(returns(done), digits)} ({len(done)})" if done else "-"
+    return f"{ours}<br>{paper.mean:g} ± {paper.deviation:g}" if paper else ours
+
+
+def above(values: list[float], chance: list[float]) -> bool:
+    """Whether mean minus standard deviation over seeds is above mean plus standard deviation of random episodes."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values) - spread > statistics.fmean(chance) + statistics.stdev(chance)
+
+
+def markdown(table: list[list[str]]) -> str:
+    """Of a table whose first row is the header."""
+    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def show(args: argparse.Namespace) -> None:
+    """Returns beside the paper's, CPU minutes per run with evaluations, what is above random actions, and all hours."""
+    chance, budget = random_returns(args.tasks), BUDGETS[args.budget]
+    done = {(a, task): finished(args.budget, a, task) for a, task in itertools.product(args.algorithms, args.tasks)}
+    header = ["random actions", *(NAMES[algorithm] for algorithm in args.algorithms)]
+    outcome, minutes = [[f"{budget.steps['mamujoco']:,} steps<br>the paper's", *header]], [["task", *header[1:]]]
     for task in args.tasks:
-        of_task = [run for run in runs if run.task == task]
-        cells = [cell([run for run in of_task if run.algorithm == column]) for column in columns]
-        published = RETURNS[task if task in BIDEXHANDS else f"mamujoco_{task}"]
-        row = [task, f"{of_task[0].steps:,}", f"{np.mean(chance[task]):.0f}", *cells]
-        print("|", " | ".join([*row, f"{published.mean:g} +- {published.deviation:g}", f"{published.steps:,}"]), "|")
+        digits, cells = int(task in BIDEXHANDS), {a: done[a, task] for a in args.algorithms}
+        ours = [cell(runs, published(a, task), digits) for a, runs in cells.items()]
+        outcome.append([task, words(chance[task], digits), *ours])
+        times = [[run.record()["cpu_seconds"] / 60 for run in runs] for runs in cells.values()]
+        minutes.append([task, *(f"{statistics.fmean(of):.1f}" if of else "-" for of in times)])
+    print(markdown(outcome) + "\n\n" + markdown(minutes) + "\n")
+    for task in args.tasks:
+        found = [NAMES[a] for a in args.algorithms if done[a, task] and above(returns(done[a, task]), chance[task])]
+        print(f"{task}: above random actions by more than both deviations: {', '.join(found) or 'none'}")
+    runs = list(itertools.chain(*done.values()))
+    total = sum(run.record()["cpu_seconds"] for run in runs) / 3600
+    print(f"{len(runs)} runs have come to the end, in {total:.1f} CPU hours")
 
 
 def main() -> None:
@@ -233,7 +278,7 @@ def main() -> None:
         return
     if not args.show:
         run_all(runs, args)
-    show(runs, args)
+    show(args)
 
 
 if __name__ == "__main__":

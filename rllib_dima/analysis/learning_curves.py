@@ -6,6 +6,8 @@ plot_runs([("swift", "benchmarks/results/learning_halfcheetah_2x3_swift_0.json")
 from __future__ import annotations
 
 import csv
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from rllib_dima.analysis.published import RETURNS
 from rllib_dima.analysis.runs import group_runs
 
 PANEL = (5.0, 3.1)  # inches
+MOST_COLUMNS = 3
 WORDS = {"mean": "mean", "iqm": "interquartile mean"}
 RETURN_OF = {"evaluation": "return of the deterministic policy", "training": "return of sampled actions"}
 MARKS = "osD^vPX"
@@ -71,7 +74,9 @@ def plot_runs(
 def picture(
     curves: dict[str, list[Curve]], found: Sequence[Score], ylabel: str, caption: str, paper: bool = False
 ) -> Figure:
-    """A row of panels for each task, a column for each axis, and below them the scores over all tasks, if there are.
+    """Panels, and below them the scores over all tasks, if there are.
+
+    With several axes a task has a row and an axis a column; with one axis tasks stand side by side, up to three.
 
     Args:
         curves: by axis.
@@ -83,22 +88,24 @@ def picture(
     names = list(dict.fromkeys(of.group.name for of in next(iter(curves.values()))))
     tasks = list(dict.fromkeys(of.group.task for of in next(iter(curves.values()))))
     totals = [score for score in found if len(score.tasks) > 1]
-    heights = [PANEL[1]] * len(tasks) + [0.7 + 0.28 * len(totals)] * bool(totals)
+    columns = len(curves) if len(curves) > 1 else min(len(tasks), MOST_COLUMNS)
+    heights = [PANEL[1]] * math.ceil(len(tasks) * len(curves) / columns) + [0.7 + 0.28 * len(totals)] * bool(totals)
     with rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * len(curves) + 0.6, sum(heights) + 0.8), layout="constrained")
-        grid = figure.add_gridspec(len(heights), len(curves), height_ratios=heights)
-        for row, task in enumerate(tasks):
-            for column, (axis, lines) in enumerate(curves.items()):
-                panel = figure.add_subplot(grid[row, column], sharey=figure.axes[-1] if column else None)
-                _draw_task(panel, [of for of in lines if of.group.task == task], names, paper)
-                panel.set(title=task, xlabel=_XLABELS[axis], ylabel=ylabel if column == 0 else None)
-                panel.xaxis.set_major_formatter(_short)
+        figure = Figure(figsize=(PANEL[0] * columns + 0.6, sum(heights) + 0.8), layout="constrained")
+        grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+        for place, (task, axis) in enumerate(itertools.product(tasks, curves)):
+            row, column = divmod(place, columns)
+            shared = figure.axes[-1] if axis != next(iter(curves)) else None
+            panel = figure.add_subplot(grid[row, column], sharey=shared)
+            _draw_task(panel, [of for of in curves[axis] if of.group.task == task], names, paper)
+            panel.set(title=task, xlabel=_XLABELS[axis], ylabel=ylabel if column == 0 else None)
+            panel.xaxis.set_major_formatter(_short)
         if totals:
             _draw_scores(figure.add_subplot(grid[-1, :]), totals, names)
         handles = [Line2D([], [], label=f"{name} ({_runs(curves, name)})", **_style(names, name)) for name in names]
-        columns = int(figure.get_figwidth() / (0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)))
+        entries = int(figure.get_figwidth() / (0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)))
         figure.legend(
-            handles=handles, loc="outside upper center", ncols=max(1, min(columns, len(names))), handlelength=3.5
+            handles=handles, loc="outside upper center", ncols=max(1, min(entries, len(names))), handlelength=3.5
         )
         figure.supxlabel(caption, fontsize=8, color="#555555")
     return figure
