@@ -33,10 +33,10 @@ _300K: dict[str, tuple[tuple[float, float] | None, ...]] = {  # the paper has no
 
 TABLE = {
     algorithm: {
-        task: Published(*cells[column], steps)  # pyright: ignore[reportOptionalIterable]: it is skipped
+        task: Published(*cell, steps)
         for rows, steps in ((_MILLION, 1_000_000), (_300K, 300_000))
         for task, cells in rows.items()
-        if cells[column] is not None
+        if (cell := cells[column]) is not None
     }
     for column, algorithm in enumerate(_COLUMNS)
 }
