@@ -8,9 +8,7 @@ import torch
 from support.core import (
     DISCRETE,
     UNEQUAL,
-    new_trainer,
     random_observations,
-    random_trajectory,
     randomize,
     tiny,
 )
@@ -74,6 +72,15 @@ def test_beta_is_a_density_on_minus_one_to_one_with_that_entropy():
         assert abs(mean - ours.deterministic()[agent, entry]) < 1e-3
     assert torch.allclose(ours.entropy()[0], (densities[0][1] + densities[1][1]).float())
     assert torch.allclose(ours.entropy()[1], densities[2][1].float())
+
+
+@pytest.mark.parametrize("log_std", [1.0, -0.5])
+def test_beta_starts_around_zero_with_the_deviation_of_a_gaussian(log_std):
+    torch.manual_seed(0)
+    new = Actor(UNEQUAL, tiny(policy_distribution="beta", initial_log_std=log_std))
+    drawn = new(random_observations(UNEQUAL, 20_000)).sample()[:, 0]  # the agent with two actions
+    assert drawn.mean(0).abs().max() < 0.02
+    assert torch.allclose(drawn.std(0), torch.full((2,), 0.5 * torch.tensor(log_std).sigmoid().item()), rtol=0.03)
 
 
 def test_beta_samples_stay_inside_and_have_its_moments():
@@ -196,39 +203,6 @@ def test_acting_for_a_mixed_batch_equals_acting_for_the_team(layout):
         assert torch.all(drawn < sizes)
     else:
         assert not drawn[layout.agent_index(mixed) == 1, 1].any()
-
-
-@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
-def test_the_average_of_the_weights_is_evaluated_and_the_present_ones_explore_and_are_trained(layout):
-    trainer = new_trainer(layout, tiny(actor_ema_decay=0.4, actor_lr=0.02, normalize_observations=False))
-    trainer.add([random_trajectory(layout, 60)])
-    trained, expected, updates = trainer.actor, trainer.actor.network[1].weight.detach().clone(), 0
-
-    def averaging():
-        nonlocal expected, updates
-        updates += 1
-        decay = min(0.4, (1 + updates) / (10 + updates))
-        expected = decay * expected + (1 - decay) * trained.network[1].weight.detach()
-        return after_update()
-
-    after_update, trained.after_update = trained.after_update, averaging
-    trainer.train_iteration()
-    assert updates == trainer.hp.policy_updates_per_iteration * trainer.hp.ppo_epochs
-    assert torch.allclose(trained.averaged.network[1].weight, expected, atol=1e-6)
-    assert not torch.allclose(trained.network[1].weight, expected, atol=1e-4)
-
-    observations, plain = random_observations(layout, 6), Actor(layout, tiny(normalize_observations=False))
-    plain.network.load_state_dict(trained.averaged.network.state_dict())
-    rows, of_average = observations.flatten(0, 1), plain(observations).deterministic().flatten(0, 1)
-    assert torch.equal(trained.act(rows, deterministic=True), of_average)
-    plain.network.load_state_dict(trained.network.state_dict())
-    assert torch.equal(trained(observations).deterministic(), plain(observations).deterministic())
-    if not layout.is_discrete:
-        plain.log_std.data.copy_(trained.log_std)
-    torch.manual_seed(0)
-    drawn = trained.act(rows, deterministic=False)
-    torch.manual_seed(0)
-    assert torch.equal(drawn, plain.act(rows, deterministic=False))
 
 
 def test_executed_actions_are_clipped_or_one_hot():

@@ -38,7 +38,7 @@ def test_every_hyperparameter_is_documented():
     [
         ("gama", "Did you mean 'gamma'"),
         ("dynamics_learning", "dynamics_"),
-        ("xyzzy", "Known: acceleration, actor_ema_decay, "),
+        ("xyzzy", "Known: acceleration, actor_grad_clip, "),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(name, hint):

@@ -27,7 +27,7 @@ STANDARDISED = AgentLayout(("agent_0", "agent_1"), 4, (6, 6), (2, 2), "continuou
 
 
 def policy_for(layout, distribution="gaussian", scale=0.3):
-    return Policy(randomize(Actor(layout, tiny(policy_distribution=distribution, actor_ema_decay=0.9)), scale=scale))
+    return Policy(randomize(Actor(layout, tiny(policy_distribution=distribution)), scale=scale))
 
 
 def own_observations(layout, seed=0):

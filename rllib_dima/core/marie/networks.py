@@ -42,7 +42,7 @@ class MARIEActor(Actor):
 
     def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
         """The policy whose likeliest actions are taken, of real observations; arguments as of `forward`."""
-        return super().evaluated(self.seen(observations, agents), agents)
+        return self(self.seen(observations, agents), agents)
 
     def seen(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> torch.Tensor:
         """Real observations as the policy was trained to read them; arguments and shape as of `forward`."""

@@ -11,14 +11,16 @@ from rllib_dima.core.hyperparameters import Hyperparameters, knob
 class PolicyHyperparameters(Hyperparameters):
     """What actor, critic and PPO are made and trained with."""
 
-    normalize_observations, actor_ema_decay = False, 0.0  # no fields here: not every algorithm can
+    normalize_observations = False  # no field here: not every algorithm can
 
     gamma: float = knob(0.99, "Discount factor.", symbol="gamma", low=0.0, high=1.0)
     lambda_: float = knob(0.95, "Weight of longer returns in the lambda-return, eq. 19.", low=0.0, high=1.0)
     policy_distribution: str = knob(
         "gaussian", "Distribution of continuous actions (discrete ones are categorical).", choices=("gaussian", "beta")
     )
-    initial_log_std: float = knob(1.0, "Initial log_std of the Gaussian, whose std is 0.5 sigmoid(log_std).")
+    initial_log_std: float = knob(
+        1.0, "Initial log_std of the Gaussian, whose std is 0.5 sigmoid(log_std); a Beta starts with the same std."
+    )
     actor_hidden_size: int = knob(128, "Width of the actor.", low=1)
     actor_num_layers: int = knob(2, "Hidden layers of the actor (released code: 3).", low=1)
     critic_hidden_size: int = knob(256, "Width of the critic.", low=1)

@@ -6,6 +6,7 @@ since the value of a global state is.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from rllib_dima.core.policy.distributions import (
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
-from rllib_dima.core.training.averaging import AveragedCopy
 
 
 def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_gain: float) -> nn.Sequential:
@@ -48,13 +48,6 @@ class ActorHyperparameters(PolicyHyperparameters):
     """What an actor is built from, whichever algorithm trains it."""
 
     normalize_observations: bool = knob(False, "Whether the actor has running statistics of observations.")
-    actor_ema_decay: float = knob(
-        0.0,
-        "Decay, per update, of the moving average of the actor's weights that is evaluated and exported; 0 lets the "
-        "present ones be.",
-        low=0.0,
-        high=0.999999,
-    )
 
 
 class ActingNetwork(nn.Module):
@@ -178,28 +171,25 @@ class Actor(PolicyNetwork):
         self.kind = "categorical" if layout.is_discrete else hp.policy_distribution
         outputs = layout.action_size * (2 if self.kind == "beta" else 1)
         self.network = self._new_network(outputs)
+        if self.kind == "beta":
+            nn.init.constant_(cast(nn.Linear, self.network[-1]).bias, _beta_output(hp.initial_log_std))
         if self.kind == "gaussian":
             self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.float()  # whatever torch.set_default_dtype says
         self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
-        self.averaged = AveragedCopy(self.network, hp.actor_ema_decay) if hp.actor_ema_decay else None
 
     def forward(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
-        return self._policy(self.network, observations, agents)
+        observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
+        usable = self.usable(observations, agents)
+        if self.normalizer is not None:
+            observations = self.normalizer(observations, agents)
+        log_std = self.log_std if self.kind == "gaussian" else None
+        return _distribution(self.kind, self.network(observations * observation_mask), log_std, usable, self.layout)
 
     @property
     def entropy_coeff(self) -> torch.Tensor | float:
         """The present weight of the entropy bonus."""
         return self.hp.entropy_coeff
-
-    def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
-        """The policy of the averaged weights, if they are averaged."""
-        return self._policy(self.network if self.averaged is None else self.averaged.network, observations, agents)
-
-    def after_update(self) -> None:
-        """Averages the weights. To be called after each update of them."""
-        if self.averaged is not None:
-            self.averaged.update(self.network)
 
     def _new_network(self, size_out: int) -> nn.Module:
         """From an observation to the distribution's parameters."""
@@ -207,16 +197,6 @@ class Actor(PolicyNetwork):
         return _network(
             self.layout.observation_size, hp.actor_hidden_size, hp.actor_num_layers, size_out, self.OUTPUT_GAIN
         )
-
-    def _policy(
-        self, network: nn.Module, observations: torch.Tensor, agents: torch.Tensor | None
-    ) -> PolicyDistribution:
-        observation_mask = self.observation_mask if agents is None else self.observation_mask[agents]
-        usable = self.usable(observations, agents)
-        if self.normalizer is not None:
-            observations = self.normalizer(observations, agents)
-        log_std = self.log_std if self.kind == "gaussian" else None
-        return _distribution(self.kind, network(observations * observation_mask), log_std, usable, self.layout)
 
     def loss(self, batch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 21: clipped surrogate, with one advantage for all agents unless each has its own, and entropy bonus; mean
@@ -297,6 +277,12 @@ def _distribution(
         return MaskedBeta(alpha, beta, usable)
     assert log_std is not None, "Gaussians have one"
     return MaskedGaussian(outputs, 0.5 * log_std.sigmoid(), usable)
+
+
+def _beta_output(log_std: float) -> float:
+    """The output with which Beta(a, a) on [-1, 1], of variance 1 / (2 a + 1), starts with the Gaussian's deviation."""
+    std = 0.5 / (1 + math.exp(-log_std))
+    return math.log(math.expm1((1 / std**2 - 1) / 2 - 1))  # of a - 1 = softplus(output)
 
 
 class Critic(nn.Module):

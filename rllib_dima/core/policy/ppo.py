@@ -117,5 +117,3 @@ class PPOEpochs:
         loss, metrics = network.loss(minibatch)
         name = "actor" if network is self.actor else "critic"
         self._means[name].add(metrics | {f"{name}_grad_norm": self._optimizers[name].step(loss)})
-        if name == "actor":
-            self.actor.after_update()
