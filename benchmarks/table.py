@@ -35,7 +35,7 @@ BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
 TASKS = [*MAMUJOCO, *BIDEXHANDS]
 
 ALGORITHMS = {
-    "swift": ["--run", "DIMA", "--recipe", "swift", "--label", "swift"],
+    "swift": ["--run", "DIMA", "--recipe", "swift"],
     "dima": ["--run", "DIMA", "--recipe", "paper", "--conditioning", "sequential"],
     "mappo": ["--run", "MAPPO"],
     "happo": ["--run", "HAPPO"],
