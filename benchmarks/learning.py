@@ -36,8 +36,8 @@ EVALUATION_EPISODES = 10
 def name_of(args: argparse.Namespace, mode: str) -> str:
     """What tells a run from others of its task: a label, or algorithm, recipe, conditioning and size."""
     size = "" if args.model_size == "nano" else f"{args.model_size}_size"
-    parts = ("" if args.run == "DIMA" else args.run.lower(), args.recipe, mode, size)
-    return args.label or "_".join(part for part in parts if part not in ("", "paper", "default"))
+    parts = (args.label,) if args.label else ("" if args.run == "DIMA" else args.run.lower(), args.recipe, mode)
+    return "_".join(part for part in (*parts, size) if part not in ("", "paper", "default"))
 
 
 def simple_spread(env_config):

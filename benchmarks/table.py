@@ -36,6 +36,7 @@ TASKS = [*MAMUJOCO, *BIDEXHANDS]
 
 ALGORITHMS = {
     "swift": ["--run", "DIMA", "--recipe", "swift"],
+    "beta": ["--run", "DIMA", "--recipe", "swift", "--label", "beta", "--set", '{"policy_distribution": "beta"}'],
     "dima": ["--run", "DIMA", "--recipe", "paper", "--conditioning", "sequential"],
     "mappo": ["--run", "MAPPO"],
     "happo": ["--run", "HAPPO"],
@@ -45,7 +46,7 @@ ALGORITHMS = {
 }
 """The columns: what `benchmarks/learning.py` is given."""
 NAMES = {
-    "swift": "DIMA, recipe swift", "dima": "DIMA, recipe paper", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC",
+    "swift": "DIMA, recipe swift", "beta": "DIMA, swift with Beta", "dima": "DIMA, recipe paper", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC",
     "mamba": "MAMBA", "marie": "MARIE",
 }  # fmt: skip
 
@@ -67,7 +68,7 @@ BUDGETS = {
         {"mamujoco": 30_000, "bidexhands": 30_000},
         5000,
         3,
-        {"swift": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
+        {"swift": 16, "beta": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
     ),
     # DIMA on one H200 (docs/hardware.md); MAPPO, HAPPO and HASAC on one core; MAMBA and MARIE guessed.
     "paper": Budget(
@@ -75,7 +76,7 @@ BUDGETS = {
         {"mamujoco": 1_000_000, "bidexhands": 300_000},
         20_000,
         4,
-        {"swift": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
+        {"swift": 65, "beta": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
     ),
 }
 
