@@ -172,7 +172,7 @@ class Actor(PolicyNetwork):
         outputs = layout.action_size * (2 if self.kind == "beta" else 1)
         self.network = self._new_network(outputs)
         if self.kind == "beta":
-            nn.init.constant_(cast(nn.Linear, self.network[-1]).bias, _beta_output(hp.initial_log_std))
+            nn.init.constant_(cast(nn.Linear, list(self.network.children())[-1]).bias, _beta_output(hp.initial_log_std))
         if self.kind == "gaussian":
             self.log_std = nn.Parameter(torch.full((layout.action_size,), float(hp.initial_log_std)))
         self.float()  # whatever torch.set_default_dtype says
