@@ -1,8 +1,14 @@
 """The learning results that the pages state are those of the benchmark's files."""
 
+import itertools
 import json
+import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -23,3 +29,37 @@ def test_learning_results_are_those_of_the_files():
         assert figure(RESULTS / "five_episodes", "sequential") in (ROOT / page).read_text(), page
     for mode in ("sequential", "cumulative"):
         assert figure(RESULTS / "first_version", mode) in (ROOT / "benchmarks/RESULTS.md").read_text()
+
+
+def test_the_page_of_all_tasks_has_the_tables_of_the_benchmark():
+    command = [sys.executable, "benchmarks/table.py", "--show"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    page = (ROOT / "docs/tasks.md").read_text().splitlines()
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * (2 + 11) and [row for row in rows if row not in page] == []
+    nothing_above = re.findall(r"^(\w+): above random actions .*: none$", shown, re.MULTILINE)
+    assert nothing_above == ["bidexhands_pen"]  # as the page says
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import table
+
+    return table
+
+
+def test_no_two_runs_of_the_table_share_a_file(table):
+    runs = [
+        table.Run(*of, budget)
+        for budget in table.BUDGETS.values()
+        for of in itertools.product(table.ALGORITHMS, table.TASKS, (0, 1))
+    ]
+    files = {table.learning.result_file(run.arguments, run.mode, run.seed) for run in runs}
+    assert len(files) == len(runs) == 2 * len(table.ALGORITHMS) * 11 * 2
+
+
+def test_above_random_actions_is_by_more_than_both_deviations(table):
+    chance = [-1.0, 0.0, 1.0]  # mean 0, deviation 1
+    assert table.above([4.0, 6.0], chance) and table.above([1.5], chance)  # 5 - 1.41 and 1.5, over 1
+    assert not table.above([0.0, 5.0], chance) and not table.above([1.0], chance)

@@ -51,11 +51,8 @@ class ImaginingTrainer(OptimizingTrainer):
             ValueError: if a trajectory does not fit the layout or the buffer, or holds NaN or infinity.
         """
         with self._on_device(), self.clock.timed("add"):
-            for trajectory in trajectories:
-                self.replay.check(trajectory)
-            for trajectory in trajectories:
-                self.replay.add(trajectory)
-                self.num_env_steps += len(trajectory)
+            self.replay.extend(trajectories)
+            self.num_env_steps += sum(map(len, trajectories))
             if trajectories:
                 self._normalize(np.concatenate([trajectory.observations for trajectory in trajectories]))
 

@@ -83,6 +83,14 @@ def test_beta_starts_around_zero_with_the_deviation_of_a_gaussian(log_std):
     assert torch.allclose(drawn.std(0), torch.full((2,), 0.5 * torch.tensor(log_std).sigmoid().item()), rtol=0.03)
 
 
+@pytest.mark.parametrize("log_std", [-20.0, -5.0, 1.0, 3.0, 50.0])
+def test_betas_first_output_has_the_gaussians_deviation_in_closed_form(log_std):
+    new = Actor(UNEQUAL, tiny(policy_distribution="beta", initial_log_std=log_std))
+    alpha = 1 + softplus(new.network[-1].bias.double())
+    std = 0.5 * torch.tensor(log_std, dtype=torch.float64).sigmoid()
+    assert torch.allclose(1 / (2 * alpha + 1), (std**2).expand_as(alpha), rtol=1e-5)
+
+
 def test_beta_samples_stay_inside_and_have_its_moments():
     torch.manual_seed(0)
     ours = MaskedBeta(torch.full((5000, 2, 2), 2.0), torch.full((5000, 2, 2), 3.0), MASK)

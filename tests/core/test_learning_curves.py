@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from support.pages import ROOT
 
-from rllib_dima.analysis.aggregation import curve, estimate, interquartile_mean, scores, weighted_mean
-from rllib_dima.analysis.learning_curves import plot_runs
+from rllib_dima.analysis.aggregation import AXES, Curve, curve, estimate, interquartile_mean, scores, weighted_mean
+from rllib_dima.analysis.learning_curves import picture, plot_runs
 from rllib_dima.analysis.published import RETURNS
-from rllib_dima.analysis.runs import ResultsError, group_runs, read_runs
+from rllib_dima.analysis.runs import Group, ResultsError, group_runs, read_runs
 
 RNG = np.random.default_rng(0)
 CHEETAH, WALKER = "mamujoco_halfcheetah_2x3", "mamujoco_walker2d_2x3"
@@ -175,6 +175,17 @@ def test_the_numbers_beside_the_picture_are_those_of_the_runs(tmp_path):
         (score,) = csv.DictReader(file)
     assert float(score["score"]) == pytest.approx(20 / RETURNS[CHEETAH].mean) and score["runs"] == "2"
     assert "<svg" in (tmp_path / "picture.svg").read_text()
+
+
+@pytest.mark.parametrize(("axes", "places"), [(1, [(0, 0), (0, 1), (0, 2), (1, 0)]), (2, [(n, 0) for n in range(4)])])
+def test_tasks_stand_side_by_side_unless_axes_do(axes, places):
+    values = estimate([np.array([[1.0, 2.0]])])
+    tasks = [f"task_{number}" for number in range(4)]
+    lines = [Curve(Group("A", task, ()), np.array([1.0, 2.0]), np.array([[1.0, 2.0]]), values) for task in tasks]
+    figure = picture(dict.fromkeys(AXES[:axes], lines), [], "return", "")
+    found = [panel.get_subplotspec() for panel in figure.axes]
+    assert [panel.get_title() for panel in figure.axes[::axes]] == tasks
+    assert [(place.rowspan.start, place.colspan.start) for place in found[::axes]] == places
 
 
 def test_the_papers_returns_are_those_that_the_tuned_examples_state():

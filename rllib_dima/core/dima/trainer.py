@@ -154,11 +154,8 @@ class DIMATrainer(OptimizingTrainer):
         """
         self.imagination_report = None
         with self._on_device(), self.clock.timed("add"):
-            for trajectory in trajectories:
-                self.replay.check(trajectory)
-            for trajectory in trajectories:
-                self.replay.add(trajectory)
-                self.num_env_steps += len(trajectory)
+            self.replay.extend(trajectories)
+            self.num_env_steps += sum(map(len, trajectories))
             if trajectories:
                 changes = np.concatenate([np.diff(trajectory.states, axis=0) for trajectory in trajectories])
                 rewards = np.concatenate([trajectory.rewards for trajectory in trajectories])

@@ -78,13 +78,9 @@ class HASACTrainer(ModelFreeTrainer):
         self.target_entropies = [_target_entropy(layout, agent) for agent in range(layout.num_agents)]
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
-        for trajectory in trajectories:
-            self.replay.check(trajectory)
-        for trajectory in trajectories:
-            if self.hp.time_limits == "termination" and trajectory.truncated:
-                trajectory = replace(trajectory, terminated=True)
-            self.replay.add(trajectory)
-            self.num_env_steps += len(trajectory)
+        limits_end = self.hp.time_limits == "termination"
+        self.replay.extend([replace(t, terminated=True) if limits_end and t.truncated else t for t in trajectories])
+        self.num_env_steps += sum(map(len, trajectories))
 
     def train_iteration(self) -> Metrics:
         warmup = self.hp.warmup_steps

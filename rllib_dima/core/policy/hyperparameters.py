@@ -19,7 +19,9 @@ class PolicyHyperparameters(Hyperparameters):
         "gaussian", "Distribution of continuous actions (discrete ones are categorical).", choices=("gaussian", "beta")
     )
     initial_log_std: float = knob(
-        1.0, "Initial log_std of the Gaussian, whose std is 0.5 sigmoid(log_std); a Beta starts with the same std."
+        1.0,
+        "Initial log_std of the Gaussian, whose std is 0.5 sigmoid(log_std); a Beta starts with the same std.",
+        low=-20.0,
     )
     actor_hidden_size: int = knob(128, "Width of the actor.", low=1)
     actor_num_layers: int = knob(2, "Hidden layers of the actor (released code: 3).", low=1)

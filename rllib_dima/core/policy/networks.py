@@ -281,8 +281,8 @@ def _distribution(
 
 def _beta_output(log_std: float) -> float:
     """The output with which Beta(a, a) on [-1, 1], of variance 1 / (2 a + 1), starts with the Gaussian's deviation."""
-    std = 0.5 / (1 + math.exp(-log_std))
-    return math.log(math.expm1((1 / std**2 - 1) / 2 - 1))  # of a - 1 = softplus(output)
+    excess = (4 * (1 + math.exp(-log_std)) ** 2 - 1) / 2 - 1  # a - 1, with std = 0.5 sigmoid(log_std)
+    return excess + math.log(-math.expm1(-excess))  # softplus of which is a - 1; never overflows
 
 
 class Critic(nn.Module):

@@ -22,7 +22,7 @@ following these links, so it can never cross the boundary of an episode:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -144,6 +144,17 @@ class ReplayBuffer:
         self._newest.fill_((self._num_written - 1) % self.capacity)
         self._open_episodes[trajectory.episode_id] = int(rows[-1])
         self._close(trajectory)
+
+    def extend(self, trajectories: Sequence[Trajectory]) -> None:
+        """Appends chunks in their order: all of them, or none if one does not fit.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        for trajectory in trajectories:
+            self.check(trajectory)
+        for trajectory in trajectories:
+            self.add(trajectory)
 
     def check(self, trajectory: Trajectory) -> None:
         """Looks at what `add` would store.
