@@ -137,8 +137,9 @@ def count(layout: AgentLayout, full: DIMAHyperparameters, device: str) -> tuple[
     """
     hp, factors = shortened(dataclasses.replace(full, acceleration="eager", replay_capacity=2 * EPISODE), 1)
     trainer = build(layout, hp, device, EPISODE)
+    run_once(trainer, 0)  # the optimisers allocate their moments
     trainer.clock = trainer.steps.clock = CountingClock(trainer.device)
-    run_once(trainer, 0)
+    run_once(trainer, 1)
     clock, num_batches = trainer.steps.clock, hp.policy_updates_per_iteration
     parts = {"imagination": num_batches * hp.imagination_horizon, "ppo": num_batches}
     parts |= {model: getattr(hp, f"{prefix}_updates_per_iteration") for model, prefix in PREFIXES.items()}
