@@ -340,17 +340,18 @@ STEPS = {"num_env_steps_sampled_lifetime": 30_000}
 
 
 def test_schedulers_end_trials_by_the_stop_criterion_unless_told_otherwise():
-    asha = make_scheduler("ASHA", {"reduction_factor": 2}, STEPS)
+    asha = make_scheduler("ASHA", {"reduction_factor": 2}, STEPS, DIMA)
     assert isinstance(asha, ASHAScheduler)
     assert (asha._time_attr, asha._max_t) == ("num_env_steps_sampled_lifetime", 30_000)
-    assert (asha.metric, asha._metric_op) == ("env_runners/episode_return_mean", 1.0)
-    own = make_scheduler("async_hyperband", {"max_t": 7, "metric": "m", "mode": "min"}, STEPS)
+    assert (asha.metric, asha._metric_op) == ("episode_return_mean", 1.0)  # in every report of ours, NaN at first
+    assert make_scheduler("asha", {}, STEPS, PPO).metric == "env_runners/episode_return_mean"
+    own = make_scheduler("async_hyperband", {"max_t": 7, "metric": "m", "mode": "min"}, STEPS, DIMA)
     assert (own._time_attr, own._max_t, own.metric, own._metric_op) == ("training_iteration", 7, "m", -1.0)
-    by_time = make_scheduler("asha", {"time_attr": "time_total_s"}, {"time_total_s": 60, **STEPS})
+    by_time = make_scheduler("asha", {"time_attr": "time_total_s"}, {"time_total_s": 60, **STEPS}, DIMA)
     assert (by_time._time_attr, by_time._max_t) == ("time_total_s", 60)
-    pbt = make_scheduler("pbt", {"hyperparam_mutations": {"lr": [1e-3, 1e-4]}, "perturbation_interval": 2}, STEPS)
+    pbt = make_scheduler("pbt", {"hyperparam_mutations": {"lr": [1e-3, 1e-4]}, "perturbation_interval": 2}, STEPS, DIMA)
     assert isinstance(pbt, PopulationBasedTraining) and pbt._perturbation_interval == 2
-    assert make_scheduler(None, {}, None) is None and make_scheduler(asha, {}, None) is asha
+    assert make_scheduler(None, {}, None, DIMA) is None and make_scheduler(asha, {}, None, DIMA) is asha
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def test_schedulers_end_trials_by_the_stop_criterion_unless_told_otherwise():
 )
 def test_wrong_schedulers_are_refused(name, arguments, stop, message):
     with pytest.raises(UsageError, match=message):
-        make_scheduler(name, arguments, stop)
+        make_scheduler(name, arguments, stop, DIMA)
 
 
 def test_settings_of_dima_are_its_hyperparameters_and_rllibs():

@@ -257,8 +257,10 @@ def test_after_ctrl_c_the_same_command_with_resume_goes_on(team_file, results, t
 @pytest.mark.slow
 def test_a_sweep_resumes_and_restores(team_file, tmp_path, capsys):
     storage = ["--storage-path", str(tmp_path)]
-    grid = '{"conditioning": {"grid_search": ["joint", "cumulative"]}, "actor_lr": {"loguniform": [1e-4, 1e-3]}}'
-    assert main(["train", "file", team_file, *storage, "-n", "sweep", "--config", grid, "--num-samples", "2"]) == 0
+    grid = '{"conditioning": {"grid_search": ["joint", "cumulative"]}, "actor_lr": {"loguniform": [1e-4, 1e-3]}, '
+    grid += '"env_steps_per_iteration": 6}'  # the first report comes before the first episode's end
+    sweep = ["--config", grid, "--num-samples", "2", "--scheduler", "asha"]
+    assert main(["train", "file", team_file, *storage, "-n", "sweep", *sweep]) == 0
     assert len(list((tmp_path / "sweep").glob("DIMA_Team_*"))) == 4
     best = find_checkpoint(tmp_path / "sweep")
     assert f"rllib evaluate {best}" in capsys.readouterr().out

@@ -75,7 +75,7 @@ def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bo
         config=config,
         stop=stop,
         checkpoint_config=checkpoint_config(both["checkpoint_config"]),
-        scheduler=make_scheduler(both.get("scheduler"), mapping(both, "scheduler_config"), stop),
+        scheduler=make_scheduler(both.get("scheduler"), mapping(both, "scheduler_config"), stop, algorithm),
         time_budget_s=arguments.pop("time_budget_s", None),
         options=arguments,
         started_with=(spec, flags),
