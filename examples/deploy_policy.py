@@ -5,7 +5,8 @@ How to run, after `make quickstart`:
     python examples/deploy_policy.py --checkpoint results/quickstart/checkpoint --env mamujoco_halfcheetah_2x3
 
 What to expect: the return of an episode with the policy loaded in plain Python, and the same return, to the last digit
-or nearly so, with the exported file, which needs nothing but torch. Ray is never started.
+or nearly so, with the exported file, which needs nothing but torch. Ray is never started. (MAMBA's exported policy
+takes memories as well: docs/algorithms/mamba.md.)
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Policy:
             filesystem: of pyarrow, on which `path` is a path.
 
         Raises:
-            CheckpointError: it is missing, damaged, incomplete or not DIMA's, or its policy is not finite.
+            CheckpointError: it is missing, damaged, incomplete or of no algorithm here, or its policy is not finite.
         """
         with opened(path, filesystem, only=POLICY_FOLDER) as checkpoint:
             folder = checkpoint / POLICY_FOLDER

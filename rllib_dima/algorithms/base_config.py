@@ -112,7 +112,7 @@ class TeamConfig(AlgorithmConfig):
         """Sets hyperparameters; those not given stay as they are, and None undoes a setting.
 
         Args:
-            model_size: preset that scales all networks at once, "nano", "small" or "paper"; None is "paper".
+            model_size: preset that scales all networks: "paper" or a smaller one, such as "nano"; None is "paper".
             recipe: preset of how things are learnt: "paper", or another one of the algorithm's; None is "paper".
             **hyperparameters: any of those below, or a search space of Ray Tune for them.
 

@@ -4,7 +4,7 @@
     errors = open_loop_errors(world_model, segments, replay(world_model, segments), layout.observation_mask())
 
 Numbers are made by plain torch and numpy, figures by matplotlib (`figures.py`), and `rllib imagine` puts both together
-for a checkpoint (`report.py`).
+for a checkpoint (`cli/imagination.py`).
 """
 
 from rllib_dima.analysis.comparison import compare, sampled_with

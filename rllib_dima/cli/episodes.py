@@ -98,7 +98,7 @@ def run_episodes(
 
     def on_episode_end(episode: Any, **kwargs: Any) -> None:
         reason = breakdown(episode) if config.is_multi_agent else None
-        if reason is None:  # of DIMA every agent holds the team's return
+        if reason is None:  # here every agent holds the team's return
             agent = next(iter(episode.agent_episodes.values())) if isinstance(config, TeamConfig) else episode
             returns.append(float(agent.get_return()))
             outcome = f"return {returns[-1]:9.1f}"

@@ -27,8 +27,8 @@ def evaluate(**flags: Any) -> None:
       rllib evaluate CHECKPOINT --episodes 1 --out ant.mp4
 
     CHECKPOINT is a checkpoint of any algorithm on RLlib's new API stack, a trial of Tune's (its newest checkpoint), or
-    an experiment of Tune's (the trial with the highest last return). Only the policy is loaded. Returns of DIMA are the
-    team's; those of other multi-agent algorithms are summed over the agents, as RLlib does.
+    an experiment of Tune's (the trial with the highest last return). Only the policy is loaded. Returns of this
+    package's algorithms are the team's; those of RLlib's multi-agent ones are summed over the agents, as RLlib does.
     """
     from rllib_dima.cli.episodes import evaluate_checkpoint
 

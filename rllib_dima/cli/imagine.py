@@ -27,7 +27,7 @@ def imagine(**flags: Any) -> None:
     """Replay real actions in a checkpoint's world model; print a table and write a report with figures.
 
       rllib imagine ~/ray_results/dima_ant --out ant.html
-      rllib imagine CHECKPOINT --episodes 3 --segments 50 --horizon 25 --video imagined.mp4
+      rllib imagine CHECKPOINT --episodes 3 --segments 50 --horizon 10 --video imagined.mp4
 
     CHECKPOINT is DIMA's, MARIE's or MAMBA's, as for `rllib evaluate`. Its policy plays whole episodes; segments of them
     are replayed in the world model from real first states, DIMA's with the sampler of training and with others.

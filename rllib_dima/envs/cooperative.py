@@ -66,7 +66,9 @@ LEAVE_STATE_OUT = 'Or have all observations concatenated instead: env_config={"s
 
 
 class CooperativeEnv(TeamEnv):
-    """Any cooperative `MultiAgentEnv` in the form DIMA trains on (see the contract at the head of this file).
+    """Any cooperative `MultiAgentEnv` in the form that all algorithms here train on.
+
+    The contract stands at the head of `rllib_dima/envs/cooperative.py`.
 
     The global state is the environment's own, if it offers one as PettingZoo does (a method `state()` and a Box
     `state_space`), and else the concatenation of all agents' unpadded observations.
@@ -96,7 +98,7 @@ class CooperativeEnv(TeamEnv):
     Raises:
         EnvTypeError: `env` is no `MultiAgentEnv`, or is wrapped already.
         ContractError: unsupported agents or spaces.
-        ValueError: an unknown `team_reward` or `state`.
+        ValueError: an unknown `team_reward` or `state`, or flags that are no such.
     """
 
     observations_identify_agent = True

@@ -28,7 +28,8 @@ class SimulationError(RuntimeError):
     """A simulator broke down: its state became NaN, infinite or unstable, which says nothing about the task.
 
     Any environment may raise it. From `step()`: the episode is truncated and counted, and the step is not learnt from
-    (see the contract at the head of this file). From `reset()`: it is called again, without a seed.
+    (the contract is at the head of `rllib_dima/envs/cooperative.py`). From `reset()`: it is called again, without a
+    seed.
     """
 
 

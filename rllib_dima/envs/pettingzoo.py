@@ -76,7 +76,8 @@ class PettingZooEnv(TeamAdapter):
 
         Returns:
             Observations, rewards, terminated and truncated flags and infos, as the environment gives them. The flag
-            "__all__" is set once no agent is left: terminated if those are that were left before, else truncated.
+            "__all__" is set once no agent is left: terminated if all agents that acted last are terminated, else
+            truncated.
         """
         observations, rewards, terminateds, truncateds, infos = self.par_env.step(dict(action_dict))
         has_ended = not self.par_env.agents or self._all_done(terminateds, truncateds)

@@ -120,8 +120,8 @@ class DIMAHyperparameters(
     # Collecting real experience
     normalize_observations: bool = knob(
         True,
-        "Normalise observations by running statistics, for the actor and as the state decoder's target; off for the "
-        "paper's tasks, which scale them already.",
+        "Normalise observations by running statistics, for the actor and as the state decoder's target; off for "
+        "MAMuJoCo and Bi-DexHands, which scale them already, but for MAMuJoCo's local observations: set it there.",
     )
     num_steps_before_learning: int = knob(
         0, "Real steps collected with the untrained policy before the first update (released code: 5000).", low=0

@@ -47,10 +47,10 @@ class RewardTerminationHyperparameters(Hyperparameters):
     reward_num_layers: int = knob(6, "Transformer blocks.", low=1)
     reward_num_heads: int = knob(4, "Attention heads.", low=1)
     reward_dropout: float = knob(0.1, "Dropout on embedding, attention and residuals.", low=0.0, high=0.99)
-    reward_lr: float = knob(1e-4, "Learning rate of the transformer (AdamW).", low=0.0)
-    reward_weight_decay: float = knob(0.01, "Weight decay of the transformer.", low=0.0)
+    reward_lr: float = knob(1e-4, "Learning rate of the model of rewards and endings (AdamW).", low=0.0)
+    reward_weight_decay: float = knob(0.01, "Weight decay of the model of rewards and endings.", low=0.0)
     reward_grad_clip: float = knob(
-        10.0, "Largest gradient norm of the transformer; a larger gradient is scaled down to it.", low=1e-9
+        10.0, "Largest gradient norm of that model; a larger gradient is scaled down to it.", low=1e-9
     )
     reward_batch_size: int = knob(128, "Windows per update: of H steps (transformer), or of one (mlp).", low=1)
     reward_updates_per_iteration: int = knob(200, "Updates of the model of rewards and endings per iteration.", low=1)

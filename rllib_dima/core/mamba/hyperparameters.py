@@ -53,8 +53,8 @@ class RepresentationHyperparameters(PolicyHyperparameters):
 
     normalize_observations: bool = knob(
         True,
-        "Let the world model read and predict observations normalised by running statistics (ours); off for the "
-        "paper's tasks, which scale them already.",
+        "Let the world model read and predict observations normalised by running statistics (ours); off for "
+        "MAMuJoCo and Bi-DexHands, which scale them already, but for MAMuJoCo's local observations: set it there.",
     )
     actor_hidden_size: int = knob(256, "Width of the actor.", low=1)
     actor_num_layers: int = knob(2, "Hidden layers of the actor.", low=1)
@@ -63,8 +63,8 @@ class RepresentationHyperparameters(PolicyHyperparameters):
     num_categoricals: int = knob(32, "Categoricals of an agent's stochastic state.", low=1)
     num_classes: int = knob(32, "Classes of each categorical.", low=2)
     communication_layers: int = knob(3, "Layers of attention through which agents communicate at every step.", low=1)
-    communication_heads: int = knob(8, "Attention heads of each; a divisor of model_hidden_size.", low=1)
-    communication_dropout: float = knob(0.1, "Dropout in these layers while the model learns.", low=0.0, high=0.99)
+    communication_heads: int = knob(8, "Heads of a communication layer; a divisor of model_hidden_size.", low=1)
+    communication_dropout: float = knob(0.1, "Dropout of communication while the model learns.", low=0.0, high=0.99)
     sample_latents_in_evaluation: bool = knob(
         True, "Draw stochastic states also where the policy is deterministic (released); else take the likeliest."
     )
@@ -162,7 +162,7 @@ class MAMBAHyperparameters(RepresentationHyperparameters):
     # Actor, critic and PPO
     critic_hidden_size: int = knob(256, "Width of the critic.", low=1)
     critic_num_layers: int = knob(1, "Hidden layers of the critic behind its attention over the agents.", low=1)
-    critic_num_heads: int = knob(8, "Heads of that attention; a divisor of critic_hidden_size.", low=1)
+    critic_num_heads: int = knob(8, "Heads of the critic's attention; a divisor of critic_hidden_size.", low=1)
     actor_weight_decay: float = knob(1e-5, "Weight decay of the actor (L2, on matrices).", low=0.0)
     adam_epsilon: float = knob(1e-8, "Epsilon of every Adam.", low=1e-12)
     actor_grad_clip: float = knob(
@@ -177,7 +177,7 @@ class MAMBAHyperparameters(RepresentationHyperparameters):
     ppo_minibatches: int = knob(5, "Minibatches per PPO epoch (released: of 2,000 steps).", low=1)
     clip_param: float = knob(0.2, "PPO clipping of the probability ratio.", symbol="epsilon", low=0.0)
     entropy_coeff: float = knob(0.001, "Weight of the entropy bonus at the start.", symbol="eta", low=0.0)
-    entropy_decay: float = knob(0.99998, "What that is multiplied with per minibatch.", low=0.0, high=1.0)
+    entropy_decay: float = knob(0.99998, "Factor on entropy_coeff for every minibatch.", low=0.0, high=1.0)
     value_loss: str = knob("squared", "Critic error.", choices=("huber", "squared"))
     value_clip_param: float = knob(0.0, "PPO clipping of the value; 0 is off (released).", low=0.0)
     normalize_values: bool = knob(False, "Train the critic on normalised returns (ours; the released code never does).")

@@ -93,8 +93,8 @@ class MARIEActorHyperparameters(TokenizerHyperparameters, ActorHyperparameters):
     actor_num_layers: int = knob(3, "Hidden layers of the actor.", low=1)
     normalize_observations: bool = knob(
         True,
-        "Normalise observations by running statistics, for tokeniser, actor and critic; off for the paper's tasks, "
-        "which scale them already.",
+        "Normalise observations by running statistics, for tokeniser, actor and critic; off for MAMuJoCo and "
+        "Bi-DexHands, which scale them already, but for MAMuJoCo's local observations: set it there.",
     )
 
 
@@ -163,7 +163,7 @@ class MARIEHyperparameters(MARIEActorHyperparameters):
     )
     reward_bins: int = knob(128, "Bins of the histogram (hl_gauss).", low=2)
     reward_range: float = knob(
-        3.0, "The histogram is of symlog(r) between plus and minus this: of |r| up to 19.1 (hl_gauss).", low=1e-6
+        3.0, "The histogram is of symlog(r) between plus and minus this: of rewards up to 19.1 (hl_gauss).", low=1e-6
     )
     reward_sigma_ratio: float = knob(0.75, "Standard deviation of the smoothing, in bins (hl_gauss).", low=1e-3)
     model_lr: float = knob(1e-4, "Learning rate of the sequence model (AdamW).", low=0.0)

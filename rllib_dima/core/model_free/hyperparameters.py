@@ -47,7 +47,6 @@ _FAMILIES: dict[str, Settings] = {
     "mamujoco_ant_2x4": _MAMUJOCO,  # not tuned in HARL
     "mamujoco_walker2d_2x3": _WALKER,
     "mamujoco_walker2d_3x2": _WALKER,  # not tuned in HARL
-    "mamujoco_walker2d_6x1": {**_MAMUJOCO, "entropy_coeff": 0.01},
     "bidexhands": _HANDS,  # not tuned in HARL: Pen's networks and losses, 20 episodes of 250 steps
     "bidexhands_pen": {**_HANDS, "env_steps_per_iteration": 32_000},  # tuned for HAPPO alone
     "bidexhands_bottle_cap": {**_HANDS, "env_steps_per_iteration": 2500},  # not tuned in HARL: 20 of 125 steps
@@ -156,7 +155,6 @@ _SOFT_FAMILIES: dict[str, Settings] = {
     "mamujoco_ant_4x2": _SOFT_ANT,
     "mamujoco_ant_2x4": {**_SOFT_ANT, "batch_size": 2200},
     "mamujoco_walker2d_2x3": _SOFT_WALKER,
-    "mamujoco_walker2d_6x1": _SOFT_WALKER,
     "mamujoco_walker2d_3x2": _SOFT_WALKER,  # not tuned in HARL
     "bidexhands": _SOFT_HANDS,
     "bidexhands_door_open_outward": {**_SOFT_HANDS, "gamma": 0.99},

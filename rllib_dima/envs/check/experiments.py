@@ -71,8 +71,10 @@ def check_env(
 
     Args:
         env_or_creator: what `DIMAConfig().environment()` takes: an id, or a class or function of an `env_config`. Or an
-            environment: an RLlib `MultiAgentEnv` or a parallel PettingZoo environment. It is left in mid-episode.
-        env_config: as for `DIMAConfig().environment()`; its "team_reward" and "state" are those of `CooperativeEnv`.
+            environment: an RLlib `MultiAgentEnv`, a parallel PettingZoo or a gymnasium one of several agents. It is
+            left in mid-episode.
+        env_config: as for `DIMAConfig().environment()`; its "team_reward", "state", "agents_leave" and "action_masks"
+            are those of `CooperativeEnv`.
         episodes: least number of random episodes to play.
         steps: least number of random steps to play: some faults are rare. Where an episode is longer, the first is
             played for ten times as many.
@@ -83,7 +85,7 @@ def check_env(
 
     Raises:
         TypeError: env_config is no dict.
-        ValueError: an unknown team_reward or state, or less than one episode or step.
+        ValueError: an unknown value of one of these, or less than one episode or step.
     """
     if not isinstance(env_config, Mapping | None):
         raise TypeError(f"env_config must be a dict of the environment's settings, or None, but is {env_config!r}.")
