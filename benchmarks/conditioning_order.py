@@ -66,7 +66,7 @@ def measure(checkpoint: Path, args: argparse.Namespace) -> dict:
     horizon = args.horizon or world_model.hp.imagination_horizon
     require_horizon(world_model.hp, horizon)
     segments = draw_segments(played, args.segments, world_model.hp.context_length, horizon)
-    found = compare(world_model, segments, env.layout.observation_mask(), ways(env.layout.num_agents))
+    found = compare(world_model, segments, env.layout.own_observation_mask(), ways(env.layout.num_agents))
     return {
         "checkpoint": checkpoint.name,
         "trained": world_model.hp.conditioning,

@@ -31,6 +31,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 RESULTS, CHECKPOINTS = HERE / "results", HERE.parent / "results" / "learning"
 EVALUATION_EPISODES = 10
+MOST_SEEDS = 100  # that are looked for
 
 
 def name_of(args: argparse.Namespace, mode: str) -> str:
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     torch.set_num_threads(1)
     file = result_file(args, mode, seed)
     checkpoint = CHECKPOINTS / file.stem.removeprefix("learning_")
-    if checkpoint.exists():
+    if checkpoint.exists() and file.exists():
         algo, record = getattr(rllib_dima, args.run).from_checkpoint(str(checkpoint)), json.loads(file.read_text())
     else:
         algo, record = build_config(args, mode, seed).build(), new_record(args, mode, seed)
@@ -161,7 +162,8 @@ def table(args: argparse.Namespace) -> None:
     """Prints the curves of all runs of the task, and the mean over seeds of the last evaluation of each mode."""
     for mode in args.conditioning:
         name = name_of(args, mode)
-        records = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"learning_{args.task}_{name}_[0-9]*.json"))]
+        found = (RESULTS / f"learning_{args.task}_{name}_{seed}.json" for seed in range(MOST_SEEDS))
+        records = [json.loads(file.read_text()) for file in found if file.exists()]
         if not records:
             continue
         print(f"\n{args.task}, {name}: return of the deterministic policy / of the sampled actions of training")

@@ -28,7 +28,6 @@ import learning
 from rllib_dima.analysis.published import RETURNS, TABLE, Published
 from rllib_dima.envs import CooperativeEnv, make
 
-MOST_SEEDS = 10
 RANDOM = learning.RESULTS / "random_policy.json"
 MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswith("mamujoco_")]
 BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
@@ -202,7 +201,7 @@ def random_returns(tasks: list[str]) -> dict[str, list[float]]:
 
 def finished(budget: str, algorithm: str, task: str) -> list[Run]:
     """The cell's seeds that have come to the end, all there are."""
-    runs = [Run(algorithm, task, seed, BUDGETS[budget]) for seed in range(MOST_SEEDS)]
+    runs = [Run(algorithm, task, seed, BUDGETS[budget]) for seed in range(learning.MOST_SEEDS)]
     return [run for run in runs if run.steps_done >= run.steps]
 
 

@@ -17,12 +17,12 @@ import torch
 
 import rllib_dima
 from rllib_dima.analysis.observations import unchanged
-from rllib_dima.analysis.replaying import ObservationErrors, observation_errors, replay
+from rllib_dima.analysis.replaying import ObservationErrors, longest_rollout, observation_errors, replay
 from rllib_dima.analysis.segments import draw_segments
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Trajectory
 
-STEPS_SHOWN = (1, 5, 14)
+STEPS_SHOWN = (1, 5, 14)  # as far as all models reach
 NUM_SEGMENTS = 500
 AT_A_TIME = 10  # updates between looks at the clock
 UPDATES = {
@@ -48,10 +48,8 @@ class Contestant:
         self, algorithm: str, layout: AgentLayout, episodes: list[Trajectory], args: argparse.Namespace, seed: int
     ) -> None:
         config = getattr(rllib_dima, f"{algorithm}Config")
-        recipe = args.recipe if algorithm == "DIMA" else "paper"
         counts = dict.fromkeys(UPDATES[algorithm], AT_A_TIME)
-        settings = {**json.loads(args.set).get(algorithm, {}), **counts}
-        hp = config.hyperparameter_class.resolve(settings, "mamujoco", args.model_size, recipe)
+        hp = hyperparameters(algorithm, args, counts)
         torch.manual_seed(seed)
         networks = {name: network(layout, hp) for name, network in config.trainer_class.NETWORKS.items()}
         self.trainer: Any = config.trainer_class(layout, hp, networks, seed=seed)
@@ -68,27 +66,42 @@ class Contestant:
         self.seconds += time.thread_time() - start
         self.num_updates += AT_A_TIME
 
-    def errors(self, layout: AgentLayout, held_out: list[Trajectory]) -> ObservationErrors:
+    def errors(self, layout: AgentLayout, held_out: list[Trajectory], horizon: int) -> ObservationErrors:
         """On held-out segments, the same for every model."""
         model = self.trainer.world_model
-        segments = draw_segments(held_out, NUM_SEGMENTS, model.hp.context_length, max(STEPS_SHOWN), seed=1)
-        return observation_errors(segments, replay(model, segments, self.seed), layout.observation_mask())
+        segments = draw_segments(held_out, NUM_SEGMENTS, model.hp.context_length, horizon, seed=1)
+        return observation_errors(segments, replay(model, segments, self.seed), layout.own_observation_mask())
 
 
-def summary(errors: ObservationErrors) -> list[float]:
-    """Observations after each of `STEPS_SHOWN`, and the mean error of rewards."""
-    return [*(float(errors.observation_by_step[step - 1]) for step in STEPS_SHOWN), float(errors.rewards.mean())]
+def hyperparameters(algorithm: str, args: argparse.Namespace, changes: dict[str, int]) -> Any:
+    """Those that the command line asks for, with changes; the parts of MARIE's model are trained together at once."""
+    recipe = args.recipe if algorithm == "DIMA" else "paper"
+    at_once = {"num_tokenizer_warmup_iterations": 0} if algorithm == "MARIE" else {}
+    settings = {**at_once, **json.loads(args.set).get(algorithm, {}), **changes}
+    config = getattr(rllib_dima, f"{algorithm}Config")
+    return config.hyperparameter_class.resolve(settings, "mamujoco", args.model_size, recipe)
+
+
+def steps_reached(args: argparse.Namespace) -> list[int]:
+    """Those of `STEPS_SHOWN` that all models can imagine."""
+    limits = [longest_rollout(hyperparameters(algorithm, args, {})) for algorithm in args.run]
+    return [step for step in STEPS_SHOWN if all(limit is None or step <= limit for limit in limits)]
+
+
+def summary(errors: ObservationErrors, steps: list[int]) -> list[float]:
+    """Observations after each of these steps, and the mean error of rewards."""
+    return [*(float(errors.observation_by_step[step - 1]) for step in steps), float(errors.rewards.mean())]
 
 
 def measure(algorithm: str, layout: AgentLayout, data: Any, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Trains one model to both budgets; what it errs at each."""
-    contestant = Contestant(algorithm, layout, data[0], args, seed)
+    contestant, steps = Contestant(algorithm, layout, data[0], args, seed), steps_reached(args)
     found: dict[str, Any] = {"parameters": contestant.size}
     while len(found) < 3:
         contestant.train()
         reached = {"updates": contestant.num_updates >= args.updates, "seconds": contestant.seconds >= args.seconds}
         for budget in (name for name, is_reached in reached.items() if is_reached and name not in found):
-            errors = summary(contestant.errors(layout, data[1]))
+            errors = summary(contestant.errors(layout, data[1], steps[-1]), steps)
             found[budget] = {
                 "errors": errors, "updates": contestant.num_updates, "seconds": round(contestant.seconds, 1)
             }  # fmt: skip
@@ -98,11 +111,12 @@ def measure(algorithm: str, layout: AgentLayout, data: Any, args: argparse.Names
 
 def compare(task: str, layout: AgentLayout, data: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Trains and prints everything; the rows, for a JSON line."""
-    segments = draw_segments(data[1], NUM_SEGMENTS, 1, max(STEPS_SHOWN), seed=1)
+    steps = steps_reached(args)
+    segments = draw_segments(data[1], NUM_SEGMENTS, 1, steps[-1], seed=1)
     mean_reward = float(np.concatenate([episode.rewards for episode in data[0]]).mean())
-    held = summary(observation_errors(segments, unchanged(segments, mean_reward), layout.observation_mask()))
+    held = summary(observation_errors(segments, unchanged(segments, mean_reward), layout.own_observation_mask()), steps)
     found = {name: [measure(name, layout, data, args, seed) for seed in args.seeds] for name in args.run}
-    columns = [*(f"{step} steps" for step in STEPS_SHOWN), "reward"]
+    columns = [*(f"{step} steps" for step in steps), "reward"]
     for budget in ("updates", "seconds"):
         print(f"\n{task}, {getattr(args, budget)} {budget}: mean absolute error of observations and rewards")
         print(f"{'model':<18} {'parameters':>10} {'updates':>8} {'seconds':>8}", *(f"{name:>15}" for name in columns))

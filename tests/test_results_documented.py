@@ -1,5 +1,6 @@
 """The learning results that the pages state are those of the benchmark's files."""
 
+import argparse
 import itertools
 import json
 import re
@@ -47,6 +48,20 @@ def table(monkeypatch):
     import table
 
     return table
+
+
+def test_world_models_are_compared_as_far_as_all_of_them_reach(table):
+    """MARIE's nano holds five imagined steps; the others any number."""
+    import world_models
+
+    args = argparse.Namespace(run=["DIMA", "MARIE", "MAMBA"], recipe="swift", model_size="nano", set="{}")
+    assert world_models.steps_reached(args) == [1, 5]
+    args.run = ["DIMA", "MAMBA"]
+    assert world_models.steps_reached(args) == [1, 5, 14]
+    args.run, args.set = ["MARIE"], '{"MARIE": {"imagination_horizon": 15}}'
+    assert world_models.steps_reached(args) == [1, 5, 14]
+    args.model_size = "paper"
+    assert world_models.hyperparameters("MARIE", args, {}).num_tokenizer_warmup_iterations == 0, "an update is of all"
 
 
 def test_no_two_runs_of_the_table_share_a_file(table):

@@ -1,7 +1,7 @@
 """Looking at a trained world model: imagination beside what really happened.
 
     segments = draw_segments(trajectories, count=100, context_length=world_model.hp.context_length, horizon=15)
-    errors = open_loop_errors(world_model, segments, replay(world_model, segments), layout.observation_mask())
+    errors = open_loop_errors(world_model, segments, replay(world_model, segments), layout.own_observation_mask())
 
 Numbers are made by plain torch and numpy, figures by matplotlib (`figures.py`), and `rllib imagine` puts both together
 for a checkpoint (`cli/imagination.py`).

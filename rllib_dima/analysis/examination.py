@@ -13,12 +13,14 @@ from rllib_dima.analysis.comparison import TRAINED, Variant, compare, sampled_wi
 from rllib_dima.analysis.diversity import Diversity, diversity
 from rllib_dima.analysis.plain_mlp import PlainDynamics, replaced_dynamics
 from rllib_dima.analysis.replaying import (
+    HELD,
     Calibration,
     Imagined,
     OpenLoopErrors,
     open_loop_errors,
     persistence,
     replay,
+    steps_shown,
     termination_calibration,
 )
 from rllib_dima.analysis.segments import Segments, draw_segments, possible_places, segments_at
@@ -27,9 +29,8 @@ from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.envs.cooperative import CooperativeEnv
 
-HELD, PLAIN, SIMULATOR = "nothing changes", "plain MLP", "simulator"
+PLAIN, SIMULATOR = "plain MLP", "simulator"
 NUM_STARTS = 24  # for sensitivities, each of which costs 2 N A samples, or as many steps of the simulator
-STEPS_SHOWN = (1, 5)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def examine(
         baseline: trained on what the model was trained on.
     """
     layout, length = env.layout, world_model.hp.context_length
-    mask, trajectories = layout.observation_mask(), [episode.trajectory for episode in episodes]
+    mask, trajectories = layout.own_observation_mask(), [episode.trajectory for episode in episodes]
     segments = draw_segments(trajectories, num_segments, length, horizon, seed)
     imagined = replay(world_model, segments, seed)
     ways = standard_variants(world_model.dynamics.hp, layout.num_agents)
@@ -143,12 +144,6 @@ def _sensitivities(
     return {name: found for name, found in results.items() if found.num_starts}, len(places), left_out
 
 
-def steps_shown(errors: OpenLoopErrors) -> list[int]:
-    """The steps that tables show, counted from 1."""
-    last = len(errors.counts)
-    return sorted({step for step in (*STEPS_SHOWN, last) if step <= last})
-
-
 def table(found: Examination) -> str:
     """The examination in text: state errors in deviations, observation and reward errors in the environment's units."""
     steps = steps_shown(found.trained)
@@ -189,10 +184,10 @@ def _sign(number: int) -> str:
 
 def _sentences(found: Examination) -> list[str]:
     """What is one number each."""
-    calibration, correlation = found.calibration, [c for c in found.spread.correlation if c is not None]
+    correlation = [c for c in found.spread.correlation if c is not None]
     honest = f"{np.mean(correlation):.2f} on average" if correlation else "undefined: one of them does not vary"
     return [
-        f"end of the task: Brier score {calibration.brier:.4f}, of always saying the mean {calibration.base_brier:.4f}",
+        str(found.calibration),
         f"spread of repeated imaginations after the last step: {found.spread.spread[-1]:.3g} deviations; rank "
         f"correlation of spread and error: {honest}",
         *(

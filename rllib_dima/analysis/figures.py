@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rllib_dima.analysis.comparison import TRAINED, Variant
-from rllib_dima.analysis.examination import HELD, PLAIN, SIMULATOR, Examination
+from rllib_dima.analysis.examination import PLAIN, SIMULATOR, Examination
 from rllib_dima.analysis.observations import ObservationExamination
+from rllib_dima.analysis.replaying import HELD
 from rllib_dima.core.dima.open_loop import OpenLoopReport
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008

@@ -11,19 +11,18 @@ import torch
 from rllib_dima.analysis.collecting import Episode
 from rllib_dima.analysis.comparison import TRAINED
 from rllib_dima.analysis.replaying import (
+    HELD,
     Calibration,
     Imagined,
     Imagining,
     ObservationErrors,
     observation_errors,
     replay,
+    steps_shown,
     termination_calibration,
 )
 from rllib_dima.analysis.segments import Segments, draw_segments
 from rllib_dima.core.layout import AgentLayout
-
-HELD = "nothing changes"
-STEPS_SHOWN = (1, 5)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def examine_observations(
         num_segments, horizon: what is replayed.
         seed: of draws.
     """
-    mask, trajectories = layout.observation_mask(), [episode.trajectory for episode in episodes]
+    mask, trajectories = layout.own_observation_mask(), [episode.trajectory for episode in episodes]
     segments = draw_segments(trajectories, num_segments, world_model.hp.context_length, horizon, seed)
     imagined = replay(world_model, segments, seed)
     mean_reward = float(np.concatenate([trajectory.rewards for trajectory in trajectories]).mean())
@@ -87,8 +86,7 @@ def unchanged(segments: Segments, mean_reward: float) -> Imagined:
 
 def observation_table(found: ObservationExamination) -> str:
     """The examination in text, in the environment's units."""
-    last = len(found.trained.observations)
-    steps = sorted({step for step in (*STEPS_SHOWN, last) if step <= last})
+    steps = steps_shown(found.trained)
     header = [*(f"step {step}" for step in steps), "obs. sum", "reward"]
     lines = [f"{'':<{len(HELD) + 2}}{''.join(f'{name:>10}' for name in header)}"]
     for name, errors in ((HELD, found.held), (TRAINED, found.trained)):
@@ -99,9 +97,8 @@ def observation_table(found: ObservationExamination) -> str:
 
 
 def _sentences(found: ObservationExamination) -> list[str]:
-    calibration = found.calibration
     return [
-        f"end of the task: Brier score {calibration.brier:.4f}, of always saying the mean {calibration.base_brier:.4f}",
+        str(found.calibration),
         "errors are of observations, per entry: this model predicts no global state, so what needs one (orders of "
         "conditioning, spread, influence of agents, a film) is left out",
     ]

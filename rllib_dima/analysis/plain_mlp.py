@@ -67,9 +67,10 @@ class PlainDynamics(nn.Module):
         """() error of U consecutive predictions, each (detached) in the context of the next, as of the dynamics."""
         length = self.hp.context_length
         z, z_next = self.normalizer(window.states) * window.valid[..., None], self.normalizer(window.next_states)
+        actions = window.actions * window.valid[..., None, None]
         context, errors = z[:, :length], []
         for step in range(z.shape[1] - length + 1):
-            predicted = self.module(context, window.actions[:, step : step + length])
+            predicted = self.module(context, actions[:, step : step + length])
             errors.append(self._penalty(predicted - z_next[:, step + length - 1]))
             context = torch.cat([context[:, 1:], predicted.detach()[:, None]], dim=1)
         weight = window.valid[:, length - 1 :].float()
@@ -87,7 +88,7 @@ class PlainDynamics(nn.Module):
     def sample(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The same as `Diffusion.sample` takes and returns it."""
         scale = self.hp.sigma_data
-        return self.predict(context / scale, actions) * scale
+        return self.predict(context / scale, actions * valid[..., None, None]) * scale
 
 
 def train_dynamics(model: Any, replay: ReplayBuffer, hp: DIMAHyperparameters, updates: int) -> None:

@@ -7,6 +7,7 @@ segments that reach it, and steps that none reaches are left out, so that nothin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from rllib_dima.core.replay.data import Window
 from rllib_dima.core.training.random_numbers import own_random_numbers
 
 NUM_BINS = 10
+HELD = "nothing changes"
+STEPS_SHOWN = (1, 5)  # and the last
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ObservationErrors:
     Attributes:
         counts: (T,) segments that reach a step.
         observations: (T', N, O), T' <= T; 0 where padded.
-        mask: (N, O) bool, which entries of observations are real.
+        mask: (N, O) bool, which entries of observations count.
         rewards: (T,).
     """
 
@@ -57,7 +60,7 @@ class ObservationErrors:
 
     @property
     def observation_by_step_and_agent(self) -> np.ndarray:
-        """(T', N) mean over each agent's real entries."""
+        """(T', N) mean over each agent's entries that count."""
         return self.observations.sum(axis=2) / self.mask.sum(axis=1)
 
     @property
@@ -86,11 +89,6 @@ class OpenLoopErrors(ObservationErrors):
         """(T,) mean over entries."""
         return self.states.mean(axis=1)
 
-    @property
-    def cumulative_state(self) -> np.ndarray:
-        """(T,) the same of states."""
-        return self.state_by_step.cumsum()
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -109,6 +107,9 @@ class Calibration:
     counts: np.ndarray
     brier: float
     base_brier: float
+
+    def __str__(self) -> str:
+        return f"end of the task: Brier score {self.brier:.4f}, of always saying the mean {self.base_brier:.4f}"
 
 
 class Imagining(Protocol):
@@ -189,7 +190,7 @@ def open_loop_errors(
         world_model: whose normaliser states are compared through.
         segments: what happened.
         imagined: of those segments.
-        mask: (N, O) bool, which entries of observations are real (`AgentLayout.observation_mask`).
+        mask: (N, O) bool, which entries of observations count (`AgentLayout.own_observation_mask`).
     """
     truth = world_model.normalizer(segments.next_states)
     others = observation_errors(segments, imagined, mask)
@@ -208,14 +209,23 @@ def observation_errors(segments: Segments, imagined: Imagined, mask: torch.Tenso
     )
 
 
+def steps_shown(errors: ObservationErrors) -> list[int]:
+    """The steps that tables show, counted from 1."""
+    last = len(errors.counts)
+    return sorted({step for step in (*STEPS_SHOWN, last) if step <= last})
+
+
 def termination_calibration(segments: Segments, imagined: Imagined) -> Calibration:
-    """Whether what the model says about the end of the task comes true as often as it says."""
-    predicted = (1 - imagined.continuations)[segments.valid].double().numpy()
-    ended = segments.terminated[segments.valid].double().numpy()
+    """Whether what the model says about the end of the task comes true as often as it says, where it says a number."""
+    told = segments.valid & imagined.continuations.isfinite()
+    predicted = (1 - imagined.continuations)[told].double().numpy()
+    ended = segments.terminated[told].double().numpy()
     bins = np.minimum((predicted * NUM_BINS).astype(int), NUM_BINS - 1)
     counts = np.bincount(bins, minlength=NUM_BINS)
     filled = counts > 0
     means = [np.bincount(bins, values, NUM_BINS)[filled] / counts[filled] for values in (predicted, ended)]
+    if not told.any():
+        return Calibration(means[0], means[1], counts[filled], math.nan, math.nan)
     brier, base = ((predicted - ended) ** 2).mean(), ended.mean() * (1 - ended.mean())
     return Calibration(means[0], means[1], counts[filled], float(brier), float(base))
 

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,12 +109,18 @@ def group_runs(sources: Iterable[tuple[str | None, str | Path]]) -> list[Group]:
     folders = {name: {folder for other, folder, _ in found if other == name} for name, _, _ in found}
     groups = []
     for (name, folder, task), runs in found.items():
-        shown = f"{folder.name}/{name}" if folder is not None and len(folders[name]) > 1 else name
+        shown = name if folder is None else _told_apart(name, folder, folders[name])
         groups += [
             Group(", ".join(filter(None, (shown, variant))), task, tuple(alike))
             for variant, alike in _by_variant(list(runs.values())).items()
         ]
     return groups
+
+
+def _told_apart(name: str, folder: Path, folders: set[Path | None]) -> str:
+    """The name of an experiment, and as much of its folder as tells it from others of this name."""
+    common = os.path.commonpath([other.absolute() for other in folders if other is not None])
+    return str(folder.absolute().relative_to(common) / name)
 
 
 def _with_returns(runs: Sequence[Run], place: str | Path) -> list[Run]:
@@ -199,9 +206,10 @@ def _points(file: Path, rows: Sequence[Mapping[str, Any]], names: tuple[str, str
             if row.get(name) in (None, ""):
                 raise ResultsError(f"{file} lacks {name!r}, which environment steps and seconds are read from.")
         point = [math.nan if row.get(name) in (None, "") else float(row[name]) for name in names]
-        while points and points[-1][0] >= point[0]:
+        has_return = math.isfinite(point[2])
+        while points and (points[-1][0] > point[0] or (points[-1][0] == point[0] and has_return)):
             points.pop()
-        if math.isfinite(point[2]):
+        if has_return:
             points.append(point)
     return np.array(points).reshape(-1, 3)
 

@@ -22,7 +22,6 @@ class AgentAttention(nn.Module):
         feedforward_width: hidden units of each layer's MLP, with ReLU.
         dropout: of attention weights, hidden units and both residual branches, in training.
         pre_norm: normalise what goes into a branch, instead of the sum of branch and input.
-        agent_code: whether to add the code.
 
     Raises:
         ValueError: if the heads cannot share D.
@@ -39,13 +38,11 @@ class AgentAttention(nn.Module):
         feedforward_width: int,
         dropout: float = 0.0,
         pre_norm: bool = False,
-        agent_code: bool = True,
     ) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"Attention of width {width} cannot be shared by {num_heads} heads: use a divisor.")
-        code = sinusoidal_code(num_agents, width) if agent_code else torch.zeros(num_agents, width)
-        self.register_buffer("code", code, persistent=False)
+        self.register_buffer("code", sinusoidal_code(num_agents, width), persistent=False)
         self.layers = nn.ModuleList(
             _EncoderLayer(width, num_heads, feedforward_width, dropout, pre_norm) for _ in range(num_layers)
         )

@@ -145,7 +145,7 @@ class AgentLayout:
 
     def observation_mask(self) -> torch.Tensor:
         """(N, O) bool: which entries of a padded observation carry information."""
-        mask = _leading_entries(self.observation_sizes, self.observation_size)
+        mask = self.own_observation_mask()
         if self.masks_actions:
             mask[:, self.available_slice] = self.action_mask()
         if self.agents_leave:
@@ -153,6 +153,10 @@ class AgentLayout:
         if self.appends_agent_id:
             mask[:, -self.num_agents :] = True
         return mask
+
+    def own_observation_mask(self) -> torch.Tensor:
+        """(N, O) bool: the entries that the environment itself gives an agent, without flags and the id."""
+        return _leading_entries(self.observation_sizes, self.observation_size)
 
     @property
     def available_slice(self) -> slice:

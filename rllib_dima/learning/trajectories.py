@@ -35,6 +35,7 @@ def to_trajectory(episode: MultiAgentEpisode, layout: AgentLayout) -> Trajectory
         rewards=_floats(agents[0].rewards)[:end],  # (T,), the team's: every agent holds the same
         terminated=bool(episode.is_terminated),
         truncated=bool(episode.is_truncated),
+        broke_down=end < len(episode),
         is_start=episode.env_t_started == 0,
         drawn_actions=actions,
         log_probs=_log_probs(agents, end),

@@ -21,11 +21,11 @@ from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.analysis import simulator_sensitivity
 from rllib_dima.analysis.checkpoint import REPLAY_FILE, WORLD_MODEL_FOLDER, load_world_model
 from rllib_dima.analysis.collecting import Episode, play_episode
-from rllib_dima.analysis.examination import SIMULATOR, examine, steps_shown, table
+from rllib_dima.analysis.examination import SIMULATOR, examine, table
 from rllib_dima.analysis.film import NUM_HELD, caption, frames, shots
 from rllib_dima.analysis.observations import examine_observations, observation_table
 from rllib_dima.analysis.page import observation_page
-from rllib_dima.analysis.replaying import require_horizon
+from rllib_dima.analysis.replaying import require_horizon, steps_shown
 from rllib_dima.checkpoint import CheckpointError, locate, write_manifest
 from rllib_dima.cli import main
 from rllib_dima.cli.imagination import _play
@@ -313,7 +313,7 @@ def test_models_of_observations_are_judged_by_these(algorithm):
         for n in (0, 1)
     ]
     found = examine_observations(model, layout, episodes, 9, 3)
-    segments, mask = found.segments, layout.observation_mask()
+    segments, mask = found.segments, layout.own_observation_mask()
     start, truth = segments.start.observations[:, -1:], segments.next_observations
     valid = segments.observed[:, 1]
     change = ((truth[:, 1:2] - start)[valid] * mask).abs().mean(dim=(0, 1))

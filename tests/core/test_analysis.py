@@ -1,5 +1,6 @@
 """Imagination beside what happened: with exact dynamics, with symmetric models, and where episodes end early."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -115,7 +116,7 @@ def exact_model(noise=0.0):
 
 
 def numbers_of(errors):
-    return [errors.states, errors.observations, errors.rewards, errors.cumulative_observation, errors.cumulative_state]
+    return [errors.states, errors.observations, errors.rewards, errors.cumulative_observation]
 
 
 def test_exact_dynamics_have_no_error_at_any_step_and_persistence_has_its_own():
@@ -271,6 +272,35 @@ def test_a_model_whose_numbers_overflow_has_no_derivative_there():
     model.dynamics = Overflowing(model)
     found = model_sensitivity(model, LAYOUT, draw_segments([play(12, 1)], 6, 3, 1).start)
     assert found.left_out == (4,) and np.isfinite(found.shares).all()
+
+
+def test_endings_that_are_no_numbers_are_left_out_of_their_calibration():
+    segments = draw_segments([play(12, 1)], 6, 3, 4)
+    imagined = replay(exact_model(), segments)
+    spoilt = replace(imagined, continuations=imagined.continuations.index_fill(0, torch.tensor([2]), torch.nan))
+    rest = [i for i in range(6) if i != 2]
+    found = termination_calibration(segments, spoilt)
+    assert found.counts.sum() == segments.valid[rest].sum() and np.isfinite(found.brier)
+    none = replace(imagined, continuations=torch.full_like(imagined.continuations, torch.nan))
+    assert math.isnan(termination_calibration(segments, none).brier)
+
+
+def test_the_plain_mlp_reads_nothing_of_steps_before_an_episode():
+    layout = LAYOUT
+    model = WorldModel(layout, tiny(context_length=3)).eval()
+    plain = PlainDynamics(layout, model.hp, model)
+    randomize(plain.module)
+    context, actions = torch.randn(4, 3, S), torch.randn(4, 3, N, A)
+    valid = torch.tensor([[False, True, True]] * 4)
+    other = actions.clone()
+    other[:, 0] += 1
+    masked = context * valid[..., None]
+    assert torch.equal(plain.sample(masked, actions, valid), plain.sample(masked, other, valid))
+    buffer = ReplayBuffer(layout, 100)
+    buffer.add(play(12, 1))
+    window = buffer.windows(torch.arange(12), 2, 0)
+    changed = replace(window, actions=window.actions + (~window.valid)[..., None, None].float())
+    assert not window.valid.all() and torch.equal(plain.loss(window), plain.loss(changed))
 
 
 @pytest.mark.parametrize("mode", ["sequential", "cumulative", "joint"])

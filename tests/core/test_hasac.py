@@ -1,17 +1,30 @@
 """HASAC against closed forms, brute force and a soft actor-critic written down in forty lines."""
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from support.core import DISCRETE, UNEQUAL, acted_trajectory, layout_of, make_trainer, randomize
+from support.core import (
+    DISCRETE,
+    LEAVING,
+    MASKED,
+    MASKED_LEAVING,
+    SEVERAL,
+    UNEQUAL,
+    acted_trajectory,
+    layout_of,
+    make_trainer,
+    random_observations,
+    randomize,
+)  # fmt: skip
 from torch.nn.functional import mse_loss
 
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.model_free.hasac import HASACTrainer
+from rllib_dima.core.model_free.hasac import HASACTrainer, target_entropies
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters
 from rllib_dima.core.model_free.soft_networks import SquashedActors, TwinCritic
 from rllib_dima.core.policy.distributions import MaskedCategorical, MaskedSquashedGaussian
@@ -301,11 +314,35 @@ def test_temperatures_of_two_agents_differ_and_first_move_by_the_learning_rate()
     trainer = fed(hasac())
     trainer._round(batch_of(trainer), [0, 1])
     assert torch.allclose(alphas(trainer).log().abs(), torch.full((3,), 3e-4), rtol=1e-3)
-    assert trainer.target_entropies == [-2.0, -1.0]
+    assert targets(UNEQUAL).tolist() == [[-2.0, -1.0]] * 3
     for seed in range(20):
         trainer._round(batch_of(trainer, seed), [1, 0])
     assert len(set(alphas(trainer).tolist())) == 3
-    assert hasac(DISCRETE).target_entropies == pytest.approx([0.98 * math.log(n) for n in DISCRETE.action_sizes])
+
+
+def targets(layout, observations=None):
+    observations = random_observations(layout, 3) if observations is None else observations
+    return target_entropies(layout, layout.action_mask().float(), observations)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [DISCRETE, SEVERAL, LEAVING, MASKED, MASKED_LEAVING],
+    ids=["one choice", "several", "leaving", "masked", "masked leaving"],
+)
+def test_target_entropies_are_a_share_of_what_usable_choices_allow(layout):
+    """With masks the share of all choices may be out of reach, and temperatures would rise for ever."""
+    observations = random_observations(layout, 40)
+    found, alive = targets(layout, observations), layout.alive(observations)
+    usable = layout.usable(layout.action_mask().float().expand(40, -1, -1), observations)
+    for row, agent in itertools.product(range(40), range(layout.num_agents)):
+        blocks = usable[row, agent].split(list(layout.block_sizes)) if layout.is_discrete else []
+        largest = sum(math.log(max(1, int(block.sum()))) for block in blocks)
+        expected = 0.98 * largest if layout.is_discrete else -float(usable[row, agent].sum())
+        assert found[row, agent].item() == pytest.approx(expected, abs=1e-6)
+        assert alive is None or alive[row, agent] or found[row, agent] == 0
+    if layout.masks_actions:
+        assert len(found.unique()) > 2, "rows differ"
 
 
 class Bandit(TwinCritic):

@@ -16,6 +16,7 @@ def test_sizes_are_the_largest_agents_and_the_id_is_appended():
 
 def test_masks_mark_own_entries_and_the_id():
     assert UNEQUAL.observation_mask().int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 1, 1]]
+    assert UNEQUAL.own_observation_mask().int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
     assert UNEQUAL.action_mask().int().tolist() == [[1, 1], [1, 0]]
     assert DISCRETE.action_mask().int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
     assert AgentLayout(("a", "b"), 1, (3, 2), (2, 1)).observation_mask().int().tolist() == [[1, 1, 1], [1, 1, 0]]

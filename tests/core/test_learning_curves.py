@@ -117,6 +117,14 @@ def test_steps_repeated_after_a_restart_count_once_and_csv_says_the_same(tmp_pat
         assert run.experiment in ("json", "csv")
 
 
+def test_a_report_without_a_return_takes_none_away(tmp_path):
+    rows = [(100, 1, 1, 10), (100, 2, NAN, None), (200, 3, 3, None), (100, 4, NAN, None)]
+    trial(tmp_path / "ant", "a", rows, seed=0)
+    (run,) = read_runs(tmp_path / "ant")
+    assert run.points["training"].tolist() == [[100, 1, 1]], "200 steps were lost in a restart"
+    assert run.points["evaluation"].tolist() == [[100, 1, 10]]
+
+
 def record(folder, task, name, seed, returns):
     folder.mkdir(exist_ok=True)
     points = [
@@ -155,6 +163,11 @@ def test_experiments_of_one_name_stay_apart_unless_they_are_given_it(tmp_path):
         record(tmp_path / folder, "halfcheetah_2x3", "swift", 0, [0, end])
     places = [tmp_path / "old", tmp_path / "new"]
     assert [g.name for g in group_runs((None, place) for place in places)] == ["old/swift", "new/swift"]
+    deeper = [tmp_path / name / "results" for name in ("a", "b")]
+    for folder in deeper:
+        folder.parent.mkdir()
+        record(folder, "halfcheetah_2x3", "swift", 0, [0, 1])
+    assert [g.name for g in group_runs((None, place) for place in deeper)] == ["a/results/swift", "b/results/swift"]
     (together,) = group_runs(("both", place) for place in places)
     assert together.name == "both" and len(together.runs) == 2
     (once,) = group_runs((None, place) for place in (places[0], places[0] / "learning_halfcheetah_2x3_swift_0.json"))

@@ -369,6 +369,41 @@ def test_imagining_token_by_token_equals_the_whole_sequence(name, monkeypatch):
         simulation.step(random_actions(layout, 3))
 
 
+@pytest.mark.parametrize("name", ["continuous", "masked leaving"])
+def test_padded_entries_are_the_same_token_in_imagination_as_in_reality(name):
+    model = new_model(LAYOUTS[name])
+    layout, padded = model.layout, model.sequence_model.token_mask == 0
+    assert padded.any() and model.has_padding
+    observations = random_observations(layout, 6)
+    real = model.tokenizer.encode(observations)[:, padded]
+    simulation = model.begin(observations)
+    for t in range(3):
+        simulation.step(random_actions(layout, 6, 4)[:, t])
+        assert torch.equal(simulation._tokens[:, padded], real), "what the sequence model reads"
+    assert not new_model(layout_of(2)).has_padding and not new_model(tokenizer="vq").has_padding
+
+
+def test_a_window_of_one_token_and_one_step_teaches_no_token():
+    model = new_model(layout_of(2, observation_size=1))
+    tokens, actions = random_tokens(model, steps=1)
+    nothing = torch.zeros(3, 1)
+    loss, metrics = model.sequence_model.loss(tokens, actions, nothing, nothing > 0, nothing == 0)
+    assert loss.isfinite() and metrics["token_loss"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokenisers_compute_in_float32_whatever_the_default(kind):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        tokenizer = make_tokenizer(UNEQUAL, hyperparameters(tokenizer=kind))
+        observations = random_observations(UNEQUAL, 4).float()
+        loss, _ = tokenizer.loss(observations)
+        assert loss.dtype == tokenizer(observations).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_the_loss_begins_at_that_of_knowing_nothing():
     layout = layout_of(2, observation_size=8)
     torch.manual_seed(0)

@@ -108,6 +108,10 @@ def steps(rewards, **flags):
         ({"truncated": True}, "no_advantage", (1.396, 0.4)),
         ({"truncated": True}, "termination", (1.960300, 1.0)),
         ({"truncated": True}, "bootstrap", (1 + 0.99 * (0.05 * 0.4 + 0.95 * 1.297), 1.297)),
+        *(
+            ({"truncated": True, "broke_down": True}, mode, (1 + 0.99 * (0.05 * 0.4 + 0.95 * 1.297), 1.297))
+            for mode in ("no_advantage", "termination", "bootstrap")
+        ),
     ],
 )
 def test_returns_at_the_end_of_an_episode(flags, mode, first_two):

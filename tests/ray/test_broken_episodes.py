@@ -27,6 +27,7 @@ def test_the_broken_step_is_in_no_trajectory_and_the_episode_is_truncated_before
     assert [(part.terminated, part.truncated) for part in parts] == [(False, False)] * (len(parts) - 1) + [
         (False, True)
     ]
+    assert [part.is_at_time_limit for part in parts] == [False] * len(parts)
     assert np.concatenate([part.states[:-1, 0] for part in parts]).tolist() == [0, 1]
     assert parts[-1].states[-1, 0] == 2 and sum(map(len, parts)) == 2
     for part in parts:

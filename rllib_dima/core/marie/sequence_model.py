@@ -222,7 +222,7 @@ class SequenceModel(nn.Module):
         within = valid.view(*valid.shape, 1, 1) * self.token_mask[:, 1:]  # (B, T, N, K - 1)
         weight = torch.cat([within, is_known.view(*valid.shape, 1, 1) * self.token_mask[:, :1]], dim=3)
         error = functional.cross_entropy(logits.flatten(0, 3), labels.flatten(), reduction="none").view_as(weight)
-        return (error * weight).sum() / weight.sum()
+        return (error * weight).sum() / weight.sum().clamp(min=1)  # no step may be known, of one token
 
     def _reward_error(self, predicted: torch.Tensor, rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, N), and the least that it can be."""

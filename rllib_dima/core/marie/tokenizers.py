@@ -38,9 +38,11 @@ class Tokenizer(nn.Module, ABC):
         num_codes: V.
         num_entries: of an observation that tokens tell.
         is_trained: whether there is anything to train.
+        token_of_zero: where every entry is a token, that of padded ones.
     """
 
     is_trained = True
+    token_of_zero = 0
     num_tokens: int
     num_codes: int
     observation_mask: torch.Tensor
@@ -172,7 +174,7 @@ class VQTokenizer(_Autoencoder):
             decay=hp.tokenizer_ema_decay,
             commitment_weight=hp.tokenizer_commitment,
             rotation_trick=False,  # its gradient is not the published one, which passes straight through
-        )
+        ).float()
 
     def _quantize(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         codes, _, cost = self.quantizer(vectors)
@@ -203,7 +205,7 @@ class FSQTokenizer(_Autoencoder):
 
     def _codes(self, tokens: torch.Tensor) -> torch.Tensor:
         codes = self.quantizer.indices_to_codes(tokens.reshape(-1, self.num_tokens))  # it takes more axes for an image
-        return codes.view(*tokens.shape, self.code_size)
+        return codes.view(*tokens.shape, self.code_size).float()
 
 
 class BinTokenizer(Tokenizer):
@@ -217,6 +219,7 @@ class BinTokenizer(Tokenizer):
         self.num_tokens, self.num_codes, self.limit = self.num_entries, hp.tokenizer_num_bins, hp.tokenizer_bin_range
         centres = bin_centres(-self.limit, self.limit, self.num_codes)
         self.register_buffer("centres", symexp(centres), persistent=False)
+        self.token_of_zero = int(bin_numbers(torch.zeros(()), -self.limit, self.limit, self.num_codes))
 
     def _tokens(self, scaled: torch.Tensor) -> torch.Tensor:
         return bin_numbers(symlog(scaled[..., : self.num_entries]), -self.limit, self.limit, self.num_codes)

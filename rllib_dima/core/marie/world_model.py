@@ -35,6 +35,7 @@ class MARIEWorldModel(nn.Module):
         shape = (layout.num_agents, self.tokenizer.num_tokens)
         is_entry = self.tokenizer.observation_mask[:, : self.tokenizer.num_entries] > 0
         token_mask = torch.ones(shape, dtype=torch.bool) if self.tokenizer.is_trained else is_entry
+        self.has_padding = not token_mask.all()
         self.sequence_model = SequenceModel(layout, hp, shape[1], self.action_tokens, token_mask)
 
     def tokenizer_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -97,12 +98,19 @@ class MARIESimulation(Simulation):
 
     def _advance(self, first: torch.Tensor) -> None:
         """Draws the next observations' tokens one after the other; the last is read with the next action."""
-        drawn = [first]  # (B, N) each
+        drawn = [self._padded(first, 0)]  # (B, N) each
         while len(drawn) < self._sequence.num_tokens:
-            drawn.append(gumbel_max(self._sequence.read(drawn[-1], self._cache)))
+            token = gumbel_max(self._sequence.read(drawn[-1], self._cache))
+            drawn.append(self._padded(token, len(drawn)))
         self._tokens = torch.stack(drawn, dim=-1)
         self._unread = self._tokens[..., -1:]
         self._look()
+
+    def _padded(self, tokens: torch.Tensor, slot: int) -> torch.Tensor:
+        """Drawn tokens (B, N), of padded entries, which nothing is learnt of, those that real observations have."""
+        if not self._model.has_padding:
+            return tokens
+        return torch.where(self._sequence.token_mask[:, slot] > 0, tokens, self._model.tokenizer.token_of_zero)
 
     def _look(self) -> None:
         self.observations = self._model.tokenizer.decode(self._tokens)

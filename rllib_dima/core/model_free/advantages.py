@@ -35,10 +35,10 @@ def generalised_returns(
         (T,) float64.
     """
     values = np.array(values, dtype=np.float64)
-    if trajectory.terminated or (trajectory.truncated and time_limits == "termination"):
+    if trajectory.terminated or (trajectory.is_at_time_limit and time_limits == "termination"):
         values[-1] = 0.0
     deltas = trajectory.rewards + gamma * values[1:] - values[:-1]
-    if trajectory.truncated and time_limits == "no_advantage":
+    if trajectory.is_at_time_limit and time_limits == "no_advantage":
         deltas[-1] = 0.0
     advantage, advantages = 0.0, []
     for delta in reversed(deltas.tolist()):

@@ -11,7 +11,6 @@ for each of updates_per_iteration:                      (a round)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, cast
@@ -23,6 +22,7 @@ from torch.nn import functional
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters
+from rllib_dima.core.model_free.on_policy import living_mean
 from rllib_dima.core.model_free.soft_networks import SquashedActors, Temperatures, TwinCritic
 from rllib_dima.core.model_free.trainer import ModelFreeTrainer
 from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
@@ -75,11 +75,13 @@ class HASACTrainer(ModelFreeTrainer):
             )
             for name, network in self._trained().items()
         }  # fmt: skip
-        self.target_entropies = [_target_entropy(layout, agent) for agent in range(layout.num_agents)]
+        self._action_mask = layout.action_mask().float().to(self.device)  # (N, A)
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
         limits_end = self.hp.time_limits == "termination"
-        self.replay.extend([replace(t, terminated=True) if limits_end and t.truncated else t for t in trajectories])
+        self.replay.extend(
+            [replace(t, terminated=True) if limits_end and t.is_at_time_limit else t for t in trajectories]
+        )
         self.num_env_steps += sum(map(len, trajectories))
 
     def train_iteration(self) -> Metrics:
@@ -106,9 +108,8 @@ class HASACTrainer(ModelFreeTrainer):
         with self.clock.timed("actor"), self.critic.frozen():
             log_probs = self._update_actors(batch, order)
         if self.hp.auto_alpha:
-            alive = self.layout.alive(batch.observations)
-            targets = sum(self.target_entropies) if alive is None else alive @ alive.new_tensor(self.target_entropies)
-            self._update_temperature(-1, (log_probs.sum(1) + targets).mean())
+            targets = target_entropies(self.layout, self._action_mask, batch.observations)
+            self._update_temperature(-1, (log_probs + targets).sum(1).mean())
         alphas = torch.stack([self.temperatures(agent) for agent in order])
         self._means["temperature"].add({"alpha": alphas.mean(), "alpha_critic": self.temperatures(-1)})
         self.critic.follow(self.hp.polyak)
@@ -134,20 +135,21 @@ class HASACTrainer(ModelFreeTrainer):
         with torch.no_grad():
             joint = list(self.actor.draw_executed(batch.observations)[0].unbind(1))  # N of (B, A)
         alive = self.layout.alive(batch.observations)  # (B, N)
+        targets = target_entropies(self.layout, self._action_mask, batch.observations)
         log_probs = torch.empty(len(joint[0]), len(joint), device=self.device)
         for agent in order:
             own = batch.observations[:, agent]
             present = None if alive is None else alive[:, agent]
             joint[agent], own_log_probs = self.actor.draw_executed(own, agent)
             values = self.critic(batch.states, torch.stack(joint, dim=1)).amin(0)
-            loss = _mean(self.temperatures(agent) * own_log_probs - values, present)
+            loss = living_mean(self.temperatures(agent) * own_log_probs - values, present)
             norm = self._step(f"actor_{agent}", loss)
             log_probs[:, agent] = own_log_probs.detach()
             if self.hp.auto_alpha:
-                self._update_temperature(agent, _mean(log_probs[:, agent] + self.target_entropies[agent], present))
+                self._update_temperature(agent, living_mean(log_probs[:, agent] + targets[:, agent], present))
             with torch.no_grad():
                 joint[agent] = self.actor.draw_executed(own, agent)[0]
-            entropy = -_mean(log_probs[:, agent], present)
+            entropy = -living_mean(log_probs[:, agent], present)
             metrics = {"policy_loss": loss, "entropy": entropy, "actor_grad_norm": norm}
             self._means["actor"].add(metrics)
         return log_probs
@@ -167,14 +169,22 @@ class HASACTrainer(ModelFreeTrainer):
         return {**networks, "temperature": self.temperatures} if self.hp.auto_alpha else networks
 
 
-def _target_entropy(layout: AgentLayout, agent: int) -> float:
-    choices = layout.action_choices[agent] if layout.is_factored else (layout.action_sizes[agent],)
-    return DISCRETE_TARGET * sum(map(math.log, choices)) if layout.is_discrete else -float(sum(choices))
+def target_entropies(layout: AgentLayout, action_mask: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+    """The entropies that temperatures keep policies at: minus the number of entries, or a share of the largest.
 
+    Args:
+        layout: sizes.
+        action_mask: (N, A) float, which entries agents really have.
+        observations: (B, N, O).
 
-def _mean(x: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-    """The mean of (B,) over the steps in which an agent was alive; 0 without any."""
-    return x.mean() if present is None else (x * present).sum() / present.sum().clamp(min=1)
+    Returns:
+        (B, N); of choices, what those that are usable allow. 0 of agents that have left.
+    """
+    usable = layout.usable(action_mask.expand(len(observations), -1, -1), observations)  # (B, N, A)
+    if not layout.is_discrete:
+        return -usable.sum(-1)
+    blocks = usable.split(list(layout.block_sizes), -1)
+    return DISCRETE_TARGET * torch.stack([block.sum(-1).clamp(min=1).log() for block in blocks]).sum(0)
 
 
 def _learning_rates(hp: HASACHyperparameters, name: str) -> float:

@@ -192,18 +192,18 @@ def surrogate_loss(
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
     entropy = policy.entropy().expand(log_ratio.shape)  # a Gaussian's is that of no state in particular
-    bonus = entropy.sum() if hp.entropy_reduction == "sum" else _mean(entropy, alive)
-    loss = -_mean(factors * surrogate, alive) - hp.entropy_coeff * bonus
+    bonus = entropy.sum() if hp.entropy_reduction == "sum" else living_mean(entropy, alive)
+    loss = -living_mean(factors * surrogate, alive) - hp.entropy_coeff * bonus
     with torch.no_grad():
         metrics = {
             "policy_loss": loss.detach(),
-            "entropy": _mean(entropy, alive),
-            "kl": _mean(ratio - 1 - log_ratio, alive),
-            "clip_fraction": _mean(((ratio - 1).abs() > epsilon).float(), alive),
+            "entropy": living_mean(entropy, alive),
+            "kl": living_mean(ratio - 1 - log_ratio, alive),
+            "clip_fraction": living_mean(((ratio - 1).abs() > epsilon).float(), alive),
         }
     return loss, metrics
 
 
-def _mean(x: torch.Tensor, alive: torch.Tensor | None) -> torch.Tensor:
+def living_mean(x: torch.Tensor, alive: torch.Tensor | None) -> torch.Tensor:
     """The mean over those who are alive; 0 without any."""
     return x.mean() if alive is None else (x * alive).sum() / alive.sum().clamp(min=1)

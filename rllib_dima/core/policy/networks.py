@@ -317,6 +317,8 @@ class Critic(nn.Module):
             limit = self.hp.value_clip_param
             clipped = batch.values + (values - batch.values).clamp(-limit, limit)
             error = torch.maximum(error, self._error(clipped, targets))
+        if batch.alive is not None and error.ndim == 2:
+            error = error.mean(1)  # of those who left, too: returns of the steps before hold what they are worth then
         loss = batch.mean(error)
         with torch.no_grad():
             unexplained = (targets - values).var(correction=0) / targets.var(correction=0).clamp(min=1e-8)

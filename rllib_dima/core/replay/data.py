@@ -22,7 +22,8 @@ class Trajectory:
         actions: (T, N, A) executed actions: continuous in [-1, 1], discrete one-hot; 0 for agents that have left.
         rewards: (T,) team rewards.
         terminated: whether the last step ended the task.
-        truncated: whether the last step was cut off (a time limit), which is not an ending to learn.
+        truncated: whether the episode was cut off behind the last step, which is not an ending to learn.
+        broke_down: whether it was cut off because the simulator broke down, and by no time limit.
         is_start: whether the first step is the first of its episode.
         drawn_actions: (T, N, A) continuous before clipping, or (T, N) or (T, N, F) choices: as the policy drew them.
         log_probs: (T, N) of the drawn actions under the policy that drew them, where the trainer is `ON_POLICY`.
@@ -36,6 +37,7 @@ class Trajectory:
     rewards: np.ndarray
     terminated: bool = False
     truncated: bool = False
+    broke_down: bool = False
     is_start: bool = True
     drawn_actions: np.ndarray | None = None
     log_probs: np.ndarray | None = None
@@ -43,6 +45,11 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def is_at_time_limit(self) -> bool:
+        """Whether a time limit ended the episode behind the last step."""
+        return self.truncated and not self.broke_down
 
 
 @dataclass(frozen=True)
