@@ -117,7 +117,7 @@ class Policy:
         actions = self._actions(agents, torch.from_numpy(padded), deterministic)
         if self.layout.is_discrete:
             return dict(zip(agents, actions.numpy() if self.layout.is_factored else actions.tolist(), strict=True))
-        return dict(zip(agents, actions.clamp(-1, 1).numpy(), strict=True))
+        return dict(zip(agents, self.layout.bounded(actions).numpy(), strict=True))
 
     def export(self, path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> None:
         """Writes the deterministic policy as a program of `torch.export`, which needs torch alone:
@@ -317,7 +317,7 @@ class _Deterministic(nn.Module):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         agents = self.actor.layout.agent_index(observations)
         actions = self.actor.evaluated(observations, agents).deterministic()
-        return actions if self.actor.layout.is_discrete else actions.clamp(-1, 1)
+        return self.actor.layout.bounded(actions)
 
 
 class _DeterministicTeam(nn.Module):
@@ -329,7 +329,7 @@ class _DeterministicTeam(nn.Module):
 
     def forward(self, observations: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         actions, memory = self.actor.act_jointly(observations, memory, deterministic=True)
-        return actions if self.actor.layout.is_discrete else actions.clamp(-1, 1), memory
+        return self.actor.layout.bounded(actions), memory
 
 
 def _description(layout: AgentLayout) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rllib_dima.reporting.episode_stats import STATS_CLASSES
 # brings; setting it to its default, too, where that can be told (`training()`, `update_from_dict()`).
 READ_SETTINGS = frozenset(
     (
-        *("algo_class", "env", "env_config", "disable_env_checking", "clip_actions", "explore", "seed"),
+        *("algo_class", "env", "env_config", "explore", "seed"),
         *("placement_strategy", "num_cpus_for_main_process", "custom_resources_for_main_process", "local_gpu_idx"),
         *("extra_python_environs_for_driver", "extra_python_environs_for_worker"),
         *("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2", "framework_str", "input_"),
@@ -74,6 +74,8 @@ ALTERNATIVES: dict[str, str] = {
     "preprocessor_pref": "There are no preprocessors; change observations in the environment.",
     "observation_fn": "Change observations in the environment.",
     "compress_observations": "To save memory, set replay_capacity or replay_device.",
+    "clip_actions": "Actions are clipped, unless the environment has clip_actions = False: set it in env_config.",
+    "disable_env_checking": "Call rllib_dima.envs.check_env with what environment() is given.",
     "remote_worker_envs": "Set num_env_runners for environments in other processes.",
     "render_env": "Watch episodes with `rllib evaluate CHECKPOINT --render`.",
     "num_gpus": "Set num_gpus_per_learner.",

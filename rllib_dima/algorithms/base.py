@@ -135,6 +135,10 @@ class TeamAlgorithm(Algorithm):
             if failed.num_env_runners == 0:
                 raise
             _explain_dead_runners(failed, error)
+
+    def _set_up_metrics(self) -> None:
+        """RLlib's last step before `on_algorithm_init`, whose callbacks may save, restore and evaluate."""
+        super()._set_up_metrics()
         RunnerManager(self.env_runner_group, self.config)
         if self.eval_env_runner_group is not None:
             RunnerManager(self.eval_env_runner_group, self.evaluation_config)

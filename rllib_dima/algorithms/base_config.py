@@ -233,6 +233,11 @@ class TeamConfig(AlgorithmConfig):
         for name in filter(vars(self).__contains__, RULES):
             check_value(name, getattr(self, name))
         super().validate()
+        if not self.evaluation_force_reset_envs_before_iteration and self.evaluation_duration != "auto":
+            raise ValueError(
+                "evaluation_force_reset_envs_before_iteration=False needs evaluation_duration='auto': an evaluation of "
+                f"{self.evaluation_duration!r} plays episodes of its own from their start. Leave it at True."
+            )
         if self.sample_async and not self.num_env_runners and not self.in_evaluation:
             raise ValueError(
                 "sample_async=True lets runners collect while the learners learn, but with num_env_runners=0 this "

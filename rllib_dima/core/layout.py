@@ -57,6 +57,7 @@ class AgentLayout:
         action_choices: of "multi_discrete" actions, for each agent the numbers of its choices; else empty.
         masks_actions: whether some choices are unavailable at times. Needs discrete actions and an appended id.
         agents_leave: whether agents can leave, and come back, while the episode goes on. Needs an appended id.
+        clips_actions: whether continuous actions are executed clipped to [-1, 1], and not as they are drawn.
 
     Raises:
         ValueError: on fewer than two agents, on other kinds of agent ids, on size tuples of a wrong length, on sizes
@@ -72,6 +73,7 @@ class AgentLayout:
     action_choices: tuple[tuple[int, ...], ...] = ()
     masks_actions: bool = False
     agents_leave: bool = False
+    clips_actions: bool = True
 
     def __post_init__(self) -> None:
         if len(self.agent_ids) < 2:
@@ -199,7 +201,7 @@ class AgentLayout:
         return torch.cat([_leading_entries(sizes, width) for sizes, width in blocks], dim=1)
 
     def executed(self, drawn: torch.Tensor, effective: torch.Tensor) -> torch.Tensor:
-        """Actions as the environment executes and the world model sees them: clipped to [-1, 1], or one-hot.
+        """Actions as the environment executes and the world model sees them: `bounded`, or one-hot.
 
         Args:
             drawn: (..., N, *drawn_shape).
@@ -209,10 +211,14 @@ class AgentLayout:
             (..., N, A) float32; what has no effect is 0.
         """
         if not self.is_discrete:
-            return drawn.clamp(-1, 1).float() * effective
+            return self.bounded(drawn).float() * effective
         choices = drawn.unbind(-1) if self.is_factored else [drawn]
         blocks = [functional.one_hot(choice, width) for choice, width in zip(choices, self.block_sizes, strict=True)]
         return torch.cat(blocks, dim=-1) * effective
+
+    def bounded(self, drawn: torch.Tensor) -> torch.Tensor:
+        """Drawn actions (...) as an environment executes them: continuous ones clipped to [-1, 1], if it clips."""
+        return drawn.clamp(-1, 1) if self.clips_actions and not self.is_discrete else drawn
 
     def agent_index(self, observations: torch.Tensor) -> torch.Tensor:
         """Index of the agent that each padded observation belongs to.

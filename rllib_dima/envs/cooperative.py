@@ -123,8 +123,8 @@ class CooperativeEnv(TeamEnv):
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
         super().__init__(ordered_agents(env))
         self._team_reward: TeamReward = team_reward
-        clip = getattr(env, "clip_actions", True)
-        self._actions = team_actions({agent: env.get_action_space(agent) for agent in self.agents}, clip)
+        self._clips = getattr(env, "clip_actions", True)
+        self._actions = team_actions({agent: env.get_action_space(agent) for agent in self.agents}, self._clips)
         spaces = {agent: env.get_observation_space(agent) for agent in self.agents}
         self._readers = {agent: ObservationReader(agent, space) for agent, space in spaces.items()}
         self._leave = declared(env, "agents_leave", agents_leave, False)
@@ -186,6 +186,7 @@ class CooperativeEnv(TeamEnv):
             action_choices=tuple(action.choices for action in actions) if kind == "multi_discrete" else (),
             masks_actions=masks,
             agents_leave=leave,
+            clips_actions=bool(self._clips),
         )
 
     def _build_spaces(self) -> None:

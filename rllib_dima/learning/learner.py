@@ -160,7 +160,7 @@ class TeamLearner(TorchLearner):
     ) -> None:
         """Restores the learner; if it is restored as a whole, also the replay buffer.
 
-        A checkpoint without one leaves the buffer empty, and learning waits for `num_steps_before_learning` new steps.
+        A checkpoint without one leaves the buffer empty, and learning waits for as many new steps as in a new run.
 
         Raises:
             ValueError: it is of other agents, or its networks or replay buffer have other sizes.

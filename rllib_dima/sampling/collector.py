@@ -46,6 +46,7 @@ class Collector:
         self._breakdowns = BreakdownLimit(config.env)
         self._num_surplus_steps = 0  # taken beyond what the iterations so far should have
         self._busy: dict[int, int] = {}  # steps asked of runners that collect; 0 for late ones
+        self._overtaken: set[int] = set()  # late runners whose share is of before `set_state`
         self._waited_in_vain_s = 0.0  # since steps came
 
     def begin(self) -> None:
@@ -100,6 +101,7 @@ class Collector:
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes back to what `get_state()` returned; drops what was collected since."""
         self._receive(wait=any(self._busy.values()))
+        self._overtaken = set(self._busy)
         self._shares = deque(copy.deepcopy(state["shares"]))
         self._num_surplus_steps = state["num_surplus_steps"]
         self._breakdowns.recent.clear()
@@ -124,10 +126,13 @@ class Collector:
         start, timeout = time.monotonic(), self._config.sample_timeout_s if wait else 0.0
         results = self._group.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=timeout)
         order = {runner: (not self._busy.pop(runner, 0), runner) for runner, _ in results}
-        self._busy = dict.fromkeys(self._busy, 0)
+        healthy = self._group.healthy_env_runner_ids()  # one that failed will not answer, restarted or not
+        self._busy = {runner: 0 for runner in self._busy if runner in healthy}
         self._waited_in_vain_s = 0.0 if results else self._waited_in_vain_s + time.monotonic() - start
-        for _, share in sorted(results, key=lambda result: order[result[0]]):
-            self._add(share)
+        for runner, share in sorted(results, key=lambda result: order[result[0]]):
+            if runner not in self._overtaken:
+                self._add(share)
+        self._overtaken &= set(self._busy)
         return bool(results)
 
     def _add(self, share: Share) -> None:

@@ -93,6 +93,8 @@ class TeamEnvRunner(MultiAgentEnvRunner):
 
     env: TeamVector | None
 
+    _num_rebuilds = 0  # of environments; RLlib builds them before anything can be set here
+
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self._noise_seed = self._seed if self._seed is not None else int.from_bytes(os.urandom(4), "little")
@@ -137,6 +139,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         failed = self.env
         if failed is not None:
             failed.close()
+            self._num_rebuilds += 1
         context = self._env_context()
         self.env = TeamVector(self._make_envs(context))
         if failed is not None:
@@ -283,16 +286,18 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         """Seed of this runner's first environment; the others have the next ones.
 
         RLlib's seeds of runners are consecutive, too, so the second environment of one would equal the next runner's
-        first. And a runner that starts in mid-run must not repeat the first episodes of the run.
+        first. And a runner that starts in mid-run must not repeat the first episodes of the run, nor environments that
+        were built anew after a failure the episodes in which they failed.
 
         Args:
             seed: this runner's.
         """
         seed += (self.worker_index or 0) * (self.num_envs - 1)
         steps, calls = self.num_env_steps_sampled_lifetime, self._num_sample_calls
-        if steps == 0 and calls <= 1:
+        rebuilds = [self._num_rebuilds] * bool(self._num_rebuilds)
+        if steps == 0 and calls <= 1 and not rebuilds:
             return seed
-        return int(np.random.SeedSequence([seed, steps, calls]).generate_state(1)[0])
+        return int(np.random.SeedSequence([seed, steps, calls, *rebuilds]).generate_state(1)[0])
 
     def _try_env_step(self, actions: list[dict[str, Any]]) -> Any:
         try:

@@ -12,7 +12,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager, RemoteCallResults
 
 RESTART_AFTER = 3
-"""A runner that does not answer for so many times `sample_timeout_s` counts as hanging, and is restarted."""
+"""A runner that does not answer for so many times its time-out counts as hanging, and is restarted."""
 
 logger = logging.getLogger("ray.rllib")
 
@@ -26,7 +26,8 @@ class RunnerManager(FaultTolerantActorManager):
 
     Args:
         group: whose manager this becomes.
-        config: of the algorithm or of evaluation. Calls without a time-out have `sample_timeout_s`.
+        config: of the algorithm or of evaluation. Calls without a time-out have `sample_timeout_s`; for evaluation the
+            larger of this and `evaluation_sample_timeout_s` tells when a runner hangs.
     """
 
     def __init__(self, group: EnvRunnerGroup, config: AlgorithmConfig) -> None:
@@ -39,6 +40,9 @@ class RunnerManager(FaultTolerantActorManager):
         for runner in set(replaced.actor_ids()) - set(replaced.healthy_actor_ids()):
             self.set_actor_state(runner, healthy=False)
         self._timeout_s = config.sample_timeout_s
+        is_longer = config.in_evaluation and config.evaluation_sample_timeout_s > config.sample_timeout_s
+        self._setting = "evaluation_sample_timeout_s" if is_longer else "sample_timeout_s"
+        self._patience_s = getattr(config, self._setting)
         self._may_lose_runners = config.restart_failed_env_runners or config.ignore_env_runner_failures
         self._kind = "Evaluation" if config.in_evaluation else "Environment"
         self._late: dict[int, tuple[ray.ObjectRef, float]] = {}  # the unanswered call, and since when it is awaited
@@ -82,7 +86,7 @@ class RunnerManager(FaultTolerantActorManager):
         """Notes that a runner did not answer. (Unhealthy ones are being restarted, which may take a while.)"""
         if self.is_actor_healthy(runner):
             self._late.setdefault(runner, (call, since))
-            then = f"It is restarted after {RESTART_AFTER} times sample_timeout_s ({self._timeout_s:g})."
+            then = f"It is restarted after {RESTART_AFTER} times {self._setting} ({self._patience_s:g})."
         else:
             then = "It is being restarted; if it never comes back, its environment hangs while it is built."
         logger.warning(f"{self.name(runner)} did not answer within {timeout:g} s. {then}")
@@ -91,7 +95,7 @@ class RunnerManager(FaultTolerantActorManager):
         for runner, (call, since) in list(self._late.items()):
             if ray.wait([call], timeout=0)[0]:
                 del self._late[runner]
-            elif time.monotonic() - since >= RESTART_AFTER * self._timeout_s:
+            elif time.monotonic() - since >= RESTART_AFTER * self._patience_s:
                 self._restart(runner)
 
     def _restart(self, runner: int) -> None:
@@ -102,7 +106,7 @@ class RunnerManager(FaultTolerantActorManager):
         """
         del self._late[runner]
         hangs = (
-            f"{self.name(runner)} hangs: no answer for {RESTART_AFTER} times sample_timeout_s ({self._timeout_s:g})."
+            f"{self.name(runner)} hangs: no answer for {RESTART_AFTER} times {self._setting} ({self._patience_s:g})."
         )
         if not self._may_lose_runners:
             raise RuntimeError(f"{hangs} With restart_failed_env_runners=False it is not restarted.")

@@ -345,6 +345,14 @@ def test_target_entropies_are_a_share_of_what_usable_choices_allow(layout):
         assert len(found.unique()) > 2, "rows differ"
 
 
+def test_a_run_restored_without_its_replay_waits_as_long_as_a_new_one():
+    trainer = hasac(warmup_steps=30)
+    trainer.num_env_steps = 1000
+    for seed, is_over in enumerate((False, False, True)):
+        trainer.add([chunk(trainer.layout, 12, seed)])
+        assert ("critic" in trainer.train_iteration()) == is_over
+
+
 class Bandit(TwinCritic):
     """Q = -(a_1 + a_2 - c)^2 without anything to learn; remembers the joint actions that it was asked about."""
 

@@ -6,8 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from support.core import UNEQUAL, randomize, tiny
 
 from rllib_dima.core.dima.normalization import OUTLIER_DEVIATIONS, RewardNormalizer, StateNormalizer
+from rllib_dima.core.policy.networks import Critic
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
 
 
@@ -203,6 +205,20 @@ def test_value_statistics_follow_a_change_of_scale():
     second.update(targets)
     second.rescale(torch.tensor(8.0))
     assert first.statistics() == second.statistics()
+
+
+@pytest.mark.parametrize("normalizes", [True, False])
+def test_a_critics_values_follow_a_change_of_scale(normalizes):
+    critic = randomize(Critic(UNEQUAL, tiny(normalize_values=normalizes)))
+    states = torch.randn(6, 4)
+
+    def values():
+        return critic.value_normalizer.denormalize(critic(states))
+
+    critic.value_normalizer.update(3 * torch.randn(50) + 1)
+    before = values()
+    critic.rescale(torch.tensor(0.25))
+    assert torch.allclose(values(), 0.25 * before, atol=1e-5)
 
 
 def test_value_statistics_equal_a_debiased_moving_average():

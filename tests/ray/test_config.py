@@ -165,6 +165,12 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.api_stack(False, False), "enable_rl_module_and_learner must be True, .* but is False"),
         (lambda c: c.offline_data(input_="/data"), "input_ must be 'sampler'"),
         (lambda c: c.offline_data(output="/data"), "does not use 'output', which was set. Leave it out."),
+        (lambda c: c.environment(clip_actions=True), "does not use 'clip_actions'.*env_config"),
+        (lambda c: c.environment(disable_env_checking=False), "does not use 'disable_env_checking'.*check_env"),
+        (
+            lambda c: c.evaluation(evaluation_force_reset_envs_before_iteration=False),
+            "evaluation_force_reset_envs_before_iteration=False needs evaluation_duration='auto'",
+        ),
         (lambda c: c.framework("tf2"), "framework_str must be 'torch', .* but is 'tf2'"),
         (lambda c: c.update_from_dict({"learning_starts": 5}), "does not use 'learning_starts'"),
         (lambda c: c.update_from_dict({"policy_map_capacity": 100}), "does not use 'policy_map_capacity'"),

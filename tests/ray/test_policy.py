@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.fs
@@ -115,6 +116,18 @@ def test_actions_are_within_bounds_and_random_ones_differ():
     policy = policy_for(UNEQUAL, scale=0.05)
     draws = [policy.act(observations, deterministic=False)["a"] for _ in range(2)]
     assert not np.array_equal(*draws) and all(np.abs(draw).max() <= 1 for draw in draws)
+
+
+def test_actions_are_those_drawn_where_the_environment_does_not_clip(tmp_path):
+    policy = policy_for(replace(UNEQUAL, clips_actions=False), scale=3.0)
+    observations = own_observations(UNEQUAL)
+    free, bounded = policy.act(observations)["a"], policy_for(UNEQUAL, scale=3.0).act(observations)["a"]
+    assert np.abs(free).max() > 1
+    np.testing.assert_array_equal(free.clip(-1, 1), bounded)
+    policy.export(tmp_path / "policy.pt2")
+    padded = torch.from_numpy(policy._padded("a", observations["a"], None)).unsqueeze(0)
+    exported = torch.export.load(tmp_path / "policy.pt2").module()(padded)[0].numpy()
+    np.testing.assert_allclose(exported[: len(free)], free, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

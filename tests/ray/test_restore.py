@@ -62,6 +62,21 @@ class Numbered(Team):
         return {self.ids[name]: value for name, value in super()._observations().items()}
 
 
+def test_callbacks_may_save_restore_and_evaluate_as_soon_as_the_algorithm_is_there(ray_running, tmp_path):
+    """A usual warm start: RLlib calls `on_algorithm_init` within the constructor."""
+    seen = []
+
+    def start(algorithm, **kwargs):
+        algorithm.save_to_path(tmp_path / "first")
+        algorithm.restore_from_path(tmp_path / "first")
+        seen.append(algorithm.evaluate()["env_runners"]["episode_return_mean"])
+
+    algo = team_config().callbacks(on_algorithm_init=start).build()
+    assert np.isfinite(seen).all() and len(seen) == 1
+    assert algo.train()["training_iteration"] == 1
+    algo.stop()
+
+
 def test_places_of_an_algorithms_checkpoint(tmp_path, monkeypatch):
     """With agents that are no strings, which the policy's description must survive."""
     monkeypatch.chdir(tmp_path)

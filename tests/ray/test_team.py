@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ray.tune.utils import flatten_dict
 from support.team import Team, make_runner, team_config, trajectories
 
 from rllib_dima.envs import CooperativeEnv
+from rllib_dima.envs.mamujoco.env import MAMuJoCo
 from rllib_dima.learning.trajectories import to_trajectory
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
 
@@ -61,6 +63,18 @@ def test_the_environment_is_given_the_stored_actions_to_the_last_bit(monkeypatch
     given = np.array([[actions["left"], actions["right"]] for actions in received])
     np.testing.assert_array_equal(stored, given.clip(-1, 1))
     assert (np.abs(given) > 1).any() and (np.abs(given) < 0.1).any()  # RLlib's unsquashing would round these
+
+
+def test_an_environment_that_does_not_clip_is_learnt_from_and_played_in_alike():
+    """What it is charged for is what is stored, and what the policy does elsewhere."""
+    runner = make_runner(team_config(initial_log_std=9.0))
+    layout = replace(runner.get_spaces()[LAYOUT_KEY], clips_actions=False)
+    stored = [to_trajectory(episode, layout) for episode in runner.sample(num_timesteps=70)]
+    for part in stored:
+        np.testing.assert_array_equal(part.actions, part.drawn_actions * layout.action_mask().numpy())
+    assert max(np.abs(part.actions).max() for part in stored) > 1
+    assert not CooperativeEnv(MAMuJoCo("HalfCheetah", "2x3", clip_actions=False)).layout.clips_actions
+    assert CooperativeEnv(MAMuJoCo("HalfCheetah", "2x3")).layout.clips_actions
 
 
 def test_discrete_actions_are_stored_one_hot():
@@ -177,6 +191,15 @@ def test_what_starts_anew_in_mid_run_does_not_repeat_the_first_episodes():
 
     numbers = first_numbers(1)
     assert len(set(numbers)) == 3 and numbers == first_numbers(1)
+
+
+def test_environments_built_anew_after_a_failure_begin_other_episodes():
+    runner = make_runner(team_config())
+    seeds = [runner._env_seed(5)]
+    for _ in range(2):
+        runner.make_env()
+        seeds.append(runner._env_seed(5))
+    assert seeds[0] == 5 and len(set(seeds)) == 3
 
 
 def test_failed_sub_environment_is_rebuilt_if_asked():

@@ -202,7 +202,7 @@ class DIMATrainer(OptimizingTrainer):
             factor, shift = model.reward_normalizer.update(rewards)
             if self.num_iterations:  # else nothing has been learnt
                 model.reward_termination.transform_rewards(factor, shift)
-                self.critic.value_normalizer.rescale(factor)
+                self.critic.rescale(factor)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""

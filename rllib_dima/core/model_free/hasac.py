@@ -87,7 +87,7 @@ class HASACTrainer(ModelFreeTrainer):
     def train_iteration(self) -> Metrics:
         warmup = self.hp.warmup_steps
         self.actor.explores_uniformly.fill_(self.num_env_steps < warmup)
-        if self.num_env_steps <= warmup or not len(self.replay):
+        if self.replay.num_written <= warmup or not len(self.replay):  # also after a restore without replay
             return {"time": self.clock.pop()}
         orders, agents = self._agent_orders(self.actor), list(range(self.layout.num_agents))
         with self._learning(stream=self.rank):

@@ -303,6 +303,15 @@ class Critic(nn.Module):
         """Raw outputs, on the normaliser's scale: (..., S) -> (...)."""
         return self.network(states).squeeze(-1)
 
+    @torch.no_grad()
+    def rescale(self, factor: torch.Tensor) -> None:
+        """Makes all values `factor` times as large, by the normaliser's averages or, without one, the last layer."""
+        self.value_normalizer.rescale(factor)
+        if not self.value_normalizer.enabled:
+            last = cast(nn.Linear, list(cast(nn.Sequential, self.network).children())[-1])
+            last.weight.mul_(factor)
+            last.bias.mul_(factor)
+
     def _new_network(self) -> nn.Module:
         """(..., S) -> (..., 1)."""
         hp = self.hp

@@ -259,7 +259,7 @@ class ReplayBuffer:
         if state["capacity"] != self.capacity:
             raise ValueError(
                 f"The saved replay buffer holds {state['capacity']} transitions, this one {self.capacity}: "
-                "set replay_capacity to the saved value, or restore without the replay buffer."
+                "set replay_capacity to the saved value."
             )
         for name, saved in state["columns"].items():
             expected = getattr(self, name).shape[1:]
