@@ -87,7 +87,7 @@ def build_config(task: str, algorithm: str, seed: int, settings: Mapping[str, An
         config.training(recipe="swift")
     if algorithm in ("DIMA", "MAMBA", "MARIE"):
         config.training(model_size="nano", num_steps_before_learning=2000)
-    config.environment(task, env_config=ENV_CONFIGS[task]).training(env_steps_per_iteration=200, **settings)
+    config.environment(task, env_config=ENV_CONFIGS[task]).training(**{"env_steps_per_iteration": 200, **settings})
     config.evaluation(evaluation_duration=EVALUATION_EPISODES, evaluation_config={"explore": True})
     return config.debugging(seed=seed)
 

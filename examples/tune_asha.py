@@ -111,11 +111,15 @@ def main() -> None:
     else:
         tuner = build_tuner(build_space(), args.trials, args.iterations, args.grace, args.concurrent, args.storage)
     results = tuner.fit()
-    for result in sorted(results, key=lambda result: evaluated_return(result.metrics), reverse=True):
+    begun = [result for result in results if "evaluation" in (result.metrics or {})]
+    for result in sorted(begun, key=lambda result: evaluated_return(result.metrics), reverse=True):
         settings = ", ".join(f"{name} {result.config[name]:.2g}" for name in SEARCHED)
         age, returned = result.metrics["training_iteration"], evaluated_return(result.metrics)
         print(f"{age} reports   evaluated {returned:8.1f}   {settings}")
-    print(f"Best checkpoint: {results.get_best_result().checkpoint.path}")
+    if len(begun) < len(results):
+        print(f"{len(results) - len(begun)} trials have reported nothing yet: --resume goes on.")
+    if begun:
+        print(f"Best checkpoint: {results.get_best_result().checkpoint.path}")
 
 
 if __name__ == "__main__":

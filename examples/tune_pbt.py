@@ -134,6 +134,8 @@ def main() -> None:
     tuner = build_tuner(build_space(), args.trials, args.iterations, args.perturb_every, args.storage)
     results = tuner.fit()
     print("\n" + "\n".join(describe_mutations(Path(results.experiment_path))))
+    if not any("evaluation" in (result.metrics or {}) for result in results):
+        return print("No trial has reported anything yet.")
     best = results.get_best_result()
     settings = ", ".join(f"{name} {best.config[name]:.2g}" for name in MUTATIONS if name != "seed")
     print(f"Best trial: return {evaluated_return(best.metrics):.1f} with {settings}")

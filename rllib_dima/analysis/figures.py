@@ -20,8 +20,16 @@ from rllib_dima.core.dima.open_loop import OpenLoopReport
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MAP = "cividis"
+
+
+def styles(count: int) -> list[tuple[str, Any]]:
+    """Colours and patterns of lines, of which no two are alike up to their product."""
+    return [(COLORS[i % len(COLORS)], LINES[(i + i // len(COLORS)) % len(LINES)]) for i in range(count)]
+
+
+_COLORS, _LINES = zip(*styles(len(COLORS) * len(LINES)), strict=True)
 STYLE: dict[Any, Any] = {
-    "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=LINES),
+    "axes.prop_cycle": cycler(color=_COLORS) + cycler(linestyle=_LINES),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -166,7 +174,8 @@ def _calibration(found: Examination | ObservationExamination) -> Figure:
         figure = Figure(figsize=(3.6, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#888888", linestyle=":")
-        axes.scatter(of.predicted, of.observed, s=20 + 120 * of.counts / of.counts.max(), color=COLORS[0], zorder=3)
+        sizes = 20 + 120 * of.counts / of.counts.max(initial=1)  # there are none if no number was told
+        axes.scatter(of.predicted, of.observed, s=sizes, color=COLORS[0], zorder=3)
         axes.set(xlabel="predicted probability", ylabel="share that ended", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     return figure
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rllib_dima.analysis.aggregation import AXES, Curve, Estimate, Score, common_kind, curve, scores
-from rllib_dima.analysis.figures import COLORS, LINES, STYLE
+from rllib_dima.analysis.figures import STYLE, styles
 from rllib_dima.analysis.published import RETURNS
 from rllib_dima.analysis.runs import group_runs
 
@@ -116,8 +116,8 @@ _XLABELS = {"steps": "environment steps", "seconds": "seconds"}
 
 def _style(names: Sequence[str], name: str) -> dict[str, Any]:
     """Colour and line of an experiment, the same in every panel."""
-    number = names.index(name)
-    return {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)], "linewidth": 1.8}
+    color, line = styles(len(names))[names.index(name)]
+    return {"color": color, "linestyle": line, "linewidth": 1.8}
 
 
 def _runs(curves: dict[str, list[Curve]], name: str) -> str:

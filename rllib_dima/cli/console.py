@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from datetime import timedelta
 from typing import Any
@@ -89,7 +90,7 @@ def report(folder: str, trials: list[Any], end: str | None) -> int:
         print(f"rllib: {trial} failed: {_cause(trial)}\nThe traceback is in {trial.path}/error.txt", file=sys.stderr)
     saved = [trial for trial in trials if trial.checkpoint is not None]
     if saved:
-        print(f"To evaluate: rllib evaluate {max(saved, key=_last_return).checkpoint.path}")
+        print(f"To evaluate: rllib evaluate {shlex.quote(max(saved, key=_last_return).checkpoint.path)}")
     if end is not None:
         how = "To go on, add --resume to the same command." if saved else "No trial has written a checkpoint."
         print(f"{end}. {how} Results so far: {folder}")

@@ -107,7 +107,8 @@ def run_episodes(
             outcome = "broken, and left out"
         print(f"episode {len(returns) + len(broken):3d}   steps {len(episode):6d}   {outcome}", flush=True)
 
-    with film(Path(out), num_filmed) if out is not None else nullcontext(show if render else None) as on_frame:
+    filming = nullcontext(show if render else None) if out is None else film(Path(out).expanduser(), num_filmed)
+    with filming as on_frame:
         frames = {} if on_frame is None else {"on_episode_start": on_frame, "on_episode_step": on_frame}
         config.callbacks(on_episode_end=on_episode_end, **frames)
         with _runner(checkpoint, config) as runner:

@@ -22,7 +22,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads flags and arguments."""
-        files = [argument for argument in args if argument.endswith(FILE_ENDINGS)]
+        files = [argument for argument in args if argument.endswith(FILE_ENDINGS) and "file" not in args]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -62,7 +62,7 @@ def _unknown_flag(flag: str, files: list[str], ctx: click.Context) -> UsageError
     removed = REFUSED.get(flag) or REFUSED.get(flag.lstrip("-").replace("-", "_"))
     if removed is not None:
         return UsageError(f"{flag} means nothing any more. {removed}")
-    if not flag.startswith("--") and files:
+    if not flag.startswith("--") and files and ctx.command.name == "train":
         return UsageError(f"Did you mean `rllib train file {files[0]}`?")
     commands = [path for path, _ in _with_commands_below(ctx.find_root().command) if path]
     options = [option for _, command in _with_commands_below(ctx.command) for option in command.params]

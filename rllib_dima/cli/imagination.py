@@ -96,7 +96,7 @@ def imagine_checkpoint(
         file.write_text(page(found, title), encoding="utf-8")
         print(f"report: {file}", flush=True)
         if video is not None:
-            _write_film(Path(video), world_model, team, played, found, film or NUM_FILMED)
+            _write_film(Path(video).expanduser(), world_model, team, played, found, film or NUM_FILMED)
     finally:
         team.close()
     return found
@@ -113,7 +113,7 @@ def _train_plain(
 
 def _prepare_film(video: str | None, film: int | None) -> None:
     if video is not None:
-        check_can_write(Path(video))
+        check_can_write(Path(video).expanduser())
         render_without_display()
     elif film is not None:
         raise UsageError("--film is how many segments --video films: add --video FILE.")

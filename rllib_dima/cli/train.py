@@ -73,7 +73,7 @@ def _file(ctx: click.Context, _: click.Parameter, words: Sequence[str]) -> str |
 @click.command(cls=Command, short_help="Train with Ray Tune.", params=EXPERIMENT_FLAGS)
 @click.argument("file", nargs=-1, callback=_file, metavar="[file FILE]")
 @click.option("-r", "-a", "--run", "--algo", "run", metavar="NAME", help="Algorithm: DIMA, MAPPO, PPO, ...")
-@click.option("-e", "--env", metavar="ENV", help="Environment id.")
+@click.option("-e", "--env", metavar="ENV", help="Environment id; with a file instead of its own.")
 def train(file: str | None, run: str | None, env: str | None, **flags: Any) -> int:
     """Train RLlib algorithms with Ray Tune: those of this package (DIMA, MAPPO, ...) and RLlib's own (PPO, SAC, ...).
 
@@ -112,12 +112,12 @@ def train(file: str | None, run: str | None, env: str | None, **flags: Any) -> i
     from rllib_dima.cli.experiment.running import run_experiments
 
     if file is not None:
-        if run is not None or env is not None:
-            raise UsageError("--run and --env stand for an experiment of their own: leave them out with a file.")
-        return run_experiments(file, **flags)
+        if run is not None:
+            raise UsageError("--run stands for an experiment of its own: leave it out with a file.")
+        return run_experiments(file, env=env, **flags)
     if run is None:
         raise UsageError("Nothing to train: give `file FILE`, or --run and --env. See `rllib train --help`.")
-    parts = [run, env or (flags["config"] or {}).get("env", "")]
-    name = flags.pop("experiment_name") or "_".join(str(part) for part in parts if part)
+    parts = [run, env or (flags["config"] or {}).get("env")]
+    name = flags.pop("experiment_name") or "_".join(part for part in parts if isinstance(part, str))
     spec = {"run": run} if env is None else {"run": run, "env": env}
     return run_experiments({name.replace("/", "_").replace(":", "_"): spec}, **flags)

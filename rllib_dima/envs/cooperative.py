@@ -123,7 +123,7 @@ class CooperativeEnv(TeamEnv):
         self.metadata, self.render_mode, self.spec = dict(env.metadata), env.render_mode, env.spec
         super().__init__(ordered_agents(env))
         self._team_reward: TeamReward = team_reward
-        self._clips = getattr(env, "clip_actions", True)
+        self._clips = declared(env, "clip_actions", None, True)
         self._actions = team_actions({agent: env.get_action_space(agent) for agent in self.agents}, self._clips)
         spaces = {agent: env.get_observation_space(agent) for agent in self.agents}
         self._readers = {agent: ObservationReader(agent, space) for agent, space in spaces.items()}

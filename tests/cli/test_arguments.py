@@ -102,6 +102,8 @@ def test_evaluate_has_the_flags_that_the_design_names(call):
         ("train y.yaml", "Did you mean `rllib train file y.yaml`"),
         ("train -f y.yaml", "Did you mean `rllib train file y.yaml`"),
         ("train --file y.yaml", "Did you mean `rllib train file`"),
+        ("train file y.yaml -x 3", "Unknown flag of `rllib train`: -x"),
+        ("plot y.json -x", "Unknown flag of `rllib plot`: -x"),
         ("train file", "takes one FILE, but has 0"),
         ("train file a.yaml b.yaml", "takes one FILE, but has 2"),
         ("train PPO", "'PPO'. Known: file. See `rllib train --help`"),

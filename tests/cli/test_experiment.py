@@ -370,6 +370,13 @@ def test_wrong_schedulers_are_refused(name, arguments, stop, message):
         make_scheduler(name, arguments, stop, DIMA)
 
 
+def test_search_spaces_of_a_scheduler_are_tunes_own():
+    mutations = {"hyperparam_mutations": {"actor_lr": {"loguniform": [1e-5, 1e-3]}, "seed": [0, 1]}}
+    both = {"scheduler": "pbt", "scheduler_config": mutations, "stop": STEPS}
+    found = make_experiment("a", {**ANT, **both}, {}).scheduler._hyperparam_mutations
+    assert found["actor_lr"].lower == 1e-5 and found["seed"] == [0, 1]
+
+
 def test_settings_of_dima_are_its_hyperparameters_and_rllibs():
     known = settings_of(DIMA)
     assert {"dynamics_lr", "model_size", "checkpoint_replay", "num_env_runners", "evaluation_interval", "seed"} <= known

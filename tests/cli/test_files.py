@@ -67,6 +67,12 @@ def test_yaml_and_json_hold_the_same_experiments(tmp_path):
             "from rllib_dima import DIMAConfig as D\nconfig = D()\nrun_config = 3\n",
             "run_config must be a RunConfig of Ray, but is 3",
         ),
+        (
+            "a.py",
+            "from ray import tune\nfrom rllib_dima import DIMAConfig as D\nconfig = D()\n"
+            "run_config = tune.RunConfig(verbose=2, failure_config=tune.FailureConfig(fail_fast=True))\n",
+            "sets fail_fast, verbose, which `rllib train` does not read",
+        ),
     ],
 )
 def test_bad_files_are_refused_with_their_name(tmp_path, name, text, message):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from rllib_dima.cli.example import examples_folder, find_example
 from rllib_dima.cli.experiment import make_experiment
 from rllib_dima.cli.experiment.files import read_experiments
 from rllib_dima.cli.experiment.search_space import variants
+from rllib_dima.cli.train import train
 from rllib_dima.envs import ENV_IDS
 
 PAPER = {  # example: environment, environment steps in the paper
@@ -172,6 +174,14 @@ def test_comments_name_commands_that_exist(file):
     commands = [line.removeprefix("#").strip() for line in lines if line.startswith("#   rllib")]
     assert f"rllib train file tuned_examples/{file.name}" in commands
     assert any(command.startswith(f"rllib evaluate ~/ray_results/{file.stem}") for command in commands)
+    for command in commands:
+        words = shlex.split(command.split("#")[0])[1:]
+        if words[0] == "train":
+            with train.make_context("train", words[1:]) as context:  # refuses unknown flags
+                env = context.params["env"]
+            if env is not None:
+                ((name, spec),) = read_experiments(file).items()
+                assert make_experiment(name, spec, {"env": env}).config["env"] == env
 
 
 def test_examples_are_listed_filtered_and_printed(capsys):

@@ -10,6 +10,7 @@ import pytest
 from support.pages import ROOT
 
 from rllib_dima.analysis.aggregation import AXES, Curve, curve, estimate, interquartile_mean, scores, weighted_mean
+from rllib_dima.analysis.figures import COLORS, styles
 from rllib_dima.analysis.learning_curves import picture, plot_runs
 from rllib_dima.analysis.published import RETURNS
 from rllib_dima.analysis.runs import Group, ResultsError, group_runs, read_runs
@@ -199,6 +200,11 @@ def test_tasks_stand_side_by_side_unless_axes_do(axes, places):
     found = [panel.get_subplotspec() for panel in figure.axes]
     assert [panel.get_title() for panel in figure.axes[::axes]] == tasks
     assert [(place.rowspan.start, place.colspan.start) for place in found[::axes]] == places
+
+
+def test_no_two_lines_look_alike():
+    found = styles(49)
+    assert len(set(found)) == 49 and {color for color, _ in found[:7]} == set(COLORS)
 
 
 def test_the_papers_returns_are_those_that_the_tuned_examples_state():

@@ -78,6 +78,17 @@ def variant(base=Walk, **members):
     return type("Variant", (base,), members)()
 
 
+@pytest.mark.parametrize("clips", [True, False])
+def test_an_environment_may_refuse_the_clipping_of_actions(clips):
+    """Also through the adapter."""
+    env = type("Free", (Walk,), {"clip_actions": clips})()
+    team = CooperativeEnv(PettingZooEnv(env), team_reward="mean")
+    team.reset(seed=0)
+    team.step({agent: np.array([3.0], np.float32) for agent in team.agents})
+    assert [float(action[0]) for action in env.actions.values()] == [2.0 if clips else 6.0] * 3  # [-1, 1] is [-2, 2]
+    assert team.layout.clips_actions == clips
+
+
 def test_agents_and_spaces_are_those_of_the_environment():
     env = PettingZooEnv(Walk())
     assert env.possible_agents == env.agents == Walk.possible_agents

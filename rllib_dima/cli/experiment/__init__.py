@@ -64,6 +64,7 @@ def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bo
     over = read_settings(flags["config"], algorithm)
     both = merged({**spec, "config": settings}, {**flags, "config": over})
     arguments, config, stop = options(both), with_search_spaces(both["config"]), stop_criteria(both.get("stop"))
+    scheduler_arguments = with_search_spaces(mapping(both, "scheduler_config"), "scheduler_config")
     if "restore" in arguments:
         require_restorable(Path(arguments["restore"]), algorithm)
     check_configs(algorithm, config)
@@ -75,7 +76,7 @@ def _make(name: str, spec: dict[str, Any], flags: dict[str, Any], is_resumed: bo
         config=config,
         stop=stop,
         checkpoint_config=checkpoint_config(both["checkpoint_config"]),
-        scheduler=make_scheduler(both.get("scheduler"), mapping(both, "scheduler_config"), stop, algorithm),
+        scheduler=make_scheduler(both.get("scheduler"), scheduler_arguments, stop, algorithm),
         time_budget_s=arguments.pop("time_budget_s", None),
         options=arguments,
         started_with=(spec, flags),

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from ray import cloudpickle
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.tune import RunConfig, TuneConfig
+from ray.tune import FailureConfig, RunConfig, TuneConfig
 
 from rllib_dima.cli.errors import UsageError
 from rllib_dima.cli.experiment.spec import PYTHON_KEYS
@@ -66,8 +66,16 @@ def _read_python(path: Path) -> Specs:
         raise UsageError(f"{path} must define `config`, such as DIMAConfig().environment(...).")
     given = _changed(_defined(module, "run_config", RunConfig)) | _changed(_defined(module, "tune_config", TuneConfig))
     spec = {name: given[name] for name in (*KEYS, *PYTHON_KEYS) if given.get(name)}
+    failures = _changed(given.get("failure_config", FailureConfig()))
     if "failure_config" in given:
         spec["max_failures"] = given["failure_config"].max_failures
+    taken = (*KEYS, *PYTHON_KEYS, "name", "failure_config", "max_failures", "checkpoint_config")
+    unread = {name for name in (*given, *failures) if name[0] != "_" and name not in taken}
+    if unread:
+        raise UsageError(
+            f"{path}: run_config or tune_config sets {', '.join(sorted(unread))}, which `rllib train` does not read. "
+            "Leave it out, or run the search with ray.tune.Tuner."
+        )
     if "checkpoint_config" in given:
         spec["checkpoint_config"] = _changed(given["checkpoint_config"])
     if stop := getattr(module, "stop", None):
