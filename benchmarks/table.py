@@ -210,10 +210,14 @@ def returns(runs: list[Run]) -> list[float]:
     return [run.record()["curve"][-1]["deterministic"] for run in runs]
 
 
+def mean(values: list[float], digits: int) -> str:
+    """Without the sign of zero."""
+    return f"{round(statistics.fmean(values), digits) + 0.0:.{digits}f}"
+
+
 def words(values: list[float], digits: int) -> str:
     """Mean and sample standard deviation."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"
+    return mean(values, digits) + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def published(algorithm: str, task: str) -> Published | None:
