@@ -22,20 +22,26 @@ from rllib_dima.analysis.learning_curves import plot_runs
 PICTURES = learning.HERE.parent / "docs" / "pictures"
 
 
-def finished(tasks: list[str]) -> list[tuple[str, Path]]:
-    """Name and file of every run of the laptop's table that has come to its end."""
-    return [
-        (table.NAMES[algorithm], learning.result_file(run.arguments, run.mode, run.seed))
-        for algorithm, task in itertools.product(table.ALGORITHMS, tasks)
-        for run in table.finished("laptop", algorithm, task)
-    ]
+def finished(tasks: list[str], folder: Path) -> list[tuple[str, Path]]:
+    """Name and file of every run of the laptop's table that has come to its end.
+
+    The files are copies in `folder` without settings: what a recipe once was given by name it may have of its own now.
+    """
+    sources = []
+    for algorithm, task in itertools.product(table.ALGORITHMS, tasks):
+        for run in table.finished("laptop", algorithm, task):
+            file = folder / learning.result_file(run.arguments, run.mode, run.seed).name
+            record = run.record()
+            file.write_text(json.dumps({name: record[name] for name in ("task", "seed", "curve")}))
+            sources.append((table.NAMES[algorithm], file))
+    return sources
 
 
 def draw_curves(tasks: list[str], file: Path) -> None:
     """Returns against steps, and scores over the tasks; the numbers stay in benchmarks/results/."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / file.name
-        plot_runs(finished(tasks), picture, axes=["steps"], paper=True)
+        plot_runs(finished(tasks, Path(folder)), picture, axes=["steps"], paper=True)
         file.write_bytes(picture.read_bytes())
 
 
