@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of networks and batches")
     parser.add_argument("--set", default="{}", help="further hyperparameters as JSON; with --run by algorithm")
+    parser.add_argument("--no-baselines", action="store_true", help="leave the plain MLPs out")
     parser.add_argument("--run", nargs="+", choices=world_models.UPDATES, help="compare whole algorithms")
     parser.add_argument("--recipe", default="paper", help="DIMA's, with --run")
     parser.add_argument("--seconds", type=float, default=600, help="CPU seconds per model, with --run")
@@ -193,7 +194,7 @@ def main() -> None:
         jobs = [("stays", "stays", next(variants(args))[1])]
         for name, hp in variants(args):
             jobs.append((name, "diffusion", hp))
-            if "joint" in name:
+            if "joint" in name and not args.no_baselines:
                 jobs.append(("plain MLP", "mlp", hp))
                 jobs += [("... like recipe", "mlp like recipe", hp)] * bool(hp.dynamics_ema_decay)
         for name, kind, hp in jobs:
