@@ -39,6 +39,11 @@ def test_links_and_files_of_a_page_exist(page):
     assert [str(file) for file in links + named if not file.exists()] == []
 
 
+def test_the_results_link_to_no_file():
+    """They are a page in another folder as well (docs/benchmarks.md)."""
+    assert re.findall(r"\]\((?!http|#)[^)]+", (ROOT / "benchmarks/RESULTS.md").read_text()) == []
+
+
 def test_commands_have_the_words_and_options_that_the_pages_use():
     helps = {word: rllib(word, "--help") for word in ("train", "evaluate", "imagine", "plot")}
     helps["train"] += rllib("train", "file", "--help")
