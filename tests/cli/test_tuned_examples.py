@@ -184,6 +184,13 @@ def test_comments_name_commands_that_exist(file):
                 assert make_experiment(name, spec, {"env": env}).config["env"] == env
 
 
+def test_an_environment_of_the_command_line_replaces_that_of_a_file(capsys):
+    """Refused before Ray starts, as it is misspelt."""
+    file = examples_folder() / "happo_mamujoco.yaml"
+    assert main(["train", "file", str(file), "--env", "mamujoco_ant_4x3"]) == 2
+    assert "Did you mean" in (found := capsys.readouterr().err) and "mamujoco_ant_4x2" in found
+
+
 def test_examples_are_listed_filtered_and_printed(capsys):
     assert main(["example", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
