@@ -28,7 +28,7 @@ from torch import nn
 
 from rllib_dima.checkpoint import CheckpointError, Place, locate, opened
 from rllib_dima.core.hyperparameters import Hyperparameters
-from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.layout import AgentLayout, joined_mask, usable_blocks
 from rllib_dima.core.mamba.policy import MAMBAPolicy
 from rllib_dima.core.marie.networks import MARIEActor
 from rllib_dima.core.model_free.soft_networks import SquashedActors
@@ -200,26 +200,27 @@ class Policy:
         padded = np.zeros(layout.observation_size, np.float32)
         padded[:own_size] = values
         if layout.masks_actions:
-            own_choices = layout.action_mask()[index].numpy()
-            padded[layout.available_slice][own_choices] = self._checked_mask(agent, mask, int(own_choices.sum()))
+            padded[layout.available_slice][layout.action_mask()[index].numpy()] = self._checked_mask(agent, index, mask)
         if layout.agents_leave:
             padded[layout.alive_index] = 1.0
         if layout.appends_agent_id:
             padded[index - layout.num_agents] = 1.0
         return padded
 
-    def _checked_mask(self, agent: Any, mask: Any, size: int) -> np.ndarray:
-        """(size,) of the agent's own choices."""
+    def _checked_mask(self, agent: Any, index: int, mask: Any) -> np.ndarray:
+        """(own choices,) bool of the agent with this index."""
         if mask is None:
             raise ValueError(
                 f"The policy was trained with masks of actions, but there is none for agent {agent!r}: give act() "
                 'action_masks, or observations of the form {"observation": ..., "action_mask": ...}.'
             )
-        available = np.asarray(mask).reshape(-1) > 0
-        if available.size != size or not available.any():
+        size, available = self.layout.action_sizes[index], np.asarray(joined_mask(mask)).reshape(-1) > 0
+        choices = self.layout.action_choices[index] if self.layout.is_factored else (size,)
+        if available.size != size or not usable_blocks(available, choices):
+            each = f", of each of the {len(choices)} choices" if len(choices) > 1 else ""
             raise ValueError(
-                f"The action mask of agent {agent!r} is {np.asarray(mask).tolist()}, but must have {size} entries, of "
-                "which at least one is available."
+                f"The action mask of agent {agent!r} is {mask}, but must have {size} entries, of which at least one is "
+                f"available{each}."
             )
         return available
 
@@ -316,7 +317,7 @@ class _Deterministic(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         agents = self.actor.layout.agent_index(observations)
-        actions = self.actor.evaluated(observations, agents).deterministic()
+        actions = self.actor.acting(observations, agents).deterministic()
         return self.actor.layout.bounded(actions)
 
 

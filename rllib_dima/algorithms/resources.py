@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import ray
 import ray._private.worker
@@ -19,12 +20,12 @@ logger = logging.getLogger("ray.rllib")
 
 def lacking(bundles: list[Bundle]) -> str:
     """Names the resources of which Ray has too little for all these processes at once; empty if there are none."""
-    there, needed = ray.cluster_resources(), {}
+    there, needed = Counter(ray.cluster_resources()), Counter()
     for bundle in bundles:
-        for name, amount in bundle.items():
-            needed[name] = needed.get(name, 0) + amount
-    lines = [f"{name}: {amount:g} (Ray has {there.get(name, 0):g})" for name, amount in needed.items()]
-    return " and ".join(line for line, name in zip(lines, needed, strict=True) if needed[name] > there.get(name, 0))
+        needed.update(bundle)
+    return " and ".join(
+        f"{name}: {amount:g} (Ray has {there[name]:g})" for name, amount in needed.items() if amount > there[name]
+    )
 
 
 def check_resources(config: AlgorithmConfig, evaluation_config: AlgorithmConfig) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.mlp import mlp
 from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Window
 from rllib_dima.core.training.averaging import AveragedCopy
@@ -29,10 +30,7 @@ class PlainMLP(nn.Module):
     def __init__(self, layout: AgentLayout, hp: DIMAHyperparameters, hidden: int) -> None:
         super().__init__()
         size_in = hp.context_length * (layout.state_size + layout.num_agents * layout.action_size)
-        self.network = nn.Sequential(
-            nn.Linear(size_in, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-            nn.Linear(hidden, layout.state_size),
-        )  # fmt: skip
+        self.network = mlp([size_in, hidden, hidden, layout.state_size], nn.SiLU)
 
     def forward(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """(B, S)."""

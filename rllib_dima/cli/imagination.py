@@ -25,8 +25,8 @@ from rllib_dima.cli.session import prepare
 from rllib_dima.cli.video import check_can_write, explaining_graphics, open_writer, render_without_display
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.envs.cooperative import CooperativeEnv
-from rllib_dima.envs.creation import create_team
 from rllib_dima.policy import Policy
+from rllib_dima.sampling.env_runner import make_cooperative_env
 
 NUM_FILMED = 4
 SNAPSHOT_EVERY = 10  # steps between states of the simulator that sensitivities can start from
@@ -122,8 +122,7 @@ def _prepare_film(video: str | None, film: int | None) -> None:
 def _build(settings: Any) -> CooperativeEnv:
     """The environment, which has drawn a picture if it is to be filmed."""
     with failing_as(RunError, f"The environment {settings.env!r} cannot be built: "):
-        env, own = create_team(settings.env, settings.env_config)
-        team = CooperativeEnv(env, **own)
+        team = make_cooperative_env(settings, settings.env_config)
     if settings.env_config.get("render_mode") is not None:
         _draw_one(team)
     return team

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -233,6 +234,21 @@ class AgentLayout:
             (...) int64.
         """
         return observations[..., -self.num_agents :].argmax(dim=-1)
+
+
+def joined_mask(mask: Any) -> Any:
+    """A mask of several choices, given as a tuple with one for each, as one; anything else as it is."""
+    return np.concatenate(mask) if isinstance(mask, tuple) and all(np.ndim(part) for part in mask) else mask
+
+
+def usable_blocks(available: np.ndarray, choices: Sequence[int]) -> bool:
+    """Whether of each of an agent's choices something is available.
+
+    Args:
+        available: (own entries,) bool.
+        choices: how many entries each choice has.
+    """
+    return all(block.any() for block in np.split(available, np.cumsum(choices)[:-1]))
 
 
 def _leading_entries(sizes: Sequence[int], width: int) -> torch.Tensor:

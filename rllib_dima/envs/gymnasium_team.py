@@ -144,7 +144,7 @@ class GymnasiumTeam(TeamAdapter):
         if _is_one(flags):
             return {ALL: bool(flags)}
         flags = _by_agent(flags, self.agents)
-        return {ALL: all(flags.values()), **flags} if self._is_joint else flags
+        return {ALL: all(flags.get(agent) for agent in self.agents), **flags} if self._is_joint else flags
 
     def _infos(self, infos: Any) -> dict:
         """Infos by agent; an info of the whole team is the first agent's."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rllib_dima.core.layout import joined_mask, usable_blocks
 from rllib_dima.envs.adapter import find_attribute
 from rllib_dima.envs.observations import MASK_KEY, ObservationReader, numbers_of
 from rllib_dima.envs.spaces import AgentAction, ContractError
@@ -94,7 +95,7 @@ class ActionMasks:
         return given if isinstance(given, Mapping) else dict(zip(self._agents, given, strict=True))
 
     def _checked(self, agent: Any, mask: Any, is_last: bool) -> np.ndarray:
-        array = numbers_of(np.concatenate(mask) if isinstance(mask, tuple) else mask)
+        array = numbers_of(joined_mask(mask))
         size = self._actions[agent].size
         if array is None or array.shape != (size,):
             given = mask if array is None else f"of shape {array.shape}"
@@ -104,8 +105,7 @@ class ActionMasks:
                 "Return one for every agent that acts, also after a reset.",
             )
         available = array > 0
-        blocks = np.split(available, np.cumsum(self._actions[agent].choices)[:-1])
-        if not (is_last or all(block.any() for block in blocks)):
+        if not (is_last or usable_blocks(available, self._actions[agent].choices)):
             raise ContractError(
                 f"The action mask of agent {agent!r} (from {self.source}) leaves it nothing to do: {array.tolist()}.",
                 "Have at least one action available, such as one without effect.",

@@ -36,7 +36,6 @@ class ObservationReader:
     def __init__(self, agent: object, space: gymnasium.Space | None) -> None:
         self._name = f"the observation of agent {agent!r}"
         owner = f"The observation space of agent {agent!r}"
-        require_space(space, owner)
         self.has_mask = False
         if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces:
             self.has_mask = True

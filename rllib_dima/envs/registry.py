@@ -151,7 +151,6 @@ def _create(env_id: str, env_config: Mapping[str, Any] | None = None) -> MultiAg
 
 def _check_keys(env_id: str, env_config: Mapping[str, Any], more_keys: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Refuses keys that `env_config` of an environment may not hold; returns those it may."""
-    check_name(env_id, ENV_IDS, "environment id")
     known = env_config_keys(env_id, env_config) + more_keys
     for key in env_config:
         check_name(key, known, f"env_config key of {env_id}:")

@@ -174,10 +174,9 @@ def require_agents(what: str, given: Mapping[Any, Any], agents: Iterable[Any], a
         return
     missing = [agent for agent in agents if agent not in given]
     unknown = [agent for agent in given if agent not in agents]
-    if missing or unknown:
-        raise ContractError(
-            f"{what} must have one entry for each of {agents}. Missing: {missing}; unknown: {unknown}.", advice
-        )
+    raise ContractError(
+        f"{what} must have one entry for each of {agents}. Missing: {missing}; unknown: {unknown}.", advice
+    )
 
 
 def require_states(states: np.ndarray, size: int) -> None:

@@ -246,7 +246,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
             raise ValueError(f"the checkpoint has {len(running['envs'])} environments per runner, not {self.num_envs}.")
         for team, env_state in zip(self.env.envs, running["envs"], strict=True):
             team.set_state(env_state)
-        self.env.must_reset = running["must_reset"]
+        self.env.go_on(running["must_reset"])
         for name in _RUNNING:
             setattr(self, name, running[name])
 
@@ -283,21 +283,19 @@ class TeamEnvRunner(MultiAgentEnvRunner):
             raise RuntimeError(f"Environment {self.config.env!r} failed in reset(): {error}") from error
 
     def _env_seed(self, seed: int) -> int:
-        """Seed of this runner's first environment; the others have the next ones.
+        """Seed of this runner's first environment.
 
-        RLlib's seeds of runners are consecutive, too, so the second environment of one would equal the next runner's
-        first. And a runner that starts in mid-run must not repeat the first episodes of the run, nor environments that
-        were built anew after a failure the episodes in which they failed.
+        RLlib gives the seed of the run plus the runner's number, so that the second runner of one run would play the
+        episodes of the first one of the next run. And a runner that starts in mid-run must not repeat the first
+        episodes of the run, nor environments that were built anew after a failure the episodes in which they failed.
 
         Args:
             seed: this runner's.
         """
-        seed += (self.worker_index or 0) * (self.num_envs - 1)
-        steps, calls = self.num_env_steps_sampled_lifetime, self._num_sample_calls
-        rebuilds = [self._num_rebuilds] * bool(self._num_rebuilds)
-        if steps == 0 and calls <= 1 and not rebuilds:
+        worker, steps, calls = self.worker_index or 0, self.num_env_steps_sampled_lifetime, self._num_sample_calls
+        if not (worker or steps or calls > 1 or self._num_rebuilds):
             return seed
-        return int(np.random.SeedSequence([seed, steps, calls, *rebuilds]).generate_state(1)[0])
+        return int(np.random.SeedSequence([seed, steps, calls, self._num_rebuilds, worker]).generate_state(1)[0])
 
     def _try_env_step(self, actions: list[dict[str, Any]]) -> Any:
         try:
@@ -400,9 +398,10 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         A local runner shares torch's global generator with the learner and with evaluation; without this, evaluating
         or resuming would change what training draws.
         """
-        entropy = seeds or [self._noise_seed, self.num_env_steps_sampled_lifetime, self._num_sample_calls]
+        steps, worker = self.num_env_steps_sampled_lifetime, self.worker_index or 0
+        entropy = seeds or [self._noise_seed, steps, self._num_sample_calls, worker]
         self._num_sample_calls += 1
-        return own_random_numbers(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        return own_random_numbers(int(np.random.SeedSequence(entropy).generate_state(1)[0]), self._device)
 
 
 @contextlib.contextmanager

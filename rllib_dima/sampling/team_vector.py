@@ -57,6 +57,14 @@ class TeamVector(VectorMultiAgentEnv):
         """Shares out episodes, one per seed, which begin with the next reset; None: no limit."""
         self.due = None if seeds is None else [seeds[index :: self.num_envs] for index in range(self.num_envs)]
 
+    def go_on(self, must_reset: list[bool]) -> None:
+        """Goes on with episodes that were restored into the teams, without a limit.
+
+        Args:
+            must_reset: by team, whether its episode has ended.
+        """
+        self.must_reset, self.due, self.resting = must_reset, None, [False] * self.num_envs
+
     def take_over(self, due: list[Seeds] | None) -> None:
         """Takes over the episodes that failed teams had yet to play; running ones get new seeds, or may fail again."""
         self.due = due and [[_other(seed) for seed in episodes[:1]] + episodes[1:] for episodes in due]
@@ -65,13 +73,13 @@ class TeamVector(VectorMultiAgentEnv):
         """Starts an episode in every team.
 
         Args:
-            seed: of the first team, and the next ones of the others, where episodes that are due have none.
+            seed: of the first team, from which those of the others follow, where episodes that are due have none.
             options: passed to every team.
 
         Returns:
             Observations and infos, by team and agent.
         """
-        seeds = [None if seed is None else seed + index for index in range(self.num_envs)]
+        seeds = [_other(seed, index) if index else seed for index in range(self.num_envs)]
         if self.due is not None:
             own = [next(iter(episodes), None) for episodes in self.due]
             seeds = [other if number is None else number for number, other in zip(own, seeds, strict=True)]
@@ -155,5 +163,5 @@ def _quiet(team: CooperativeEnv, observations: dict, infos: dict) -> Result:
     return observations, dict.fromkeys(team.agents, 0.0), {ALL: False}, {ALL: False}, infos
 
 
-def _other(seed: int | None) -> int | None:
-    return None if seed is None else int(np.random.SeedSequence(seed).generate_state(1)[0])
+def _other(seed: int | None, *key: int) -> int | None:
+    return None if seed is None else int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])

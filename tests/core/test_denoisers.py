@@ -198,7 +198,7 @@ def test_imagination_uses_the_averages_and_training_the_weights():
     live, averaged = dynamics.denoiser, dynamics.averaged.network
     assert dynamics.averaged.num_updates == trainer.hp.dynamics_updates_per_iteration
     assert not torch.equal(live.mlp.linear_out.weight, averaged.mlp.linear_out.weight)
-    assert dynamics._network() is averaged and dynamics.train()._network() is live
+    assert dynamics.network is averaged and dynamics.train().network is live
     trained = {id(parameter) for parameter in trainer.optimizers["dynamics"].parameters}
     assert trained == {id(parameter) for parameter in live.parameters()}
 

@@ -1,10 +1,11 @@
 """Sizes and masks of a team."""
 
+import numpy as np
 import pytest
 import torch
 from support.core import DISCRETE, UNEQUAL
 
-from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.layout import AgentLayout, joined_mask, usable_blocks
 
 
 def test_sizes_are_the_largest_agents_and_the_id_is_appended():
@@ -48,3 +49,12 @@ def test_impossible_teams_are_refused(changes, message):
     sizes = {"agent_ids": ("a", "b"), "state_size": 1, "observation_sizes": (1, 1), "action_sizes": (1, 1)}
     with pytest.raises(ValueError, match=message):
         AgentLayout(**{**sizes, **changes})
+
+
+@pytest.mark.parametrize("mask", [(1, 0, 1, 1, 0), [1, 0, 1, 1, 0], (np.array([1, 0]), [1, 1, 0])])
+def test_masks_are_joined_in_every_form(mask):
+    assert np.asarray(joined_mask(mask)).tolist() == [1, 0, 1, 1, 0]
+    assert usable_blocks(np.asarray(joined_mask(mask)) > 0, (2, 3))
+    assert not usable_blocks(np.asarray(joined_mask(mask)) > 0, (1, 1, 3)) and usable_blocks(
+        np.array([False, True]), (2,)
+    )

@@ -439,6 +439,33 @@ def test_learners_without_a_seed_update_agents_in_the_same_order():
     assert first.seed != second.seed and orders[0] == orders[1] != orders[2]
 
 
+@pytest.mark.parametrize("make", [(MAPPOTrainer, MAPPOHyperparameters), (HAPPOTrainer, HAPPOHyperparameters)])
+def test_learners_without_a_seed_draw_the_same_minibatches_and_new_ones_every_iteration(make):
+    trainer_class, hp_class = make
+    hp = hp_class(**SMALL, ppo_minibatches=4)
+    pair = [make_trainer(trainer_class, UNEQUAL, hp, seed=None, rank=rank) for rank in (0, 1)]
+    assert pair[0].seed != pair[1].seed
+    for trainer in pair:
+        fed(trainer).train_iteration()
+    for name, network in pair[0]._trained().items():
+        assert torch.equal(weights(network), weights(pair[1]._trained()[name]))
+    numbers = []
+    for trainer, iteration in ((pair[0], 1), (pair[1], 1), (pair[1], 2)):
+        trainer.num_iterations = iteration
+        with trainer.random_numbers(0):
+            numbers.append(torch.rand(()).item())
+    assert numbers[0] == numbers[1] != numbers[2]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_critics_of_small_states_tell_all_of_them_apart(size):
+    critic = OnPolicyCritic(AgentLayout(("a", "b"), size, (2, 2), (1, 1)), MAPPOHyperparameters(**SMALL))
+    randomize(critic)
+    states = torch.rand(100, size, generator=torch.Generator().manual_seed(0))
+    values = critic(states)
+    assert len((20 * values / values.std()).round().unique()) > 20
+
+
 def test_relabelling_agents_networks_and_order_relabels_the_result(monkeypatch):
     layout = layout_of(3, action_size=2)
     plain, relabelled, order = happo(layout), happo(layout), [2, 0, 1]

@@ -108,3 +108,12 @@ def test_a_restored_optimizer_goes_on_but_keeps_its_own_learning_rate():
     assert restored.num_updates == 5
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), slow.parameters(), strict=True))
+
+
+def test_a_restored_optimizer_keeps_its_own_weight_decay_and_epsilon():
+    model = Model()
+    saved = optimizer(model, weight_decay=0.01)
+    update(saved, model.loss(0))
+    ours = optimizer(model, weight_decay=0.2, epsilon=1e-3)
+    ours.load_state_dict(saved.state_dict())
+    assert [(g["weight_decay"], g["eps"]) for g in ours._optimizer.param_groups] == [(0.2, 1e-3), (0.0, 1e-3)]

@@ -278,6 +278,16 @@ def test_tuple_teams_may_return_every_form(form, reward, flag):
     assert states[-1] == [3, 3, 1, 1, 1] and seen[1]["agent_0"].tolist() == [1, 1, 0, 1, 0]
 
 
+def test_flags_of_nobody_or_of_some_end_nothing():
+    nobody = cooperative(Grid(list, reward=sum, flag=lambda values: {}))
+    nobody.reset()
+    for _ in range(5):
+        assert nobody.step({"agent_0": 0, "agent_1": 0})[2:4] == ({"__all__": False}, {"__all__": False})
+    one = cooperative(Grid(list, reward=sum, flag=lambda values: {"agent_0": values[0]}), agents_leave=True)
+    one.reset()
+    assert [one.step({"agent_0": 0, "agent_1": 0})[2]["__all__"] for _ in range(3)] == [False] * 3
+
+
 def test_one_reward_is_everyones_and_an_info_of_all_is_the_first_agents():
     env = cooperative(wrappers.TimeLimit(Grid(list, reward=sum, info={"speed": 1}), 2))
     assert env.reset()[1]["agent_0"]["speed"] == 1

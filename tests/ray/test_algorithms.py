@@ -1,6 +1,5 @@
 """Every algorithm on every kind of team: trains, is saved, resumes bit for bit, is exported and evaluates."""
 
-import logging
 import math
 import re
 import sys
@@ -22,6 +21,8 @@ from rllib_dima import ALGORITHMS, Policy
 from rllib_dima.learning.rl_modules import POLICY_ID
 from rllib_dima.learning.trajectories import to_trajectory
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
+
+pytestmark = pytest.mark.usefixtures("ray_running")
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -94,13 +95,6 @@ class Team(MultiAgentEnv):
             return {agent: values[: space.shape[0]] for agent, space in self.observation_spaces.items()}
         left = {"left": {"observation": values, "action_mask": MASK}} if self.steps < 5 else {}
         return {**left, "right": values[:2]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=3, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def config_of(algorithm, kind):

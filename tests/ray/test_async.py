@@ -1,7 +1,6 @@
 """`sample_async`: runners collect the next iteration's steps while the learners learn, and nothing else changes."""
 
 import json
-import logging
 import os
 import pathlib
 import signal
@@ -46,13 +45,6 @@ class Recording(Team):
     def set_state(self, state):
         self.steps, self.number = state["steps"], state["number"]
         self.random.bit_generator.state = state["random"]
-
-
-@pytest.fixture(scope="module")
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def async_config(folder, num_runners=1, **changes):

@@ -4,11 +4,9 @@ With the smallest networks, the shortest episodes and few iterations; no video, 
 """
 
 import json
-import logging
 import runpy
 
 import pytest
-import ray
 from ray import tune
 from ray.rllib.env.env_context import EnvContext
 from support.pages import PAGES, ROOT, blocks, commands
@@ -18,15 +16,10 @@ from rllib_dima import DIMAConfig
 from rllib_dima.cli import main
 from rllib_dima.envs import make
 
+pytestmark = pytest.mark.usefixtures("ray_running")
+
 TASK = "mamujoco_halfcheetah_2x3"
 SHORT = {**TINY, "num_steps_before_learning": 20, "env_config": {"max_episode_steps": 20}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 class CheckedTuner:

@@ -1,7 +1,6 @@
 """What goes wrong on the way: runners, environments, learners, disks and impatient users; and what is lost then."""
 
 import contextlib
-import logging
 import os
 import pathlib
 import resource
@@ -29,13 +28,6 @@ from rllib_dima.envs import SimulationError
 from rllib_dima.learning.learner_group import LearnerError
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the functions below are run by remote actors
-
-
-@pytest.fixture(scope="module")
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 class Faulty(Team):

@@ -1,7 +1,6 @@
 """Reported figures: statistics are over exactly the episodes that ended, and evaluations over exactly theirs."""
 
 import json
-import logging
 import pathlib
 import sys
 
@@ -15,6 +14,8 @@ from support.team import make_runner, team_config
 
 from rllib_dima import DIMA
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
+
+pytestmark = pytest.mark.usefixtures("ray_running")
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -75,13 +76,6 @@ def check(reported, episodes):
     assert reported["agent_episode_returns_mean"] == pytest.approx(agents)
     assert reported["module_episode_returns_mean"] == pytest.approx({"shared_policy": np.mean(returns)})
     assert reported["agent_steps"] == pytest.approx(dict.fromkeys(agents, np.mean(lengths)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def report(algorithm, *runners):

@@ -1,19 +1,12 @@
 """The tables of docs/metrics.md name every metric that training reports, when it does, and no other."""
 
-import logging
 from pathlib import Path
 
 import pytest
-import ray
 from support.metrics import documented, missing, undocumented
 from support.team import team_config
 
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_running")
 
 
 def test_every_report_holds_what_the_tables_promise_for_it_and_nothing_else():

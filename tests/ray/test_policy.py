@@ -55,7 +55,7 @@ def test_acts_as_the_actor_does_on_all_agents_at_once(layout, distribution):
     if not layout.appends_agent_id:  # the last entries identify the agent by their largest
         rows[:, -2:] = torch.tensor([[2.0, -1.0], [-1.0, 2.0]])
         observations = {agent: row.numpy() for agent, row in zip(layout.agent_ids, rows, strict=True)}
-    expected = policy.actor.evaluated(rows).deterministic()
+    expected = policy.actor.acting(rows).deterministic()
     expected = expected if layout.is_discrete else expected.clamp(-1, 1)
     for given in (observations, {agent: row.numpy() for agent, row in zip(layout.agent_ids, rows, strict=True)}):
         actions = policy.act(given)
@@ -77,7 +77,7 @@ def test_masks_are_taken_beside_an_environments_own_observations_and_into_export
             rows[index, layout.available_slice][choices[index]] = masks[agent]
         if layout.agents_leave:
             rows[index, layout.alive_index] = 1
-    expected = policy.actor.evaluated(torch.from_numpy(rows)).deterministic()
+    expected = policy.actor.acting(torch.from_numpy(rows)).deterministic()
     expected = (expected if layout.is_discrete else expected.clamp(-1, 1)).detach().numpy()
     given = [policy.act(dict(zip(layout.agent_ids, rows, strict=True))), policy.act(own, action_masks=masks)]
     given.append(policy.act({a: {"observation": own[a], "action_mask": masks[a]} for a in layout.agent_ids}))
@@ -106,6 +106,28 @@ def test_masks_that_are_missing_or_do_not_fit_are_refused():
             policy.act(own, action_masks={**masks, **wrong} if wrong else {})
     with pytest.raises(ValueError, match=r"a dict with .*Flatten it"):
         policy.act({"a": {"x": own["a"], "y": own["a"], "action_mask": masks["a"]}})
+
+
+def test_masks_of_several_choices_may_be_tuples_and_each_choice_needs_something():
+    choices = ((2, 3), (2, 3))
+    layout = AgentLayout(
+        ("a", "b"),
+        2,
+        (2, 2),
+        (5, 5),
+        "multi_discrete",
+        appends_agent_id=True,
+        action_choices=choices,
+        masks_actions=True,
+    )
+    policy, own = policy_for(layout, scale=2.0), {agent: np.ones(2, np.float32) for agent in "ab"}
+    joined = {"a": [0, 1, 0, 0, 1], "b": [1, 0, 0, 1, 0]}
+    apart = {agent: (np.array(mask[:2]), np.array(mask[2:])) for agent, mask in joined.items()}
+    actions = policy.act(own, action_masks=apart)
+    assert {agent: action.tolist() for agent, action in actions.items()} == {"a": [1, 2], "b": [0, 1]}
+    assert all(np.array_equal(policy.act(own, action_masks=joined)[agent], actions[agent]) for agent in "ab")
+    with pytest.raises(ValueError, match="of each of the 2 choices"):
+        policy.act(own, action_masks={**joined, "b": [1, 1, 0, 0, 0]})
 
 
 def test_actions_are_within_bounds_and_random_ones_differ():

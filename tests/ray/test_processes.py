@@ -1,6 +1,5 @@
 """Several processes: learners side by side, remote runners, and Ray Tune."""
 
-import logging
 import os
 import sys
 
@@ -13,14 +12,9 @@ from support.team import TINY, Team, team_config
 
 from rllib_dima import DIMA
 
+pytestmark = pytest.mark.usefixtures("ray_running")
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the functions below are run by remote actors
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def of_learners(algo, function):

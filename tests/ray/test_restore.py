@@ -1,6 +1,5 @@
 """Restoring: from everywhere a checkpoint can be, and without a trace where it is refused."""
 
-import logging
 import os
 import pathlib
 import pickle
@@ -8,7 +7,6 @@ import pickle
 import numpy as np
 import pyarrow.fs
 import pytest
-import ray
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
 from support.results import reported_numbers
@@ -18,14 +16,9 @@ from rllib_dima import DIMA, Policy
 from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, write_manifest
 from rllib_dima.learning.learner_group import LearnerError
 
+pytestmark = pytest.mark.usefixtures("ray_running")
+
 LOCAL = pyarrow.fs.LocalFileSystem()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def save(config, path, iterations=1):

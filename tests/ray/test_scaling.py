@@ -26,16 +26,11 @@ from torch.overrides import TorchFunctionMode
 from rllib_dima.checkpoint import verify
 from rllib_dima.learning import learner as learner_module
 
+pytestmark = pytest.mark.usefixtures("ray_running")
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the functions below are run by remote actors
 
 LENGTH = 7  # of an episode of `Team`
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def check_rows(replay, num_workers, num_envs):

@@ -1,6 +1,5 @@
 """The shell knows nothing of DIMA: an algorithm that only counts trains, resumes, is exported and runs under Tune."""
 
-import logging
 import sys
 from dataclasses import dataclass
 
@@ -20,6 +19,8 @@ from rllib_dima.core.hyperparameters import knob
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
 from rllib_dima.core.policy.networks import Actor
 from rllib_dima.core.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("ray_running")
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -77,13 +78,6 @@ def counting_config():
     return (
         CountingConfig().environment(Team).training(model_size="large", env_steps_per_iteration=20, actor_hidden_size=8)
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 def test_an_algorithm_that_only_counts_trains_is_saved_resumes_and_is_exported(tmp_path):

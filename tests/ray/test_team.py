@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.utils import flatten_dict
+from support.fragile import fragile_config
 from support.team import Team, make_runner, team_config, trajectories
 
 from rllib_dima.envs import CooperativeEnv
@@ -127,6 +128,31 @@ def test_unseeded_runners_start_differently_and_seeded_ones_as_seeded():
 
     assert first_number(None, 1) != first_number(None, 2)
     assert first_number(5, 1) == first_number(5, 1) != first_number(5, 2)
+
+
+def test_environments_and_noise_of_runs_with_neighbouring_seeds_are_their_own():
+    starts, draws = [], []
+    for seed in (5, 6, 7):
+        for worker_index in (0, 1, 2):
+            config = team_config().debugging(seed=seed).env_runners(num_envs_per_env_runner=3)
+            runner = make_runner(config, worker_index)
+            with runner._own_noise(None):
+                draws.append(torch.rand(()).item())
+            starts += [trajectory.states[0, 1] for trajectory in trajectories(runner, 3)]
+    assert len(set(starts)) == len(starts) == 27 and len(set(draws)) == len(draws) == 9
+
+
+def test_a_restored_runner_plays_on_where_whole_episodes_were_asked_for_before():
+    config = fragile_config({}).env_runners(num_envs_per_env_runner=2)
+    runner, twin = make_runner(config), make_runner(config)
+    for other in (runner, twin):
+        other.sample(num_timesteps=6)
+    saved = runner.get_sampling_state()
+    runner.sample(num_episodes=3)
+    assert runner.env.resting == [False, True]
+    runner.set_sampling_state(saved)
+    for ours, expected in zip(trajectories(runner, 30), trajectories(twin, 30), strict=True):
+        np.testing.assert_array_equal(ours.states, expected.states)
 
 
 def test_samples_on_one_thread_and_restores_the_number():

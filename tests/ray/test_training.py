@@ -1,7 +1,6 @@
 """The algorithm in one process: what it trains and reports, evaluation, seeds, checkpoints and errors."""
 
 import copy
-import logging
 import pathlib
 import re
 import subprocess
@@ -11,7 +10,6 @@ import time
 import numpy as np
 import pyarrow.fs
 import pytest
-import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.columns import Columns
@@ -26,14 +24,9 @@ from rllib_dima.core.trainer import NonFiniteLossError
 from rllib_dima.learning.learner import TeamLearner
 from rllib_dima.reporting.progress_line import progress_line
 
+pytestmark = pytest.mark.usefixtures("ray_running")
+
 MODULES = ("shared_policy", "critic", "world_model")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

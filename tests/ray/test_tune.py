@@ -1,7 +1,6 @@
 """Ray Tune: early stopping, population-based training, interruption, and the files that come out."""
 
 import json
-import logging
 import os
 import pathlib
 import re
@@ -25,14 +24,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
 import tune_asha
 import tune_pbt
 
+pytestmark = pytest.mark.usefixtures("ray_running")
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the callback below is run by remote actors
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_running():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
 
 
 class ReportSettingsInUse(RLlibCallback):

@@ -143,16 +143,14 @@ class Diffusion(nn.Module):
     @property
     def action_encoder(self) -> ActionSetEncoder:
         """Encodes the visible actions."""
-        return self._network().action_encoder
+        return self.network.action_encoder
 
-    def network(
-        self, noisy: torch.Tensor, c_noise: torch.Tensor, context: torch.Tensor, actions: torch.Tensor
-    ) -> torch.Tensor:
-        """F_theta: noisy (B, S), c_noise (B,) or (1,), context (B, L, S), encoded actions (B, E) -> (B, S)."""
-        return self._network()(noisy, c_noise, context, actions)
+    @property
+    def network(self) -> UNetDenoiser | MLPDenoiser:
+        """F_theta: noisy (B, S), c_noise (B,) or (1,), context (B, L, S), encoded actions (B, E) -> (B, S).
 
-    def _network(self) -> UNetDenoiser | MLPDenoiser:
-        """The one that is trained; outside training the average of its weights, if there is one."""
+        The one that is trained; outside training the average of its weights, if there is one.
+        """
         return self.denoiser if self.training or self.averaged is None else self.averaged.network
 
     @torch.no_grad()
@@ -272,16 +270,12 @@ class Diffusion(nn.Module):
 
     def _denoising_task(self, actions: torch.Tensor, valid: torch.Tensor, next_states: torch.Tensor) -> _Task:
         """Draws what is visible and the noise: actions (B, L, N, A), valid (B, L), next_states (B, S)."""
-        hp, visible, like = self.hp, self._training_visibility(valid), next_states
+        hp, like = self.hp, next_states
+        visible = self._visible(valid, visible_in_training(hp.conditioning, len(valid), self.num_agents, valid.device))
         log_sigma = torch.randn(len(like), dtype=like.dtype, device=like.device) * hp.noise_log_std + hp.noise_log_mean
         sigma = log_sigma.exp().clamp(hp.noise_sigma_min, hp.noise_sigma_max)  # (B,)
         noise = torch.randn_like(like) * sigma.unsqueeze(1) + torch.randn_like(like) * hp.sigma_offset_noise
         return _Task(actions, visible, next_states, noise, sigma)
-
-    def _training_visibility(self, valid: torch.Tensor) -> torch.Tensor:
-        """Past actions where valid, of the present ones a draw: (B, L) -> (B, L, N)."""
-        present = visible_in_training(self.hp.conditioning, len(valid), self.num_agents, valid.device)
-        return self._visible(valid, present)
 
     def _visible(self, valid: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """Past actions where valid, and the given ones of the present: (B, L) and (B, N) -> (B, L, N)."""

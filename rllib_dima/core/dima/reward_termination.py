@@ -21,6 +21,7 @@ from torch.nn import functional
 from rllib_dima.core.dima.action_encoder import SumActionEncoder
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.mlp import mlp
 from rllib_dima.core.transformer import Block, KeyValueCache, dropout, unseen_tokens
 
 
@@ -140,7 +141,8 @@ class RewardTermination(OutcomeModel):
         )
         self.blocks = cast("Sequence[Block]", blocks)
         self.norm_out = nn.LayerNorm(size)
-        self.reward_head, self.continuation_head = _head(size), _head(size)
+        sizes = [size, size, size, 1]
+        self.reward_head, self.continuation_head = mlp(sizes, nn.GELU), mlp(sizes, nn.GELU)
 
     def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards and continuation logits of the first M steps of rollouts.
@@ -207,8 +209,3 @@ class RewardTermination(OutcomeModel):
         tokens = torch.stack([self.state_in(states), joint.unflatten(0, (batch_size, steps))], dim=2)  # (B, M, 2, D)
         x = tokens.flatten(1, 2) + self.position_embedding[start : start + 2 * steps]
         return dropout(x, self.dropout) if self.training else x
-
-
-def _head(size: int) -> nn.Sequential:
-    """A 3-layer MLP to one number."""
-    return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.GELU(), nn.Linear(size, 1))

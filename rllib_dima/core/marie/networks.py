@@ -33,15 +33,8 @@ class MARIEActor(Actor):
         super().__init__(layout, hp)
         self.tokenizer = make_tokenizer(layout, hp).requires_grad_(False).eval()
 
-    @torch.no_grad()
-    def act(self, observations: torch.Tensor, deterministic: bool) -> torch.Tensor:
-        if deterministic:
-            return super().act(observations, deterministic)
-        agents = self.layout.agent_index(observations)
-        return self(self.seen(observations, agents), agents).sample()
-
-    def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
-        """The policy whose likeliest actions are taken, of real observations; arguments as of `forward`."""
+    def acting(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> PolicyDistribution:
+        """The policy of real observations; arguments as of `forward`."""
         return self(self.seen(observations, agents), agents)
 
     def seen(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> torch.Tensor:

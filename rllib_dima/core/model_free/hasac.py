@@ -105,10 +105,10 @@ class HASACTrainer(ModelFreeTrainer):
         """One update of everything."""
         with self.clock.timed("critic"):
             self._update_critic(batch)
+        targets = target_entropies(self.layout, self._action_mask, batch.observations)
         with self.clock.timed("actor"), self.critic.frozen():
-            log_probs = self._update_actors(batch, order)
+            log_probs = self._update_actors(batch, order, targets)
         if self.hp.auto_alpha:
-            targets = target_entropies(self.layout, self._action_mask, batch.observations)
             self._update_temperature(-1, (log_probs + targets).sum(1).mean())
         alphas = torch.stack([self.temperatures(agent) for agent in order])
         self._means["temperature"].add({"alpha": alphas.mean(), "alpha_critic": self.temperatures(-1)})
@@ -130,12 +130,11 @@ class HASACTrainer(ModelFreeTrainer):
         following = following - self.temperatures(-1) * log_probs.sum(1)
         return batch.returns + batch.discounts * (~batch.terminated).float() * following
 
-    def _update_actors(self, batch: MultiStep, order: Sequence[int]) -> torch.Tensor:
-        """Updates the agents one after the other; returns ln pi^i (B, N) of each before its step."""
+    def _update_actors(self, batch: MultiStep, order: Sequence[int], targets: torch.Tensor) -> torch.Tensor:
+        """Updates the agents one after the other; (B, N) -> ln pi^i (B, N) of each before its step."""
         with torch.no_grad():
             joint = list(self.actor.draw_executed(batch.observations)[0].unbind(1))  # N of (B, A)
         alive = self.layout.alive(batch.observations)  # (B, N)
-        targets = target_entropies(self.layout, self._action_mask, batch.observations)
         log_probs = torch.empty(len(joint[0]), len(joint), device=self.device)
         for agent in order:
             own = batch.observations[:, agent]

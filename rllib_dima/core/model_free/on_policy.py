@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +29,7 @@ from rllib_dima.core.policy.value_normalizer import ValueNormalizer
 from rllib_dima.core.replay.data import Trajectory, check_trajectory
 from rllib_dima.core.trainer import Metrics
 from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+from rllib_dima.core.training.random_numbers import own_random_numbers
 
 
 class OnPolicyCritic(Critic):
@@ -98,6 +101,13 @@ class OnPolicyTrainer(ModelFreeTrainer):
                 self._update_critic(batch, metrics)
         self._fresh = []
         return self._report_parts()
+
+    def random_numbers(self, stream: int) -> AbstractContextManager:
+        """Of all learners alike, also without a seed: they average gradients of the same minibatches."""
+        if self._given_seed is not None:
+            return super().random_numbers(stream)
+        entropy = np.random.SeedSequence(self._shared_entropy(self.actor))
+        return own_random_numbers(int(entropy.generate_state(1)[0]), self.device)
 
     def set_learning_rates(self, hp: Hyperparameters) -> None:
         """Those of `hp` from the next iteration on, as far as they have decayed by then."""

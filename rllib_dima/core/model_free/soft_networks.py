@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
+from rllib_dima.core.mlp import mlp
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters, SoftActorHyperparameters
 from rllib_dima.core.policy.distributions import (
     MaskedCategorical,
@@ -29,9 +29,9 @@ SoftDistribution = MaskedSquashedGaussian | MaskedCategorical | MaskedMultiCateg
 
 def _mlp(sizes: list[int], last_activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers as torch initialises them, with ReLU between, and `last_activation` after the last hidden one."""
-    parts: list[nn.Module] = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
-    parts[-3] = last_activation()
-    return nn.Sequential(*parts[:-1]).float()
+    network = mlp(sizes, nn.ReLU)
+    network[-2] = last_activation()
+    return network.float()
 
 
 class SquashedActors(PolicyNetwork):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.trainer import Metrics, OptimizingTrainer
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.metrics import RunningMeans
-
-logger = logging.getLogger(__name__)
 
 
 class ModelFreeTrainer(OptimizingTrainer):
@@ -45,8 +42,12 @@ class ModelFreeTrainer(OptimizingTrainer):
 
         Their seeds may differ, if none was given; but their networks never do.
         """
-        weights = nn.utils.parameters_to_vector(actor.parameters()).detach().cpu().numpy()
-        return np.random.default_rng([zlib.crc32(weights.tobytes()), self.num_iterations])
+        return np.random.default_rng(self._shared_entropy(actor))
+
+    def _shared_entropy(self, network: nn.Module) -> list[int]:
+        """Equal in all learners, new in every iteration."""
+        weights = nn.utils.parameters_to_vector(network.parameters()).detach().cpu().numpy()
+        return [zlib.crc32(weights.tobytes()), self.num_iterations]
 
     def _report_parts(self) -> Metrics:
         """The means of every network's metrics, checked."""

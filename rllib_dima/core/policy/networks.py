@@ -33,14 +33,18 @@ from rllib_dima.core.policy.value_normalizer import ValueNormalizer
 
 
 def _network(size_in: int, hidden: int, num_layers: int, size_out: int, output_gain: float) -> nn.Sequential:
-    """Hidden layers and an output, linear with ReLU and layer norm (also on the input), orthogonally initialised."""
+    """Hidden layers and an output, linear with ReLU and layer norm, orthogonally initialised.
+
+    Inputs are normed, too, unless they are one or two entries: of one, layer norm leaves nothing, of two which is
+    larger.
+    """
     sizes = [size_in, *[hidden] * num_layers, size_out]
     layers = [nn.Linear(*pair) for pair in pairwise(sizes)]
     for layer, gain in zip(layers, [nn.init.calculate_gain("relu")] * num_layers + [output_gain], strict=True):
         nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
     parts = [part for layer in layers for part in (nn.LayerNorm(layer.in_features), layer, nn.ReLU())]
-    return nn.Sequential(*parts[:-1])
+    return nn.Sequential(*parts[int(size_in < 3) : -1])
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,8 @@ class PolicyNetwork(ActingNetwork):
             agents: (B,) which agent each row of (B, O) belongs to.
         """
 
-    def evaluated(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
-        """The policy whose likeliest actions are taken; it need not be the one that is trained. Arguments as above."""
+    def acting(self, observations: torch.Tensor, agents: torch.Tensor | None = None) -> ActionDistribution:
+        """The policy that acts in the environment, on what it observes there. Arguments as above."""
         return self(observations, agents)
 
     @torch.no_grad()
@@ -129,18 +133,13 @@ class PolicyNetwork(ActingNetwork):
 
         Args:
             observations: (B, O) padded.
-            deterministic: the mean, or the likeliest choice, of the policy that is evaluated, instead of a draw from
-                the one that is trained.
+            deterministic: the mean, or the likeliest choice, instead of a draw.
 
         Returns:
             (B, A) before clipping, or (B,) or (B, F) int64.
         """
-        agents = self.layout.agent_index(observations)
-        return (
-            self.evaluated(observations, agents).deterministic()
-            if deterministic
-            else self(observations, agents).sample()
-        )
+        policy = self.acting(observations, self.layout.agent_index(observations))
+        return policy.deterministic() if deterministic else policy.sample()
 
     @torch.no_grad()
     def draw(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -54,6 +54,9 @@ class ModelOptimizer:
         self._optimizer = optimizer_class(
             [g for g in groups if g["params"]], lr=lr, eps=epsilon, fused=True, capturable=self._on_gpu
         )
+        self._fixed = [
+            {name: group[name] for name in ("weight_decay", "eps")} for group in self._optimizer.param_groups
+        ]
         self._configure_groups()
 
     def begin_update(self, count: int = 1) -> None:
@@ -88,7 +91,7 @@ class ModelOptimizer:
         return {"optimizer": state, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict`, except for the learning rate, which stays the configured one.
+        """Restores the moments and the number of updates; learning rate, weight decay and epsilon stay the configured.
 
         The moments become new tensors, so what was captured with the old ones must be captured anew.
         """
@@ -97,11 +100,11 @@ class ModelOptimizer:
         self._configure_groups()
 
     def _configure_groups(self) -> None:
-        """Gives the present learning rate to the optimiser: as a number, or in the tensor that a graph reads."""
+        """Gives its settings to the optimiser; the learning rate as a number, or in the tensor that a graph reads."""
         self._lr_tensor.fill_(self._present_lr)
         lr = self._lr_tensor if self._on_gpu else self._present_lr
-        for group in self._optimizer.param_groups:
-            group.update(lr=lr, capturable=self._on_gpu)
+        for group, fixed in zip(self._optimizer.param_groups, self._fixed, strict=True):
+            group.update(lr=lr, capturable=self._on_gpu, **fixed)
 
 
 def _split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
