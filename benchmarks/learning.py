@@ -8,8 +8,9 @@
 
 Each run trains HalfCheetah-2x3 with DIMA's nano preset for 30,000 environment steps on one thread, if nothing else is
 asked for. Every 2,000 steps the deterministic policy plays 10 episodes. Curves go to
-benchmarks/results/learning_<task>_<mode>_<seed>.json after every evaluation, with a checkpoint beside them in
-results/learning, from which an interrupted run goes on.
+benchmarks/results/learning_<task>_<name>_<seed>.json after every evaluation (the name: a label, or algorithm, recipe,
+conditioning and size), with a checkpoint in results/learning, from which an interrupted run goes on. Without that
+checkpoint a run begins anew, so that a committed curve is measured again.
 "seconds" is wall-clock time, which other work on the machine stretches; "cpu_seconds" is the process's own.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -109,6 +111,13 @@ def new_record(args: argparse.Namespace, mode: str, seed: int) -> dict:
     }
 
 
+def require_same(found: dict, wanted: dict, file: Path) -> None:
+    """Ends the program rather than going on with, or replacing, what was measured with other settings."""
+    names = ("run", "task", "recipe", "conditioning", "seed", "model_size", "settings")
+    if other := {name: found[name] for name in names if name in found and found[name] != wanted[name]}:
+        raise SystemExit(f"{file} was run with {other}: give --label, for a file of its own, or remove that one.")
+
+
 def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     """One run to the end, from its checkpoint if there is one."""
     import rllib_dima
@@ -116,16 +125,19 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
     torch.set_num_threads(1)
     file = result_file(args, mode, seed)
     checkpoint = CHECKPOINTS / file.stem.removeprefix("learning_")
+    record, steps = new_record(args, mode, seed), 0
+    if file.exists():
+        require_same(json.loads(file.read_text()), record, file)
     if checkpoint.exists() and file.exists():
         algo, record = getattr(rllib_dima, args.run).from_checkpoint(str(checkpoint)), json.loads(file.read_text())
+        steps = steps_done(args, mode, seed)
     else:
-        algo, record = build_config(args, mode, seed).build(), new_record(args, mode, seed)
-    steps = steps_done(args, mode, seed)
+        algo = build_config(args, mode, seed).build()
     start, cpu_start = time.monotonic() - record["seconds"], time.process_time() - record["cpu_seconds"]
     while steps < args.steps:
         result = algo.train()
         before, steps = steps, int(result["env_runners"]["num_env_steps_sampled_lifetime"])
-        if steps // args.evaluate_every > before // args.evaluate_every:
+        if steps // args.evaluate_every > before // args.evaluate_every or steps >= args.steps:
             sampled = result["env_runners"].get("episode_return_mean", float("nan"))
             evaluation = algo.evaluate()["env_runners"]
             record["seconds"] = round(time.monotonic() - start, 1)
@@ -168,10 +180,12 @@ def table(args: argparse.Namespace) -> None:
             continue
         print(f"\n{args.task}, {name}: return of the deterministic policy / of the sampled actions of training")
         print(f"{'steps':>7}", *(f"{'seed ' + str(r['seed']):>15}" for r in records))
-        for points in zip(*(r["curve"] for r in records), strict=False):
-            cells = (f"{p['deterministic']:>7.0f} /{p['sampled']:>6.0f}" for p in points)
-            print(f"{points[0]['steps']:>7}", *cells)
-        last = [r["curve"][-1]["deterministic"] for r in records]
+        curves = [{p["steps"] // args.evaluate_every: p for p in reversed(record["curve"])} for record in records]
+        for number in sorted(set().union(*curves)):
+            points = [curve.get(number) for curve in curves]
+            cells = (f"{p['deterministic']:>7.0f} /{p['sampled']:>6.0f}" if p else f"{'':>15}" for p in points)
+            print(f"{number * args.evaluate_every:>7}", *cells)
+        last = [r["curve"][-1]["deterministic"] for r in records if r["curve"][-1]["steps"] >= args.steps] or [math.nan]
         minutes = ", ".join(f"{r['seconds'] / 60:.1f}" for r in records)
         spread = np.std(last, ddof=1) if len(last) > 1 else float("nan")
         print(f"last evaluation: {np.mean(last):.0f} +- {spread:.0f} over {len(last)} seeds; minutes: {minutes}")

@@ -14,8 +14,8 @@ How to run:
 
 What to expect: what `check_env` says of the task, a line per iteration of 200 real steps, and the return of the policy
 before and after. It draws its actions there, too: untrained it is random, and the likeliest of numbered actions may
-keep an agent where it is for ever. benchmarks/RESULTS.md has what came of 20,000 steps: MAPPO learns all three, DIMA
-the games with masks and deaths, but not to carry a package.
+keep an agent where it is for ever. benchmarks/RESULTS.md has what came of 20,000 steps: MAPPO and DIMA learn
+the games with masks and deaths; neither is shown to learn to carry a package.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _short(number: float, position: float | None = None) -> str:
 def _draw_task(panel: Axes, lines: Sequence[Curve], names: Sequence[str], paper: bool) -> None:
     for of in lines:
         style, spread = _style(names, of.group.name), of.estimate
-        panel.plot(of.x, spread.value, **style)
+        panel.plot(of.x, spread.value, marker="o" if len(of.x) == 1 else None, **style)
         panel.fill_between(of.x, spread.low, spread.high, color=style["color"], alpha=0.16, linewidth=0)
     published = RETURNS.get(lines[0].group.task) if lines else None
     if paper and published is not None:
