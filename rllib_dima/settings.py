@@ -113,6 +113,16 @@ ALTERNATIVES: dict[str, str] = {
 }
 
 
+# Hyperparameters of RLlib's own PPO, which users may try here.
+OF_PPO: dict[str, str] = {
+    "num_sgd_iter": "Set ppo_epochs.",
+    **dict.fromkeys(("kl_coeff", "kl_target", "use_kl_loss"), "PPO clips the probability ratio: set clip_param."),
+    "vf_loss_coeff": "The critic is a network of its own: set critic_lr.",
+    "vf_clip_param": "Set value_clip_param.",
+    **dict.fromkeys(("use_gae", "use_critic"), "Advantages always come from the critic: set lambda_."),
+}
+
+
 class _Rule(NamedTuple):
     """The legal values of a setting: in words, by type, and by a condition."""
 

@@ -373,8 +373,9 @@ class TeamAlgorithm(Algorithm):
         # First, as Ray Tune's table shows the first numbers; and NaN where there is none yet, which schedulers and stop
         # criteria pass over, while a metric that is missing ends the experiment.
         learners = results.get(LEARNER_RESULTS, {})
+        results[ENV_RUNNER_RESULTS] = {EPISODE_RETURN_MEAN: math.nan, **results.get(ENV_RUNNER_RESULTS, {})}
         shown = {
-            EPISODE_RETURN_MEAN: results.get(ENV_RUNNER_RESULTS, {}).get(EPISODE_RETURN_MEAN, math.nan),
+            EPISODE_RETURN_MEAN: results[ENV_RUNNER_RESULTS][EPISODE_RETURN_MEAN],
             **{name: learners.get(module, {}).get(name, math.nan) for name, module in self.config.shown_losses.items()},
         }
         return _plain({**shown, **results})

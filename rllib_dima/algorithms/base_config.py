@@ -42,7 +42,7 @@ from rllib_dima.learning.rl_modules import POLICY_ID, TeamMultiRLModule, TeamNet
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
 from rllib_dima.sampling.connectors import ModuleToTeam, TeamToModule
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
-from rllib_dima.settings import ALTERNATIVES, CHANGED_FOR_EVALUATION, READ_SETTINGS, RULES, check_value
+from rllib_dima.settings import ALTERNATIVES, CHANGED_FOR_EVALUATION, OF_PPO, READ_SETTINGS, RULES, check_value
 
 NOT_PROVIDED: Any = NotProvided  # RLlib's default of what was not given, which annotations leave out
 PRESETS = ("model_size", "recipe")
@@ -123,9 +123,11 @@ class TeamConfig(AlgorithmConfig):
             ValueError: on an unknown name, with the nearest known ones. Values are checked by `validate()`.
         """
         for name in hyperparameters:
-            if name in _unused_settings(type(self)):
-                raise ValueError(self.not_used(name))
-            check_name(name, self.hyperparameter_class.names(), "hyperparameter")
+            known = self.hyperparameter_class.names()
+            for setting in () if name in known else (name, f"_{name}"):  # RLlib keeps some under another name
+                if setting in _unused_settings(type(self)) or setting in OF_PPO:
+                    raise ValueError(self.not_used(setting))
+            check_name(name, known, "hyperparameter")
         presets = {"model_size": model_size, "recipe": recipe}
         given = {name: value for name, value in presets.items() if value is not NOT_PROVIDED}
         for name, value in {**given, **hyperparameters}.items():
@@ -247,6 +249,11 @@ class TeamConfig(AlgorithmConfig):
             raise ValueError(
                 f"sample_async=True collects with the policy before the present one, but {self.algo_class.__name__} "
                 "learns from the present policy's steps alone: leave it at False."
+            )
+        if not self.explore and not self.in_evaluation and self.trainer_class.ON_POLICY:
+            raise ValueError(
+                f"explore=False collects the likeliest actions, but {self.algo_class.__name__} learns from drawn ones: "
+                "leave it at True, and set explore in evaluation_config for evaluation."
             )
         self._check_step_split(self.hyperparameters().env_steps_per_iteration)
 
@@ -386,7 +393,7 @@ class TeamConfig(AlgorithmConfig):
     def not_used(self, name: str) -> str:
         """The error message for a setting that the algorithm does not use."""
         algorithm = self.algo_class.__name__
-        advice = self.alternatives.get(name, "Leave it out.")
+        advice = {**OF_PPO, **self.alternatives}.get(name, "Leave it out.")
         return f"{algorithm} does not use {name.lstrip('_')!r}, which was set. {advice}"
 
     @classmethod

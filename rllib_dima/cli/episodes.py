@@ -62,23 +62,36 @@ def evaluate_checkpoint(
 
 
 def evaluation_config(
-    algorithm: type, trained: Any, render_mode: str | None, *, config: dict[str, Any], env: str | None, seed: int | None
+    algorithm: type,
+    trained: Any,
+    render_mode: str | None,
+    *,
+    config: dict[str, Any],
+    env: str | None,
+    seed: int | None,
+    explore: bool = False,
 ) -> Any:
-    """The configuration of one runner with one environment that acts without exploration.
+    """The configuration of one runner with one environment.
 
     Args:
         algorithm: class of the algorithm.
         trained: configuration it was trained with; its own `evaluation_config` is applied.
         render_mode: of the environment, if it is to draw.
         config, env, seed: what is to be different.
+        explore: whether actions are drawn.
+
+    Raises:
+        UsageError: a setting does not fit, or has a flag of its own.
     """
+    for name in config.keys() & {"explore", "seed"}:
+        raise UsageError(f"--config has {name!r}, for which there is a flag: give --{name}.")
     with failing_as(UsageError):
         changes = {**read_settings(config, algorithm), **({} if env is None else {"env": env})}
         result = trained.get_evaluation_config_object().update_from_dict(changes)
     result.in_evaluation = False  # RLlib would add a million to the seed
     result.num_env_runners = 0
     result.num_envs_per_env_runner = 1
-    result.explore = False
+    result.explore = explore
     result.seed = seed
     if render_mode is not None:
         result.env_config = {**result.env_config, "render_mode": render_mode}
@@ -113,7 +126,7 @@ def run_episodes(
         config.callbacks(on_episode_end=on_episode_end, **frames)
         with _runner(checkpoint, config) as runner:
             try:
-                runner.sample(num_episodes=num, explore=False)
+                runner.sample(num_episodes=num, explore=config.explore)
             except Exception as error:  # whatever the environment, the policy or the video raises
                 raise RunError(f"Episode {len(returns) + len(broken) + 1} failed: {error}") from error
     if not returns:

@@ -13,6 +13,7 @@ from rllib_dima.cli.train import IMPORTS, VERBOSITY
 @click.command(cls=Command, short_help="Run a checkpoint's policy.", params=[IMPORTS, VERBOSITY])
 @click.argument("checkpoint", metavar="CHECKPOINT")
 @click.option("--episodes", type=click.IntRange(1), default=10, metavar="N", help="Whole episodes to run (10).")
+@click.option("--explore", is_flag=True, help="Draw actions, as in training, instead of the likeliest.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the environment; without, a new one every time.")
 @click.option("--render", is_flag=True, help="Show the episodes in a window, unless --out is given.")
 @click.option("--out", metavar="FILE", help="Write a video (.mp4, .gif, ...) at the environment's frame rate.")
@@ -21,7 +22,7 @@ from rllib_dima.cli.train import IMPORTS, VERBOSITY
 @click.option("-e", "--env", metavar="ENV", help="Another environment than the one trained on.")
 @click.option("-r", "-a", "--run", "--algo", "run", metavar="NAME", help="Refuse checkpoints of another algorithm.")
 def evaluate(**flags: Any) -> None:
-    """Run whole episodes with a checkpoint's policy, without exploration, and print their returns.
+    """Run whole episodes with a checkpoint's policy, without exploration unless asked, and print their returns.
 
       rllib evaluate ~/ray_results/dima_ant --episodes 10
       rllib evaluate CHECKPOINT --episodes 1 --out ant.mp4

@@ -11,6 +11,7 @@ import copy
 import logging
 import math
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -43,12 +44,16 @@ from ray.util import log_once
 
 from rllib_dima.core.training.random_numbers import own_random_numbers
 from rllib_dima.envs import CooperativeEnv, create_team
+from rllib_dima.envs.outcomes import NonFiniteError
+from rllib_dima.envs.spaces import ContractError
 from rllib_dima.learning.rl_modules import POLICY_ID
 from rllib_dima.sampling.broken_episodes import breakdown
 from rllib_dima.sampling.team_vector import TeamVector
 
 LAYOUT_KEY = "__layout__"
 NUM_BROKEN_EPISODES = "num_broken_episodes"
+MOST_REBUILDS = 10
+"""So many times in one call of `sample` failed environments are built anew, if they are to be."""
 
 logger = logging.getLogger("ray.rllib")
 
@@ -78,6 +83,10 @@ _RUNNING = (
 """RLlib's attributes of a runner that hold episodes in flight, and what the policy is shown next."""
 
 
+class _GivenUpError(RuntimeError):
+    """Environments fail, and building them anew does not help."""
+
+
 class EndlessEpisodeError(RuntimeError):
     """No episode of an evaluation ended in time."""
 
@@ -94,6 +103,7 @@ class TeamEnvRunner(MultiAgentEnvRunner):
     env: TeamVector | None
 
     _num_rebuilds = 0  # of environments; RLlib builds them before anything can be set here
+    _num_rebuilds_of_call = 0  # of `sample`
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
@@ -113,12 +123,14 @@ class TeamEnvRunner(MultiAgentEnvRunner):
 
         Raises:
             ValueError: random actions are asked for, which RLlib would draw from the spaces of the user's environment.
-            RuntimeError: an environment failed. What this call had collected is lost; the next starts new episodes.
+            RuntimeError: an environment failed; `MOST_REBUILDS` times, if failed ones are to be built anew. What this
+                call had collected is lost; the next starts new episodes.
             EndlessEpisodeError: this is evaluation, and no episode ended within `evaluation_sample_timeout_s`.
         """
         if kwargs.get("random_actions"):
             raise ValueError("Runners draw no random actions: step an environment with env.single_action_space.")
         self._no_end_since = time.monotonic() if num_episodes else math.inf
+        self._num_rebuilds_of_call = 0
         if seeds is not None:
             self._drop_episodes()
         if self.env is not None:
@@ -135,9 +147,21 @@ class TeamEnvRunner(MultiAgentEnvRunner):
         return episodes
 
     def make_env(self) -> None:
-        """Builds the wrapped environments; called again after a failure."""
-        failed = self.env
+        """Builds the wrapped environments; called again after a failure, which RLlib would go on with for ever.
+
+        Raises:
+            RuntimeError: they break their contract, which building them anew does not mend; or they have failed more
+                than `MOST_REBUILDS` times in one call of `sample`.
+        """
+        failed, reason = self.env, sys.exc_info()[1]  # what RLlib is handling
         if failed is not None:
+            self._num_rebuilds_of_call += 1
+            is_lasting = isinstance(reason, ContractError) and not isinstance(reason, NonFiniteError)
+            if is_lasting or self._num_rebuilds_of_call > MOST_REBUILDS:
+                raise _GivenUpError(
+                    f"Environment {self.config.env!r} failed and is not built anew "
+                    f"(restart_failed_sub_environments; {self._num_rebuilds_of_call - 1} times in this call): {reason}"
+                ) from reason
             failed.close()
             self._num_rebuilds += 1
         context = self._env_context()
@@ -279,6 +303,8 @@ class TeamEnvRunner(MultiAgentEnvRunner):
     def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         try:
             return super()._try_env_reset(seed=None if seed is None else self._env_seed(seed), options=options)
+        except _GivenUpError:
+            raise
         except Exception as error:  # whatever an environment raises
             raise RuntimeError(f"Environment {self.config.env!r} failed in reset(): {error}") from error
 
@@ -300,6 +326,8 @@ class TeamEnvRunner(MultiAgentEnvRunner):
     def _try_env_step(self, actions: list[dict[str, Any]]) -> Any:
         try:
             return super()._try_env_step(actions)
+        except _GivenUpError:
+            raise
         except RuntimeError as error:
             raise RuntimeError(
                 f"Environment {self.config.env!r} failed in step(): {error.__cause__}"

@@ -91,6 +91,7 @@ def test_evaluate_has_the_flags_that_the_design_names(call):
         "seed": 5,
         "config": {},
     }
+    assert call(["evaluate", "here", "--explore"])[1]["explore"]
 
 
 @pytest.mark.parametrize(

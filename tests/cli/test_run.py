@@ -129,13 +129,16 @@ def test_evaluate_reads_neither_world_model_nor_replay(results, tmp_path, capsys
         path = bare / "learner_group" / "learner" / part
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert main(["evaluate", str(bare), "--episodes", "1", "--seed", "1"]) == 0
-    assert len(printed_returns(capsys.readouterr().out)) == 1
+    (first,) = printed_returns(capsys.readouterr().out)
+    assert main(["evaluate", str(bare), "--episodes", "1", "--seed", "1", "--explore"]) == 0
+    assert printed_returns(capsys.readouterr().out) != [first]
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
         (["--run", "PPO"], 2, "of DIMA, not of PPO"),
+        (["--config", '{"explore": true}'], 2, "give --explore"),
         (["--out", "x.avif"], 2, "must end in one of .mp4"),
         (["--out", f"{__file__}/x.mp4"], 2, "x.mp4 cannot be written"),
         (["--film", "2"], 2, "add --out FILE"),

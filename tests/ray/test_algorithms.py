@@ -268,6 +268,9 @@ def test_collecting_ahead_is_refused_where_only_the_present_policys_steps_count(
     config = config_of(algorithm, "continuous").env_runners(num_env_runners=1, sample_async=True)
     with pytest.raises(ValueError, match=f"but {algorithm} learns from the present policy's steps alone"):
         config.validate()
+    config = config_of(algorithm, "continuous").env_runners(explore=False)
+    with pytest.raises(ValueError, match=f"explore=False.*but {algorithm} learns from drawn ones"):
+        config.validate()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -234,6 +234,29 @@ def test_failed_sub_environment_is_rebuilt_if_asked():
     assert len(trajectories(runner, 5)[0]) == 5
 
 
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_environments_that_always_fail_are_not_built_anew_for_ever(method, monkeypatch):
+    def explode(self, *args, **kwargs):
+        built.append(self)
+        raise OSError("no simulator answers")
+
+    built = []
+    runner = make_runner(team_config().fault_tolerance(restart_failed_sub_environments=True))
+    monkeypatch.setattr(Team, method, explode)
+    with pytest.raises(RuntimeError, match=r"is not built anew .*10 times.*no simulator answers"):
+        runner.sample(num_timesteps=5)
+    assert len(built) == 11
+    monkeypatch.undo()
+    assert len(trajectories(runner, 5)[0]) == 5
+
+
+def test_environments_that_break_their_contract_are_not_built_anew(monkeypatch):
+    runner = make_runner(team_config().fault_tolerance(restart_failed_sub_environments=True))
+    monkeypatch.setattr(Team, "state", lambda self: np.zeros(3, np.float32))
+    with pytest.raises(RuntimeError, match=r"is not built anew .*0 times.*\(3,\)"):
+        runner.sample(num_timesteps=5)
+
+
 def test_environments_that_cannot_be_built_leave_nothing_behind(monkeypatch):
     class SecondFails(Team):
         closed = 0
