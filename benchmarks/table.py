@@ -33,9 +33,10 @@ MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswit
 BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
 TASKS = [*MAMUJOCO, *BIDEXHANDS]
 
+BETA = {"policy_distribution": "beta", "initial_log_std": 2.0}
 ALGORITHMS = {
     "swift": ["--run", "DIMA", "--recipe", "swift"],
-    "beta": ["--run", "DIMA", "--recipe", "swift", "--label", "beta", "--set", '{"policy_distribution": "beta"}'],
+    "beta": ["--run", "DIMA", "--recipe", "swift", "--label", "beta_mid", "--set", json.dumps(BETA)],
     "dima": ["--run", "DIMA", "--recipe", "paper", "--conditioning", "sequential"],
     "mappo": ["--run", "MAPPO"],
     "happo": ["--run", "HAPPO"],
