@@ -98,6 +98,8 @@ def curve(
 ) -> Curve:
     """Returns of runs, interpolated linearly to the same places, which end where the shortest run does.
 
+    Runs of one report each are one point, where the last of them is.
+
     Args:
         group: runs of a task.
         kind: of `KINDS`.
@@ -110,6 +112,8 @@ def curve(
     column = AXES.index(axis)
     columns = [_points(run, kind)[:, [column, 2]] for run in group.runs]
     first, last = max(points[0, 0] for points in columns), min(points[-1, 0] for points in columns)
+    if all(len(points) == 1 for points in columns):  # reports of one length end a few steps apart
+        last = first
     if first > last:
         raise ResultsError(f"No {axis} are common to the {len(columns)} runs of {group.name} on {group.task}.")
     x = np.unique(np.concatenate([points[:, 0] for points in columns]))

@@ -97,6 +97,15 @@ def test_runs_that_differ_in_their_seed_alone_are_a_group_on_common_steps(tmp_pa
         curve(one, "evaluation")
 
 
+def test_runs_of_one_report_each_are_one_point(tmp_path):
+    for seed, steps in enumerate((1001, 1000, 1004)):
+        trial(tmp_path / "pen", str(seed), [(steps, 2, 10 * seed, None)], seed=seed)
+    (group,) = group_runs([(None, tmp_path / "pen")])
+    found = curve(group, "training")
+    assert found.x.tolist() == [1004] and found.returns.tolist() == [[0], [10], [20]]
+    assert found.estimate.value.tolist() == [10]
+
+
 def test_runs_that_have_no_return_yet_are_left_out_and_named(tmp_path, caplog):
     begun = trial(tmp_path / "ant", "a", [(100, 1, 1.0, None)], seed=0)
     waiting = trial(tmp_path / "ant", "b", [(100, 1, NAN, None)], seed=1)
