@@ -367,11 +367,15 @@ def bandit_trainer(**changes):
     return fed(trainer)
 
 
+def entropies_wanted(trainer, batch):
+    return target_entropies(trainer.layout, trainer._action_mask, batch.observations)
+
+
 def test_later_agents_answer_to_the_updated_actions_of_earlier_ones():
     trainer = bandit_trainer(actor_lr=0.05)
     batch, before = batch_of(trainer), copy.deepcopy(trainer.actor)
     torch.manual_seed(7)
-    trainer._update_actors(batch, [0, 1])
+    trainer._update_actors(batch, [0, 1], entropies_wanted(trainer, batch))
     asked_by_first, asked_by_second = trainer.critic.asked
 
     def drawn(actors, agent, noise):
@@ -406,7 +410,8 @@ def test_no_gradient_reaches_other_agents_or_the_critics(monkeypatch):
 def test_two_agents_learn_that_their_sum_counts():
     trainer = bandit_trainer(actor_lr=1e-2)
     for seed in range(150):
-        trainer._update_actors(batch_of(trainer, seed), [0, 1] if seed % 2 else [1, 0])
+        batch = batch_of(trainer, seed)
+        trainer._update_actors(batch, [0, 1] if seed % 2 else [1, 0], entropies_wanted(trainer, batch))
     observations = batch_of(trainer).observations
     assert torch.allclose(trainer.actor(observations).deterministic().sum((1, 2)), torch.tensor(0.6), atol=0.1)
 
