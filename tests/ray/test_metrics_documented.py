@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.metrics import documented, missing, undocumented
 from support.team import team_config
@@ -16,6 +17,8 @@ def test_every_report_holds_what_the_tables_promise_for_it_and_nothing_else():
     config = team_config({"length": 30}, **changes).evaluation(evaluation_interval=2, evaluation_duration=2)
     algo = config.reporting(imagination_report_interval=2, imagination_report_figures=True).build()
     results = [algo.train() for _ in range(5)]
+    returns = [result["env_runners"]["episode_return_mean"] for result in results]
+    assert np.isnan(returns[0]) and not np.isnan(returns[1:]).any()
     algo.stop()
     assert ["open_loop_error_5" in result["learners"]["world_model"] for result in results] == [False] * 4 + [True]
     (picture,) = Path(algo.logdir).glob("imagination_*.png")
