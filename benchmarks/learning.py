@@ -17,6 +17,7 @@ checkpoint a run begins anew, so that a committed curve is measured again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -90,6 +91,14 @@ def steps_done(args: argparse.Namespace, mode: str, seed: int) -> int:
     return curve[-1]["steps"] if curve else 0
 
 
+def hyperparameters(args: argparse.Namespace, mode: str) -> dict:
+    """Those a run has that are not the class's defaults, as they are read back from a file."""
+    values = build_config(args, mode, seed=0).hyperparameters()
+    given = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    defaults = {field.name: field.default for field in dataclasses.fields(values)}
+    return json.loads(json.dumps({name: value for name, value in given.items() if value != defaults[name]}))
+
+
 def new_record(args: argparse.Namespace, mode: str, seed: int) -> dict:
     """What a run's file says before the first evaluation."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
@@ -101,6 +110,7 @@ def new_record(args: argparse.Namespace, mode: str, seed: int) -> dict:
         "seed": seed,
         "model_size": args.model_size,
         "settings": json.loads(args.set),
+        "hyperparameters": hyperparameters(args, mode),
         "commit": commit.stdout.strip(),
         "torch": torch.__version__,
         "ray": ray.__version__,
@@ -113,7 +123,11 @@ def new_record(args: argparse.Namespace, mode: str, seed: int) -> dict:
 
 def require_same(found: dict, wanted: dict, file: Path) -> None:
     """Ends the program rather than going on with, or replacing, what was measured with other settings."""
-    names = ("run", "task", "recipe", "conditioning", "seed", "model_size", "settings")
+    if "hyperparameters" not in found:  # a file of an older version, whose recipes are today's
+        args = argparse.Namespace(**{"run": "DIMA", "recipe": "paper", "gpus": None} | found)
+        args.set = json.dumps(found.get("settings", {}))
+        found = found | {"hyperparameters": hyperparameters(args, found["conditioning"])}
+    names = ("run", "task", "seed", "model_size", "hyperparameters")
     if other := {name: found[name] for name in names if name in found and found[name] != wanted[name]}:
         raise SystemExit(f"{file} was run with {other}: give --label, for a file of its own, or remove that one.")
 

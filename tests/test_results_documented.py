@@ -51,6 +51,28 @@ def table(monkeypatch):
     return table
 
 
+@pytest.fixture
+def learning(table):
+    return table.learning
+
+
+def test_runs_of_the_table_are_those_that_its_columns_ask_for(table, learning):
+    for algorithm, task in itertools.product(table.ALGORITHMS, table.TASKS):
+        for run in table.finished("laptop", algorithm, task):
+            wanted = learning.new_record(run.arguments, run.mode, run.seed)
+            learning.require_same(run.record(), wanted, learning.result_file(run.arguments, run.mode, run.seed))
+
+
+@pytest.mark.parametrize("changed", [{"gamma": 0.9}, {"gamma": None}])
+def test_a_run_with_other_hyperparameters_is_not_gone_on_with(learning, changed):
+    args = learning.arguments(["--recipe", "swift", "--set", '{"gamma": 0.95}'])
+    found = json.loads(json.dumps(learning.new_record(args, "default", 0)))
+    learning.require_same(found, learning.new_record(args, "default", 0), "file")
+    args.set = json.dumps(changed)
+    with pytest.raises(SystemExit, match="hyperparameters"):
+        learning.require_same(found, learning.new_record(args, "default", 0), "file")
+
+
 def test_the_readme_shows_the_means_of_the_table(table):
     rows = (ROOT / "README.md").read_text().splitlines()
     for algorithm, name in (("swift", 'DIMA, `"swift"`'), ("mappo", "MAPPO"), ("happo", "HAPPO"), ("hasac", "HASAC")):
