@@ -152,17 +152,18 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
         result = algo.train()
         before, steps = steps, int(result["env_runners"]["num_env_steps_sampled_lifetime"])
         if steps // args.evaluate_every > before // args.evaluate_every or steps >= args.steps:
-            sampled = result["env_runners"].get("episode_return_mean", float("nan"))
+            sampled = result["env_runners"].get("episode_return_mean", math.nan)
             evaluation = algo.evaluate()["env_runners"]
             record["seconds"] = round(time.monotonic() - start, 1)
             record["cpu_seconds"] = round(time.process_time() - cpu_start, 1)
             point = {"steps": steps, "deterministic": round(float(evaluation["episode_return_mean"]), 1)}
-            point |= {"sampled": round(float(sampled), 1), "seconds": record["seconds"]}
+            point["sampled"] = None if math.isnan(sampled) else round(float(sampled), 1)  # no episode has ended yet
+            point["seconds"] = record["seconds"]
             record["curve"].append(point)
             print(mode, seed, point, flush=True)
             algo.save_to_path(str(checkpoint))
             RESULTS.mkdir(exist_ok=True)
-            file.write_text(json.dumps(record, indent=1) + "\n")
+            file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     algo.stop()
 
 
@@ -184,6 +185,13 @@ def run_all(args: argparse.Namespace) -> None:
     table(args)
 
 
+def returns_of(point: dict | None) -> str:
+    """Both returns of an evaluation; of sampled actions there is none before an episode has ended."""
+    if point is None:
+        return ""
+    return f"{point['deterministic']:.0f} /" + ("     -" if point["sampled"] is None else f"{point['sampled']:>6.0f}")
+
+
 def table(args: argparse.Namespace) -> None:
     """Prints the curves of all runs of the task, and the mean over seeds of the last evaluation of each mode."""
     for mode in args.conditioning:
@@ -197,8 +205,7 @@ def table(args: argparse.Namespace) -> None:
         curves = [{p["steps"] // args.evaluate_every: p for p in reversed(record["curve"])} for record in records]
         for number in sorted(set().union(*curves)):
             points = [curve.get(number) for curve in curves]
-            cells = (f"{p['deterministic']:>7.0f} /{p['sampled']:>6.0f}" if p else f"{'':>15}" for p in points)
-            print(f"{number * args.evaluate_every:>7}", *cells)
+            print(f"{number * args.evaluate_every:>7}", *(f"{returns_of(point):>15}" for point in points))
         last = [r["curve"][-1]["deterministic"] for r in records if r["curve"][-1]["steps"] >= args.steps] or [math.nan]
         minutes = ", ".join(f"{r['seconds'] / 60:.1f}" for r in records)
         spread = np.std(last, ddof=1) if len(last) > 1 else float("nan")

@@ -109,3 +109,11 @@ def test_above_random_actions_is_by_more_than_both_deviations(table):
     chance = [-1.0, 0.0, 1.0]  # mean 0, deviation 1
     assert table.above([4.0, 6.0], chance) and table.above([1.5], chance)  # 5 - 1.41 and 1.5, over 1
     assert not table.above([0.0, 5.0], chance) and not table.above([1.0], chance)
+
+
+def test_every_record_is_json_that_any_program_reads_and_says_what_ran():
+    files = list(RESULTS.rglob("learning_*.json"))
+    for file in files:
+        record = json.loads(file.read_text(), parse_constant=pytest.fail)  # which NaN and Infinity are
+        assert {"run", "task", "recipe", "conditioning", "seed", "model_size", "settings", "curve"} <= set(record), file
+    assert len(files) > 100

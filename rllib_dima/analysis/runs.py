@@ -25,7 +25,9 @@ KINDS = {  # of returns: the metric of a trial, and the entry of a benchmark's r
     "training": ("env_runners/episode_return_mean", "sampled"),
 }
 RESULT_FILES = ("result.json", "progress.csv")  # the second lacks what was not in the first report
-_NO_SETTINGS = ("curve", "seconds", "cpu_seconds", "commit", "torch", "ray", "threads", "task", "seed", "env")
+_NO_SETTINGS = (
+    "curve", "seconds", "cpu_seconds", "commit", "torch", "ray", "threads", "task", "seed", "env", "hyperparameters",
+)  # fmt: skip
 
 
 logger = logging.getLogger(__name__)
@@ -193,7 +195,7 @@ def _read_record(file: Path) -> Run:
         raise ResultsError(f"{file} is no record of benchmarks/learning.py: {type(error).__name__} {error}.") from None
     points = {kind: _points(file, rows, ("steps", "seconds", entry)) for kind, (_, entry) in KINDS.items()}
     label = file.stem.removeprefix(f"learning_{task}_").removesuffix(f"_{seed}")
-    settings = {name: value for name, value in _flat(record) if name not in _NO_SETTINGS}
+    settings = dict(_flat({name: value for name, value in record.items() if name not in _NO_SETTINGS}))
     full = task if env_family(f"mamujoco_{task}") is None else f"mamujoco_{task}"
     return Run(file, label, file.parent, full, settings, points)
 
