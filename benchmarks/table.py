@@ -33,10 +33,10 @@ MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswit
 BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
 TASKS = [*MAMUJOCO, *BIDEXHANDS]
 
-BETA = {"policy_distribution": "beta", "initial_log_std": 2.0}
+GAUSSIAN = {"policy_distribution": "gaussian", "initial_log_std": 1.0}
 ALGORITHMS = {
     "swift": ["--run", "DIMA", "--recipe", "swift"],
-    "beta": ["--run", "DIMA", "--recipe", "swift", "--label", "beta_mid", "--set", json.dumps(BETA)],
+    "gaussian": ["--run", "DIMA", "--recipe", "swift", "--label", "gaussian", "--set", json.dumps(GAUSSIAN)],
     "dima": ["--run", "DIMA", "--recipe", "paper", "--conditioning", "sequential"],
     "mappo": ["--run", "MAPPO"],
     "happo": ["--run", "HAPPO"],
@@ -46,7 +46,7 @@ ALGORITHMS = {
 }
 """The columns: what `benchmarks/learning.py` is given."""
 NAMES = {
-    "swift": "DIMA, recipe swift", "beta": "DIMA, swift with Beta", "dima": "DIMA, recipe paper", "mappo": "MAPPO",
+    "swift": "DIMA, recipe swift", "gaussian": "DIMA, swift with Gaussians", "dima": "DIMA, recipe paper", "mappo": "MAPPO",
     "happo": "HAPPO", "hasac": "HASAC", "mamba": "MAMBA", "marie": "MARIE",
 }  # fmt: skip
 
@@ -68,7 +68,7 @@ BUDGETS = {
         {"mamujoco": 30_000, "bidexhands": 30_000},
         5000,
         3,
-        {"swift": 16, "beta": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
+        {"swift": 16, "gaussian": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
     ),
     # DIMA on one H200 (docs/hardware.md); MAPPO, HAPPO and HASAC on one core; MAMBA and MARIE guessed.
     "paper": Budget(
@@ -76,7 +76,7 @@ BUDGETS = {
         {"mamujoco": 1_000_000, "bidexhands": 300_000},
         20_000,
         4,
-        {"swift": 65, "beta": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
+        {"swift": 65, "gaussian": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
     ),
 }
 

@@ -89,6 +89,8 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "reward_network": "mlp",
             "reward_lr": 1e-3,
             "reward_batch_size": 256,
+            "policy_distribution": "beta",
+            "initial_log_std": 2.0,
         },
         "nano": {"dynamics_width": 256, "reward_width": 128},
     },
