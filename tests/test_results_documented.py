@@ -28,7 +28,7 @@ def test_learning_results_are_those_of_the_files():
     for page in ("README.md", "benchmarks/RESULTS.md"):
         assert figure(RESULTS, "sequential") in (ROOT / page).read_text(), page
         assert figure(RESULTS / "five_episodes", "sequential") in (ROOT / page).read_text(), page
-    assert figure(RESULTS, "beta_mid") in (ROOT / "benchmarks/RESULTS.md").read_text()
+    assert figure(RESULTS, "gaussian") in (ROOT / "benchmarks/RESULTS.md").read_text()
     for mode in ("sequential", "cumulative"):
         assert figure(RESULTS / "first_version", mode) in (ROOT / "benchmarks/RESULTS.md").read_text()
 
