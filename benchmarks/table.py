@@ -46,8 +46,8 @@ ALGORITHMS = {
 }
 """The columns: what `benchmarks/learning.py` is given."""
 NAMES = {
-    "swift": "DIMA, recipe swift", "gaussian": "DIMA, swift with Gaussians", "dima": "DIMA, recipe paper", "mappo": "MAPPO",
-    "happo": "HAPPO", "hasac": "HASAC", "mamba": "MAMBA", "marie": "MARIE",
+    "swift": "DIMA, recipe swift", "gaussian": "DIMA, swift with Gaussians", "dima": "DIMA, recipe paper",
+    "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC", "mamba": "MAMBA", "marie": "MARIE",
 }  # fmt: skip
 
 

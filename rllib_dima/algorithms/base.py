@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 import os
@@ -187,17 +188,19 @@ class TeamAlgorithm(Algorithm):
         return _plain(super().evaluate(parallel_train_future))
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, the steps collected ahead, the running episodes, and the number of evaluations so far."""
+        """RLlib's state, hyperparameters, steps collected ahead, running episodes, and evaluations so far."""
         return {
             **super().get_state(*args, **kwargs),
+            "hyperparameters": self._hyperparameters(),
             "collected": self._collector.get_state(),
             "sampling": self._get_sampling(self.env_runner_group),
             "evaluations": {"number": self._num_evaluations, "seed": self._evaluation_seed},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Sets the state, which may be older than the present one."""
+        """Sets the state, which may be older than the present one; warns if its run had other presets."""
         self._forget_weights_versions()
+        self._compare_presets(state.get("hyperparameters", {}))
         super().set_state(state)
         if COMPONENT_LEARNER_GROUP in state:
             self._replace_policy()
@@ -330,6 +333,21 @@ class TeamAlgorithm(Algorithm):
         """
         self._forget_weights_versions()  # which waits until the runners have read everything
         self._send_policy()
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        """Those of this run, in types that every format of checkpoints keeps."""
+        values = dataclasses.asdict(self.config.hyperparameters())
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def _compare_presets(self, saved: dict[str, Any]) -> None:
+        """Warns of hyperparameters that are not set here and were others in the run that is restored."""
+        present = self._hyperparameters()
+        unset = [name for name in present if getattr(self.config, name) is None and name in saved]
+        if other := {name: saved[name] for name in unset if saved[name] != present[name]}:
+            logger.warning(
+                f"The restored run had {other}, where model_size, recipe and environment now stand for "
+                f"{ {name: present[name] for name in other} }. To go on as it was, set them: .training(**{other})."
+            )
 
     @contextlib.contextmanager
     def _undone_on_failure(self) -> Iterator[None]:

@@ -165,6 +165,18 @@ def test_refused_restore_leaves_no_trace(twins, case, tmp_path):
     np.testing.assert_equal(everything(tried), everything(untouched))
 
 
+def test_presets_that_are_no_longer_those_of_the_saved_run_are_named(tmp_path, caplog):
+    """As after an update that changed a recipe. What is set is meant to be other."""
+    caplog.set_level("WARNING", logger="ray.rllib")
+    path = save(team_config(gamma=0.5, entropy_coeff=0.25), tmp_path / "run")
+    algo = team_config(entropy_coeff=0.125).build()
+    for restored in (algo, DIMA.from_checkpoint(path)):
+        restored.restore_from_path(path)
+        restored.stop()
+    (said,) = (text for text in caplog.messages if "now stand for" in text)
+    assert said.count("'gamma': 0.5") == 2 and "'gamma': 0.99" in said and "entropy" not in said
+
+
 def test_refused_restore_leaves_no_trace_in_remote_actors(tmp_path):
     path = save(team_config(critic_hidden_size=12), tmp_path / "run")
     pair = [team_config().env_runners(num_env_runners=1).learners(num_learners=1).build() for _ in range(2)]
