@@ -116,7 +116,7 @@ def train(file: str | None, run: str | None, env: str | None, **flags: Any) -> i
             raise UsageError("--run stands for an experiment of its own: leave it out with a file.")
         return run_experiments(file, env=env, **flags)
     if run is None:
-        raise UsageError("Nothing to train: give `file FILE`, or --run and --env. See `rllib train --help`.")
+        raise UsageError("Nothing to train: give `file FILE`, or --run and --env.")
     parts = [run, env or (flags["config"] or {}).get("env")]
     name = flags.pop("experiment_name") or "_".join(part for part in parts if isinstance(part, str))
     spec = {"run": run} if env is None else {"run": run, "env": env}

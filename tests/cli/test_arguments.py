@@ -108,6 +108,7 @@ def test_evaluate_has_the_flags_that_the_design_names(call):
         ("train file", "takes one FILE, but has 0"),
         ("train file a.yaml b.yaml", "takes one FILE, but has 2"),
         ("train PPO", "'PPO'. Known: file. See `rllib train --help`"),
+        ("train", "Nothing to train"),
         ("train --version", "Did you mean `rllib version`"),
         ("example --list", "Did you mean `rllib example list`"),
         ("train --num-sample 3", "Did you mean --num-samples"),
@@ -145,6 +146,7 @@ def test_misuse_is_one_message_and_code_2(line, message, capsys):
     assert main(line.split()) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.startswith("rllib: ") and printed.err.count("\n") == 1
+    assert printed.err.count("--help`") <= 1
     assert printed.out == ""
 
 
