@@ -9,13 +9,14 @@ from collections.abc import Iterable
 FEW_NAMES = 5  # up to which all are listed
 
 
-def check_name(name: object, known: Iterable[str], kind: str) -> None:
+def check_name(name: object, known: Iterable[str], kind: str, listing: str = "") -> None:
     """Does nothing if `name` is known.
 
     Args:
         name: the name that was given.
         known: every name that would be right.
         kind: what the name is a name of, as in "environment id".
+        listing: says which names are known where they are too many to be listed.
 
     Raises:
         ValueError: otherwise, with the nearest known names, and all of them if they are few or none is near.
@@ -28,7 +29,7 @@ def check_name(name: object, known: Iterable[str], kind: str) -> None:
     near = near_names(str(name), known, cutoff=0.6 if are_few else 0.5)
     hints = [f"Did you mean {' or '.join(map(repr, near))}?"] if near else []
     if are_few or not near:
-        hints.append(f"Known: {', '.join(sorted(known))}.")
+        hints.append(f"Known: {listing or ', '.join(sorted(known))}.")
     raise ValueError(f"Unknown {kind} {name!r}. {' '.join(hints)}")
 
 

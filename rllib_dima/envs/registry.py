@@ -41,6 +41,10 @@ _TASKS: dict[str, tuple[EnvFamily, dict[str, str]]] = {
 }
 
 ENV_IDS = tuple(_TASKS)
+_LISTING = (
+    "mamujoco_<scenario>_<agent_conf>, as in 'mamujoco_ant_4x2', and bidexhands_<task>, as in 'bidexhands_pen' "
+    "(rllib_dima.envs.ENV_IDS has them all)"
+)
 
 
 def make(env_id: str, **env_config: Any) -> MultiAgentEnv:
@@ -75,7 +79,7 @@ def env_config_keys(env_id: str, env_config: Mapping[str, Any] | None = None) ->
     Raises:
         ValueError: unknown id, scenario, version or backend.
     """
-    check_name(env_id, ENV_IDS, "environment id")
+    check_name(env_id, ENV_IDS, "environment id", _LISTING)
     family, named = _TASKS[env_id]
     given = {**(env_config or {}), **named}
     if family == "mamujoco":
@@ -131,7 +135,7 @@ def require_registered(env_id: str) -> None:
             "Pass the class itself, or register it with ray.tune.register_env().",
         )
     try:
-        check_name(env_id, ENV_IDS, "environment")
+        check_name(env_id, ENV_IDS, "environment", _LISTING)
     except ValueError as error:
         advice = "Environments of your own need ray.tune.register_env() first (again after ray.shutdown())."
         raise ContractError(str(error), advice) from None

@@ -59,6 +59,7 @@ def test_keys_are_those_of_the_constructors():
     ("env_id", "env_config", "message"),
     [
         ("mamujoco_ant_4x3", {}, "Unknown environment id 'mamujoco_ant_4x3'. Did you mean 'mamujoco_ant_4x2'"),
+        ("xyzzy", {}, r"^.{,40}'xyzzy'.{,200}$"),
         ("bidexhands_pens", {}, "'bidexhands_pens'. Did you mean 'bidexhands_pen'"),
         ("mamujoco_ant_4x2", {"partition_kind": "joints"}, "'partition_kind'. Did you mean 'partition'"),
         ("mamujoco_ant_4x2", {"partition": "joint"}, "partition 'joint'. Did you mean 'joints'"),

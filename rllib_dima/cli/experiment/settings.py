@@ -77,7 +77,8 @@ def check_configs(algorithm: Any, config: dict[str, Any]) -> None:
             if not (candidate.enable_rl_module_and_learner and candidate.enable_env_runner_and_connector_v2):
                 raise UsageError("This command does not support RLlib's old API stack.")
             if isinstance(candidate.env, str) and not is_registered(candidate.env):
-                check_name(candidate.env, gymnasium.registry, "environment")
+                listing = "what ray.tune.register_env() or gymnasium was told (gymnasium.pprint_registry() prints that)"
+                check_name(candidate.env, gymnasium.registry, "environment", listing)
             if isinstance(candidate, TeamConfig):
                 env = repr((candidate.env, candidate.env_config))
                 layouts[env] = layouts.get(env) or _layout(candidate)
