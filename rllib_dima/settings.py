@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from rllib_dima.learning.learner import TeamLearner
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
+from rllib_dima.sampling.env_runner import TeamEnvRunner
 
 # What algorithms here read of RLlib's settings. Setting any other one is an error, also one that a new release of Ray
 # brings; setting it to its default, too, where that can be told (`training()`, `update_from_dict()`).
@@ -132,6 +136,8 @@ class _Rule(NamedTuple):
 
 
 _COUNT = _Rule("a whole number of at least 0", (numbers.Integral,), lambda value: value >= 0)
+_AMOUNT = _Rule("a number of at least 0", (numbers.Real,), lambda value: value >= 0)
+_LIMIT = _Rule("None or a number of at least 0", (numbers.Real, type(None)), lambda value: value is None or value >= 0)
 _SECONDS = _Rule("a number of seconds above 0", (numbers.Real,), lambda value: value > 0)
 _POSITIVE = _Rule("a whole number of at least 1", (numbers.Integral,), lambda value: value >= 1)
 _INTERVAL = _Rule(
@@ -140,15 +146,71 @@ _INTERVAL = _Rule(
     lambda value: value is None or value >= 0,
 )
 _SWITCH = _Rule("True or False", (bool,))
+_FUNCTIONS = _Rule(
+    "None, a function, or a list of functions",
+    (object,),
+    lambda value: value is None or all(map(callable, _listed(value))),
+)
 _NEW_STACK = _Rule("True, because the algorithms here run on RLlib's new API stack only", (bool,), bool)
 _MAX_SEED = 4_000_000_000  # NumPy allows 2**32 - 1; runners add their number, and those of evaluation a million
 
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _rules_by_default() -> dict[str, _Rule]:
+    """A setting of RLlib that is a switch, a number or a dict by default must stay one."""
+    kinds = {bool: _SWITCH, int: _COUNT, float: _AMOUNT, dict: _Rule("a dict", (Mapping,))}
+    public = {
+        name: value for name, value in vars(AlgorithmConfig()).items() if name in READ_SETTINGS and name[0] != "_"
+    }
+    return {name: kinds[type(value)] for name, value in public.items() if type(value) in kinds and value != -1}
+
+
 # Settings whose wrong values RLlib would ignore, misread, or fail on without naming them.
 RULES: dict[str, _Rule] = {
+    **_rules_by_default(),
     **dict.fromkeys(("checkpoint_replay", "progress", "sample_async", "imagination_report_figures"), _SWITCH),
     **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"), _NEW_STACK),
-    **dict.fromkeys(("num_env_runners", "num_learners", "evaluation_num_env_runners"), _COUNT),
-    "num_consecutive_env_runner_failures_tolerance": _COUNT,
+    **dict.fromkeys(("num_cpus_for_main_process", "num_cpus_per_env_runner", "num_gpus_per_env_runner"), _AMOUNT),
+    "num_gpus_per_learner": _AMOUNT,
+    "num_cpus_per_learner": _Rule(
+        "'auto' or a number of at least 0",
+        (numbers.Real, str),
+        lambda value: value == "auto" if isinstance(value, str) else value >= 0,
+    ),
+    "placement_strategy": _Rule(
+        "'PACK', 'SPREAD', 'STRICT_PACK' or 'STRICT_SPREAD'",
+        (str,),
+        ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD").__contains__,
+    ),
+    **dict.fromkeys(("min_sample_timesteps_per_iteration", "min_train_timesteps_per_iteration"), _LIMIT),
+    "min_time_s_per_iteration": _LIMIT,
+    "env_runner_cls": _Rule(
+        "rllib_dima.sampling.env_runner.TeamEnvRunner or a subclass",
+        (type,),
+        lambda value: issubclass(value, TeamEnvRunner),
+    ),
+    "_learner_class": _Rule(
+        "None, rllib_dima.learning.learner.TeamLearner or a subclass",
+        (type, type(None)),
+        lambda value: value is None or issubclass(value, TeamLearner),
+    ),
+    "callbacks_class": _Rule(
+        "a subclass of ray.rllib.callbacks.callbacks.RLlibCallback, or a list of them",
+        (type, list),
+        lambda value: all(isinstance(one, type) and issubclass(one, RLlibCallback) for one in _listed(value)),
+    ),
+    **dict.fromkeys([name for name in sorted(READ_SETTINGS) if name.startswith("callbacks_on_")], _FUNCTIONS),
+    "evaluation_config": _Rule(
+        "None or a dict of the settings that evaluation changes", (Mapping, AlgorithmConfig, type(None))
+    ),
+    "evaluation_duration": _Rule(
+        "'auto' or a whole number of at least 1",
+        (numbers.Integral, str),
+        lambda value: value == "auto" if isinstance(value, str) else value >= 1,
+    ),
     **dict.fromkeys(("sample_timeout_s", "evaluation_sample_timeout_s"), _SECONDS),
     **dict.fromkeys(("num_envs_per_env_runner", "metrics_num_episodes_for_smoothing"), _POSITIVE),
     **dict.fromkeys(("max_requests_in_flight_per_env_runner", "max_requests_in_flight_per_learner"), _POSITIVE),
@@ -183,7 +245,7 @@ CHANGED_FOR_EVALUATION = ("rollout_fragment_length", "batch_mode")
 
 def check_value(name: str, value: Any) -> None:
     """Raises TypeError or ValueError if a setting breaks its rule."""
-    rule = RULES[name]
+    rule, name = RULES[name], name.removeprefix("_")
     is_of_type = isinstance(value, rule.types) and (bool in rule.types or not isinstance(value, bool))
     if not is_of_type:
         raise TypeError(f"{name} must be {rule.expected}, but is {value!r} ({type(value).__name__}).")

@@ -12,7 +12,7 @@ import difflib
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
 from ray.tune.result import TRIAL_INFO
+from ray.tune.search.sample import Domain
 from ray.util import log_once
 from typing_extensions import Self
 
@@ -127,6 +128,8 @@ class TeamConfig(AlgorithmConfig):
             for setting in () if name in known else (name, f"_{name}"):  # RLlib keeps some under another name
                 if setting in _unused_settings(type(self)) or setting in OF_PPO:
                     raise ValueError(self.not_used(setting))
+            if name not in known and (method := _method_that_sets(name)):
+                raise ValueError(f"{name!r} is no hyperparameter: set it with config.{method}({name}=...).")
             check_name(name, known, "hyperparameter")
         presets = {"model_size": model_size, "recipe": recipe}
         given = {name: value for name, value in presets.items() if value is not NOT_PROVIDED}
@@ -207,6 +210,26 @@ class TeamConfig(AlgorithmConfig):
             self.sample_async = sample_async
         return self
 
+    def evaluation(
+        self, *, evaluation_config: dict[str, Any] | AlgorithmConfig | None = NOT_PROVIDED, **kwargs: Any
+    ) -> Self:
+        """Sets how the policy is evaluated.
+
+        Args:
+            evaluation_config: settings that are others in evaluation, added to those that were given before. It plays
+                the policy as it is trained, so hyperparameters cannot be among them.
+            **kwargs: RLlib's own settings.
+
+        Returns:
+            This config.
+
+        Raises:
+            TypeError: if `evaluation_config` is no dict.
+        """
+        if evaluation_config is not NOT_PROVIDED:
+            check_value("evaluation_config", evaluation_config)
+        return super().evaluation(evaluation_config=evaluation_config, **kwargs)
+
     def hyperparameters(self) -> Hyperparameters:
         """The values that a run with this config uses.
 
@@ -230,10 +253,7 @@ class TeamConfig(AlgorithmConfig):
             TypeError: on a value of the wrong type.
         """
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's notice concerns older algorithms only
-        self._check_environment()
-        self._check_unused_settings()
-        for name in filter(vars(self).__contains__, RULES):
-            check_value(name, getattr(self, name))
+        self._check_each_setting()
         super().validate()
         if not self.evaluation_force_reset_envs_before_iteration and self.evaluation_duration != "auto":
             raise ValueError(
@@ -256,6 +276,7 @@ class TeamConfig(AlgorithmConfig):
                 "leave it at True, and set explore in evaluation_config for evaluation."
             )
         self._check_step_split(self.hyperparameters().env_steps_per_iteration)
+        self._check_evaluation_config()
 
     def build_algo(self, env: str | Callable | None = None, use_copy: bool = True) -> Any:
         """The algorithm, ready to train. Starts Ray quietly if it is not running; call `ray.init()` before to choose.
@@ -372,6 +393,36 @@ class TeamConfig(AlgorithmConfig):
             super().__setitem__(key, value)
         setattr(self, self._translate_special_keys(key), value)
 
+    def _check_each_setting(self) -> None:
+        self._check_search_spaces()
+        self._check_environment()
+        self._check_unused_settings()
+        for name in filter(vars(self).__contains__, RULES):
+            check_value(name, getattr(self, name))
+
+    def _check_search_spaces(self) -> None:
+        for name in _search_spaces(vars(self)):
+            raise TypeError(
+                f"{name} must be a value, but is a search space, from which only Ray Tune draws: set a "
+                f'value, or give the configuration to tune.Tuner("{self.algo_class.__name__}", param_space=config).'
+            )
+
+    def _check_evaluation_config(self) -> None:
+        """The settings that evaluation changes, after all others."""
+        try:
+            evaluation = self.get_evaluation_config_object()
+            if isinstance(evaluation, TeamConfig):  # no other class, and None in evaluation itself
+                evaluation._check_each_setting()
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"In evaluation_config: {error}") from error
+        for name in () if evaluation is None else self._own_settings():
+            if getattr(evaluation, name) != getattr(self, name):
+                raise ValueError(
+                    f"In evaluation_config: {name} is set to {getattr(evaluation, name)!r}, but evaluation plays the "
+                    "policy as it is trained: leave it out."
+                )
+
     def _check_environment(self) -> None:
         env = self.env
         if env is None:
@@ -455,6 +506,23 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return tuple(value.tolist()) if isinstance(value, np.ndarray) and value.ndim else value
+
+
+def _search_spaces(settings: Any, path: str = "") -> Iterator[str]:
+    """Paths of the search spaces of Ray Tune in nested settings."""
+    if isinstance(settings, Domain) or (isinstance(settings, dict) and settings.keys() == {"grid_search"}):
+        yield path
+    elif isinstance(settings, (dict, list, tuple)):
+        for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+            yield from _search_spaces(value, f"{path}.{key}".removeprefix("."))
+
+
+def _method_that_sets(name: str) -> str | None:
+    """The method of RLlib's configuration that takes a setting which is no hyperparameter."""
+    methods = ("environment", "env_runners", "learners", "evaluation", "callbacks", "reporting", "debugging")
+    methods += ("fault_tolerance", "checkpointing", "resources")
+    takes = (method for method in methods if name in inspect.signature(getattr(AlgorithmConfig, method)).parameters)
+    return next(takes, None)
 
 
 @lru_cache

@@ -13,12 +13,15 @@ import torch
 from gymnasium.spaces import Box
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from support.team import Team, team_config
 
 import rllib_dima
 from rllib_dima import DIMA, DIMAConfig
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
+from rllib_dima.learning.learner import TeamLearner
 from rllib_dima.settings import ALTERNATIVES, READ_SETTINGS
 
 UNIT = Box(-1, 1, (1,), np.float32)
@@ -78,6 +81,8 @@ def test_every_hyperparameter_is_read_in_the_core():
         (lambda c: c.training(train_batch_size_per_learner=1), "does not use 'train_batch.*env_steps_per_iteration"),
         (lambda c: c.training(learner_connector=None), "does not use 'learner_connector'.*Learners receive episodes"),
         (lambda c: c.training(num_sgd_iter=3), "does not use 'num_sgd_iter'.*ppo_epochs"),
+        (lambda c: c.training(learner_class=object), r"set it with config\.learners\(learner_class"),
+        (lambda c: c.training(num_env_runners=2), r"set it with config\.env_runners\(num_env_runners"),
         (lambda c: setattr(c, "gama", 0.9), "Did you mean .*gamma"),
         (lambda c: c.__setitem__("gama", 0.9), "Did you mean .*gamma"),
         (lambda c: setattr(c, "learners", 2), r"call config\.learners"),
@@ -101,7 +106,13 @@ def test_unknown_names_are_refused_at_once(change, message):
             lambda c: c.training(replay_capacity=5, env_steps_per_iteration=5),
             "replay_capacity .* smaller than the longest window",
         ),
-        (lambda c: c.training(gamma=tune.uniform(0.9, 1.0)), "gamma must be a number"),
+        (lambda c: c.training(gamma=tune.uniform(0.9, 1.0)), "gamma .* search space.*param_space"),
+        (lambda c: c.training(model_size=tune.grid_search(["nano", "paper"])), "model_size .*param_space"),
+        (lambda c: c.environment(tune.grid_search(["mamujoco_ant_4x2"])), "env .*param_space"),
+        (
+            lambda c: c.environment(env_config={"a": [tune.choice([0, 1])]}),
+            r"^env_config\.a\.0 .*param_space",
+        ),
         (lambda c: c.update_from_dict({"lr": 1e-4}), "does not use 'lr'.*actor_lr"),
         (lambda c: c.update_from_dict({"train_batch_size": 4000}), "env_steps_per_iteration"),
         (lambda c: c.update_from_dict({"train_batch_size_per_learner": 9}), "env_steps_per_iteration"),
@@ -116,6 +127,7 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.env_runners(num_envs_per_env_runner=3), "must be a multiple .* 201"),
         (lambda c: c.env_runners(num_env_runners=201), "one step for each of the 201"),
         (lambda c: c.environment("mamujoco_ant_4x3"), "Did you mean .*mamujoco_ant_4x2"),
+        (lambda c: c.environment("xyzzy"), r"^.{,30}'xyzzy'.{,300}register_env\(\).{,60}$"),
         (lambda c: c.environment("my.module.Env"), "Pass the class itself"),
         (lambda c: c.checkpointing(checkpoint_replay=1), "checkpoint_replay must be"),
         (lambda c: c.environment(env_config="x"), "env_config must be a dict .* but is 'x'"),
@@ -157,6 +169,27 @@ def test_unknown_names_are_refused_at_once(change, message):
             "num_consecutive_env_runner_failures_tolerance must be .* at least 0, but is None",
         ),
         (lambda c: c.learners(num_learners="2"), r"num_learners must be .* but is '2' \(str\)"),
+        (lambda c: c.learners(num_gpus_per_learner="1"), r"num_gpus_per_learner must be a number .* is '1' \(str\)"),
+        (lambda c: c.learners(num_gpus_per_learner=-1), "num_gpus_per_learner must be .* but is -1"),
+        (lambda c: c.learners(num_cpus_per_learner="1"), "num_cpus_per_learner must be 'auto' or a number .* is '1'"),
+        (lambda c: c.learners(local_gpu_idx="0"), "local_gpu_idx must be a whole number"),
+        (lambda c: c.learners(custom_resources_per_learner="x"), "custom_resources_per_learner must be a dict"),
+        (lambda c: c.learners(learner_class=object), "^learner_class must be .*TeamLearner.* but is .*object"),
+        (lambda c: c.env_runners(num_cpus_per_env_runner="1"), "num_cpus_per_env_runner must be a number"),
+        (lambda c: c.env_runners(num_envs_per_env_runner=2.5), "num_envs_per_env_runner must be a whole number"),
+        (lambda c: c.env_runners(explore="no"), "explore must be True or False"),
+        (lambda c: c.env_runners(env_runner_cls=object), "env_runner_cls must be .*TeamEnvRunner"),
+        (lambda c: c.env_runners(env_runner_cls=MultiAgentEnvRunner), "env_runner_cls must be .*TeamEnvRunner"),
+        (lambda c: c.callbacks(object), "callbacks_class must be .*RLlibCallback"),
+        (lambda c: c.callbacks([RLlibCallback, object]), "callbacks_class must be .*RLlibCallback"),
+        (lambda c: c.callbacks(on_train_result=3), "callbacks_on_train_result must be .*function"),
+        (lambda c: c.resources(num_cpus_for_main_process="1"), "num_cpus_for_main_process must be a number"),
+        (lambda c: c.resources(placement_strategy="pack"), "placement_strategy must be 'PACK'"),
+        (lambda c: c.fault_tolerance(restart_failed_env_runners="yes"), "restart_failed_env_runners must be True"),
+        (lambda c: c.reporting(min_time_s_per_iteration="5"), "min_time_s_per_iteration must be None or a number"),
+        (lambda c: c.evaluation(evaluation_duration="3"), "evaluation_duration must be 'auto' or .* is '3'"),
+        (lambda c: c.evaluation(evaluation_config="x"), "evaluation_config must be .* dict .* but is 'x'"),
+        (lambda c: c.update_from_dict({"evaluation_config": "x"}), "evaluation_config must be .* dict"),
         (lambda c: c.evaluation(evaluation_duration_unit="foo"), "must be 'episodes' or 'timesteps', but is 'foo'"),
         (lambda c: c.evaluation(evaluation_num_env_runners="1"), "evaluation_num_env_runners must be"),
         (lambda c: c.evaluation(evaluation_interval="1"), "evaluation_interval must be None or .* but is '1'"),
@@ -188,6 +221,25 @@ def test_connectors_of_evaluation_alone_are_refused_as_well():
     config = ant().evaluation(evaluation_config={"_env_to_module_connector": MeanStdFilter})
     with pytest.raises(ValueError, match="Change observations"):
         config.get_evaluation_config_object().validate()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"gama": 1}, "'gama'. Did you mean 'gamma'"),
+        ({"lr": 1e-3}, "does not use 'lr'"),
+        ({"gamma": 7}, "gamma is set to 7, .* as it is trained"),
+        ({"model_size": "small"}, "model_size is set to 'small', .* as it is trained"),
+        ({"env": "mamujoco_ant_4x3"}, "Did you mean .*mamujoco_ant_4x2"),
+        ({"env_config": "x"}, "env_config must be a dict"),
+        ({"num_envs_per_env_runner": 2.5}, "num_envs_per_env_runner must be a whole number"),
+        ({"explore": "no"}, "explore must be True or False"),
+        ({"seed": tune.randint(0, 9)}, "seed .*param_space"),
+    ],
+)
+def test_bad_settings_of_evaluation_alone_are_refused_before_training(overrides, message):
+    with pytest.raises((ValueError, TypeError), match=f"evaluation_config.*{message}"):
+        nano_ant().evaluation(evaluation_config=overrides).validate()
 
 
 def test_settings_that_are_read_exist_and_those_of_a_new_ray_are_refused(monkeypatch):
@@ -224,7 +276,12 @@ def test_valid_configs_pass_for_classes_registered_ids_and_evaluation():
     config.validate()
     evaluation = config.get_evaluation_config_object()
     evaluation.validate()
+    ant().evaluation(evaluation_config=None).validate()
+    ant().evaluation(evaluation_config=ant().env_runners(num_envs_per_env_runner=2)).validate()
     ant().env_runners(gym_env_vectorize_mode="sync").debugging(seed=np.int64(3)).validate()
+    ant().environment(env_config={"eval": "1"}).validate()
+    ant().env_runners(num_cpus_per_env_runner=0.5).learners(learner_class=TeamLearner).validate()
+    ant().callbacks([RLlibCallback], on_train_result=[print, print]).validate()
     assert evaluation.explore is False and evaluation.env_config == {"a": 1} and config.explore is True
 
 
