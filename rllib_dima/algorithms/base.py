@@ -385,7 +385,7 @@ class TeamAlgorithm(Algorithm):
     def _compile_iteration_results(
         self, *, train_results: dict[str, Any], eval_results: dict[str, Any]
     ) -> dict[str, Any]:
-        """RLlib's results as plain numbers, with return and loss on top, and without the last evaluation repeated."""
+        """RLlib's results as plain numbers, return and loss on top, hyperparameters, and no evaluation repeated."""
         train_results = {key: value for key, value in train_results.items() if key != EVALUATION_RESULTS}
         results = super()._compile_iteration_results(train_results=train_results, eval_results=eval_results)
         # First, as Ray Tune's table shows the first numbers; and NaN where there is none yet, which schedulers and stop
@@ -396,7 +396,8 @@ class TeamAlgorithm(Algorithm):
             EPISODE_RETURN_MEAN: results[ENV_RUNNER_RESULTS][EPISODE_RETURN_MEAN],
             **{name: learners.get(module, {}).get(name, math.nan) for name, module in self.config.shown_losses.items()},
         }
-        return _plain({**shown, **results})
+        used = {"hyperparameters": dataclasses.asdict(self.config.hyperparameters())}  # in "config", None is "not set"
+        return _plain({**shown, **results, **used})
 
     def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list]:
         metrics = []

@@ -320,6 +320,13 @@ class TeamConfig(AlgorithmConfig):
         """All settings. RLlib leaves out those equal to -1, which is a legal value of some hyperparameters."""
         return {**super().get_state(), **{name: getattr(self, name) for name in self._own_settings()}}
 
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """A configuration from what `get_state` returned, whose "class" RLlib would leave among the settings."""
+        config = super().from_state(state)
+        del vars(config)["class"]
+        return config
+
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """The policy's module."""
         return RLModuleSpec(module_class=TeamPolicy)

@@ -119,8 +119,20 @@ class TeamPolicy(TeamNetwork):
 
         RLlib orders the agents of an environment as a Python set does, which is another order in every process. Noise
         must not depend on that, or the same seed would give another run.
+
+        Raises:
+            ValueError: the observations are no tensor (B, O).
         """
-        observations = batch[Columns.OBS].float()
+        observations = batch.get(Columns.OBS)
+        if not isinstance(observations, torch.Tensor) or observations.shape[1:] != (self.layout.observation_size,):
+            kind, shape = type(observations).__name__, tuple(getattr(observations, "shape", ()))
+            raise ValueError(
+                f"The policy's module acts on a batch whose {Columns.OBS!r} is a tensor of shape (B, "
+                f"{self.layout.observation_size}): an agent's padded observation in each row. It was given a {kind} of "
+                f"shape {shape}. For observations as the environment gives them: "
+                "rllib_dima.Policy(module.net).act(observations by agent)."
+            )
+        observations = observations.float()
         if isinstance(self.net, JointPolicyNetwork):
             teams = observations.unflatten(0, (-1, self.layout.num_agents))  # (B, N, O), as `TeamToModule` orders rows
             actions, memories = self.net.act_jointly(teams, batch[Columns.STATE_IN], deterministic)

@@ -1,6 +1,7 @@
 """The algorithm in one process: what it trains and reports, evaluation, seeds, checkpoints and errors."""
 
 import copy
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -16,7 +17,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from support.team import TINY, Team, team_config
 
-from rllib_dima import DIMA, Policy
+from rllib_dima import DIMA, DIMAConfig, Policy
 from rllib_dima.checkpoint import CheckpointError
 from rllib_dima.core.dima.trainer import DIMATrainer
 from rllib_dima.core.policy.networks import Critic
@@ -211,6 +212,32 @@ def test_policy_of_the_running_algorithm_acts_and_its_weights_can_be_set(algo):
     assert any(action.any() for action in policy.act(observations).values())
     with pytest.raises(ValueError, match="Learners hold all networks"):
         algo.get_module("critic")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {},
+        {Columns.OBS: {"left": torch.ones(3), "right": torch.ones(2)}},
+        {Columns.OBS: np.ones((2, 5), np.float32)},
+        {Columns.OBS: torch.ones(5)},
+        {Columns.OBS: torch.ones(2, 3)},
+        {Columns.OBS: torch.ones(2, 2, 5)},
+    ],
+)
+@pytest.mark.parametrize("forward", ["forward_inference", "forward_exploration"])
+def test_the_module_says_which_observations_it_takes(algo, batch, forward):
+    module = algo.get_module()
+    assert getattr(module, forward)({Columns.OBS: torch.ones(2, 5)})[Columns.ACTIONS].shape == (2, 2)
+    with pytest.raises(ValueError, match=r"'obs' is a tensor of shape \(B, 5\).*rllib_dima\.Policy"):
+        getattr(module, forward)(batch)
+
+
+def test_a_result_holds_the_hyperparameters_that_were_used(algo):
+    result = algo.train()
+    assert result["hyperparameters"] == dataclasses.asdict(algo.config.hyperparameters())
+    assert result["config"]["gamma"] is None and result["hyperparameters"]["gamma"] == 0.99
+    assert DIMAConfig.from_dict(result["config"]).hyperparameters() == algo.config.hyperparameters()
 
 
 def test_replay_is_left_out_of_states_and_on_demand_of_checkpoints(tmp_path, caplog):
