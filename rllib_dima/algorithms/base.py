@@ -396,7 +396,7 @@ class TeamAlgorithm(Algorithm):
             EPISODE_RETURN_MEAN: results[ENV_RUNNER_RESULTS][EPISODE_RETURN_MEAN],
             **{name: learners.get(module, {}).get(name, math.nan) for name, module in self.config.shown_losses.items()},
         }
-        used = {"hyperparameters": dataclasses.asdict(self.config.hyperparameters())}  # in "config", None is "not set"
+        used = {"hyperparameters": self._hyperparameters()}  # in "config", None is "not set"
         return _plain({**shown, **results, **used})
 
     def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import pathlib
 import re
 import subprocess
@@ -235,7 +236,8 @@ def test_the_module_says_which_observations_it_takes(algo, batch, forward):
 
 def test_a_result_holds_the_hyperparameters_that_were_used(algo):
     result = algo.train()
-    assert result["hyperparameters"] == dataclasses.asdict(algo.config.hyperparameters())
+    used = dataclasses.asdict(algo.config.hyperparameters())
+    assert result["hyperparameters"] == json.loads(json.dumps(used))
     assert result["config"]["gamma"] is None and result["hyperparameters"]["gamma"] == 0.99
     assert DIMAConfig.from_dict(result["config"]).hyperparameters() == algo.config.hyperparameters()
 
