@@ -5,6 +5,7 @@ With the smallest networks, the shortest episodes and few iterations; no video, 
 
 import json
 import runpy
+import shutil
 
 import pytest
 from ray import tune
@@ -44,7 +45,11 @@ def test_every_python_block_runs(monkeypatch, tmp_path):
 
     monkeypatch.setattr(DIMAConfig, "build", build_small)
     monkeypatch.setattr(tune, "Tuner", CheckedTuner)
-    monkeypatch.chdir(tmp_path)  # for "results/cheetah", which README saves and docs/checkpoints.md reads
+    monkeypatch.chdir(tmp_path)  # for "results/cheetah", which README saves and other pages read
+    for label in ("swift", "mappo"):  # whose curves docs/analysis.md draws
+        (tmp_path / "results" / label).mkdir(parents=True)
+        for record in (ROOT / "benchmarks/results").glob(f"learning_halfcheetah_2x3_{label}_?.json"):
+            shutil.copy(record, tmp_path / "results" / label)
     done = set()
     for page in PAGES:
         names = {
