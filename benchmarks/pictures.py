@@ -48,7 +48,6 @@ def draw_curves(tasks: list[str], file: Path) -> None:
 def main() -> None:
     """Draws all of them."""
     PICTURES.mkdir(exist_ok=True)
-    draw_curves(["halfcheetah_2x3"], PICTURES / "halfcheetah_2x3.png")
     draw_curves(table.TASKS, PICTURES / "tasks.png")
     conditioning_order.draw(json.loads(conditioning_order.RESULT.read_text()), PICTURES / "conditioning_order.png")
     sensitivity.draw(json.loads(sensitivity.RECORDS.read_text()), PICTURES / "sensitivity.png")
