@@ -3,11 +3,11 @@
 How to run:
 
     python examples/custom_environment.py
-    python examples/custom_environment.py --iterations 16 --seed 1
+    python examples/custom_environment.py --seed 1
 
-What to expect: what `check_env` says of the environment, one line per iteration of 200 real steps (11 seconds on one
-CPU core), and the return of the deterministic policy before and after training, out of at most 50: 21.2 and 35.1 with
-the defaults. It falls at first, to 9.9 after 16 iterations.
+What to expect: what `check_env` says of the environment, one line per iteration of 200 real steps (4 seconds on one CPU
+core once it learns, so two minutes in all), and the return of the deterministic policy before and after training, out
+of at most 50: 20.4 and 38.1, and 19.1 and 36.7 with the second command. It falls at first: 13.3 after --iterations 6.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class CarryTray(MultiAgentEnv):
 def main() -> None:
     """Checks the environment, trains on it, evaluates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=60, help="training iterations of 200 steps")
+    parser.add_argument("--iterations", type=int, default=30, help="training iterations of 200 steps")
     parser.add_argument("--random-steps", type=int, default=1000, help="with the untrained policy, before learning")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -116,7 +116,7 @@ def main() -> None:
     config = (
         DIMAConfig()
         .environment(CarryTray, env_config={"max_steps": 50})
-        .training(model_size="nano", gamma=0.95, num_steps_before_learning=args.random_steps)
+        .training(model_size="nano", recipe="swift", gamma=0.95, num_steps_before_learning=args.random_steps)
         .evaluation(evaluation_duration=EVALUATION_EPISODES)
         .reporting(progress=True)
         .debugging(seed=args.seed)

@@ -39,10 +39,11 @@ def evaluated_return(result: dict[str, Any]) -> float:
 
 
 def build_space() -> dict[str, Any]:
-    """The nano preset, and what is searched."""
+    """The nano preset with the recipe for a CPU, and what is searched."""
     return {
         "env": "mamujoco_halfcheetah_2x3",
         "model_size": "nano",
+        "recipe": "swift",
         "num_steps_before_learning": 1000,
         "min_sample_timesteps_per_iteration": 1000,
         "evaluation_interval": 1,
@@ -50,7 +51,7 @@ def build_space() -> dict[str, Any]:
         "evaluation_config": {"num_envs_per_env_runner": 10},  # in step, which takes a third of the time
         "actor_lr": tune.loguniform(1e-4, 2e-3),
         "critic_lr": tune.loguniform(1e-4, 2e-3),
-        "dynamics_lr": tune.loguniform(1e-4, 1e-3),
+        "dynamics_lr": tune.loguniform(5e-4, 5e-3),
         "entropy_coeff": tune.loguniform(1e-4, 1e-2),
     }
 

@@ -39,7 +39,7 @@ METRIC = "evaluation/env_runners/episode_return_mean"
 MUTATIONS = {
     "actor_lr": tune.loguniform(1e-4, 2e-3),
     "critic_lr": tune.loguniform(1e-4, 2e-3),
-    "dynamics_lr": tune.loguniform(1e-4, 1e-3),
+    "dynamics_lr": tune.loguniform(5e-4, 5e-3),
     "entropy_coeff": tune.loguniform(1e-4, 1e-2),
     "seed": tune.randint(1, 1_000_000),  # else a trial draws the random numbers of the one that it takes over
 }
@@ -55,6 +55,7 @@ def build_space() -> dict[str, Any]:
     return {
         "env": "mamujoco_halfcheetah_2x3",
         "model_size": "nano",
+        "recipe": "swift",
         "num_steps_before_learning": 2000,
         "min_sample_timesteps_per_iteration": 1000,
         "evaluation_interval": 1,

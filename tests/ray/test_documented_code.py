@@ -7,15 +7,18 @@ import json
 import runpy
 import shutil
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from ray import tune
 from ray.rllib.env.env_context import EnvContext
 from support.pages import PAGES, ROOT, blocks, commands
-from support.team import TINY, Team
+from support.team import TINY, Team, team_config
 
 from rllib_dima import DIMAConfig
 from rllib_dima.cli import main
 from rllib_dima.envs import make
+from rllib_dima.envs.spaces import team_actions
 
 pytestmark = pytest.mark.usefixtures("ray_running")
 
@@ -50,7 +53,10 @@ def test_every_python_block_runs(monkeypatch, tmp_path):
         (tmp_path / "results" / label).mkdir(parents=True)
         for record in (ROOT / "benchmarks/results").glob(f"learning_halfcheetah_2x3_{label}_?.json"):
             shutil.copy(record, tmp_path / "results" / label)
-    done = set()
+    mine = build(team_config())  # whose policy docs/checkpoints.md acts with
+    mine.save_to_path("results/mine")
+    mine.stop()
+    done, made = set(), {}
     for page in PAGES:
         names = {
             "DIMAConfig": DIMAConfig,
@@ -62,8 +68,11 @@ def test_every_python_block_runs(monkeypatch, tmp_path):
             if block not in done:  # README and docs/index.md share some
                 exec(compile(block, str(page), "exec"), names)
                 done.add(block)
+        made |= names
     assert len(built) == 1 and built[0].training_iteration == 60
     built[0].stop()
+    space, action = Box(np.float32([-3, 0]), np.float32([-1, 0.3]), dtype=np.float32), np.float32([-0.3, 1, 0])
+    assert (made["within_bounds"](action, space) == team_actions({"a": space}, True)["a"].to_env(action, 3)).all()
 
 
 def test_training_and_evaluation_on_the_command_line_run(tmp_path, monkeypatch, capsys):
