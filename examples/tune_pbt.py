@@ -15,8 +15,8 @@ evaluation of the deterministic policy over ten episodes.
 What to expect: one line per report, Ray's messages about every mutation among them, and at the end one line per
 mutation, the best trial's return and settings, and its checkpoint. The last command above ended with
 
-    trial 1 took over trial 3: actor_lr 0.00012 -> 9.8e-05, critic_lr 0.00029 -> 0.00023, dynamics_lr ...
-    Best trial: return -1.8 with actor_lr 9.8e-05, critic_lr 0.00023, dynamics_lr 0.00019, entropy_coeff 0.00012
+    trial 1 took over trial 2: actor_lr 0.00018 -> 0.00015, critic_lr 0.0011 -> 0.0013, dynamics_lr 0.002 -> 0.0016, ...
+    Best trial: return 2.3 with actor_lr 0.00018, critic_lr 0.0011, dynamics_lr 0.002, entropy_coeff 0.00033
 
 It shows how a trial is replaced, not that this helps: its trials learn only once, after their last step.
 """
