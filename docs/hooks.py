@@ -112,11 +112,9 @@ def settings_methods() -> list[str]:
     """The methods of RLlib's configurations that set something, in RLlib's order."""
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
-    methods = inspect.getmembers_static(AlgorithmConfig, inspect.isfunction)
-    order = list(vars(AlgorithmConfig))
-    takes = {name: inspect.signature(method).parameters.values() for name, method in methods if name[0] != "_"}
-    setting = [name for name, of in takes.items() if any(p.default is NotProvided for p in of)]
-    return sorted(setting, key=order.index)
+    methods = {n: m for n, m in vars(AlgorithmConfig).items() if inspect.isfunction(m) and n[0] != "_"}
+    takes = {name: inspect.signature(method).parameters.values() for name, method in methods.items()}
+    return [name for name, parameters in takes.items() if any(p.default is NotProvided for p in parameters)]
 
 
 def settings_tables() -> str:
