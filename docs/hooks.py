@@ -73,8 +73,6 @@ NOTES = {
     "merge_env_runner_states": "Without effect: connectors here keep no state.",
     "is_atari": "Without effect: RLlib means its own networks for pictures.",
     "env": "An id, a class or a function.",
-    "env_runner_cls": "`TeamEnvRunner`, or a class derived from it.",
-    "learner_class": "`TeamLearner`, or a class derived from it.",
     "learner_config_dict": "For a learner class of yours; those here do not look into it.",
     "num_envs_per_env_runner": "Must divide `env_steps_per_iteration`.",
     "explore": "MAPPO and HAPPO, which learn from drawn actions, refuse False; `evaluation_config` has its own.",
