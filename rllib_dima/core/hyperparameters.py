@@ -60,6 +60,11 @@ class Hyperparameters:
     def check_team(self, layout: AgentLayout) -> None:
         """Raises ValueError if these hyperparameters do not go with a team."""
 
+    def _require_multiple(self, name: str, of: str) -> None:
+        """Raises ValueError if one is no multiple of the other, as a width has to be of the number of heads."""
+        if getattr(self, name) % getattr(self, of):
+            raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of {of} ({getattr(self, of)}).")
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """All of them."""

@@ -15,6 +15,7 @@ from rllib_dima.core.dima.reward_termination import RewardTerminationHyperparame
 from rllib_dima.core.dima.state_decoder import StateDecoderHyperparameters
 from rllib_dima.core.hyperparameters import knob
 from rllib_dima.core.policy.networks import ActorHyperparameters
+from rllib_dima.core.replay.hyperparameters import ReplayHyperparameters
 
 _FAMILIES: dict[str, dict[str, Any]] = {
     "mamujoco": {
@@ -99,7 +100,11 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class DIMAHyperparameters(
-    RewardTerminationHyperparameters, DynamicsHyperparameters, StateDecoderHyperparameters, ActorHyperparameters
+    ReplayHyperparameters,
+    RewardTerminationHyperparameters,
+    DynamicsHyperparameters,
+    StateDecoderHyperparameters,
+    ActorHyperparameters,
 ):
     """Hyperparameters of DIMA; see each field's metadata for text, symbol and range."""
 
@@ -133,18 +138,11 @@ class DIMAHyperparameters(
     )
 
     # Replay
-    replay_capacity: int = knob(250_000, "Transitions the replay buffer holds; the oldest are overwritten.", low=1)
     replay_recency: float = knob(
         1.0,
         "Recency of replay: the age rank of a drawn transition is a uniform number raised to this power. "
         "1 draws uniformly (the paper), larger values prefer newer transitions.",
         low=1.0,
-    )
-    replay_device: str = knob(
-        "auto",
-        "Where replay lives: on the learner's device, in host memory, or (auto) on the device if it takes at most "
-        "half of its free memory.",
-        choices=("auto", "learner", "cpu"),
     )
 
     # Imagination, section C of the paper's appendix
@@ -170,11 +168,7 @@ class DIMAHyperparameters(
                 "num_autoregressive_steps - 1). Raise replay_capacity."
             )
         steps = self.imagination_horizon * self.num_imagined_rollouts
-        if self.ppo_minibatches > steps:
-            raise ValueError(
-                f"ppo_minibatches ({self.ppo_minibatches}) exceeds the {steps} steps of an imagined batch "
-                "(imagination_horizon x num_imagined_rollouts), which can be split no further."
-            )
+        self._require_steps_for_minibatches(steps, "an imagined batch (imagination_horizon x num_imagined_rollouts)")
 
     @property
     def longest_window(self) -> int:

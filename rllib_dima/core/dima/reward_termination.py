@@ -63,11 +63,7 @@ class RewardTerminationHyperparameters(Hyperparameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reward_embedding_size % self.reward_num_heads:
-            raise ValueError(
-                f"reward_embedding_size ({self.reward_embedding_size}) must be a multiple of reward_num_heads "
-                f"({self.reward_num_heads})."
-            )
+        self._require_multiple("reward_embedding_size", of="reward_num_heads")
 
 
 class OutcomeModel(nn.Module, ABC):

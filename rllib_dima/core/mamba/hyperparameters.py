@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from rllib_dima.core.hyperparameters import knob
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
+from rllib_dima.core.replay.hyperparameters import ReplayHyperparameters
 
 Settings = dict[str, Any]
 
@@ -89,7 +90,7 @@ class RepresentationHyperparameters(PolicyHyperparameters):
 
 
 @dataclass(frozen=True)
-class MAMBAHyperparameters(RepresentationHyperparameters):
+class MAMBAHyperparameters(ReplayHyperparameters, RepresentationHyperparameters):
     """Hyperparameters of MAMBA; see each field's metadata for text, symbol and range."""
 
     MODEL_SIZES: ClassVar[dict[str, Settings]] = _MODEL_SIZES
@@ -115,15 +116,6 @@ class MAMBAHyperparameters(RepresentationHyperparameters):
         "tf32",
         "Arithmetic of matrix products in training: float32, or tf32 on GPUs that have it.",
         choices=("float32", "tf32"),
-    )
-
-    # Replay
-    replay_capacity: int = knob(250_000, "Transitions the replay buffer holds; the oldest are overwritten.", low=1)
-    replay_device: str = knob(
-        "auto",
-        "Where replay lives: on the learner's device, in host memory, or (auto) on the device if it takes at most "
-        "half of its free memory.",
-        choices=("auto", "learner", "cpu"),
     )
 
     # World model

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.policy.networks import ActorHyperparameters
+from rllib_dima.core.replay.hyperparameters import ReplayHyperparameters
 
 Settings = dict[str, Any]
 
@@ -99,7 +100,7 @@ class MARIEActorHyperparameters(TokenizerHyperparameters, ActorHyperparameters):
 
 
 @dataclass(frozen=True)
-class MARIEHyperparameters(MARIEActorHyperparameters):
+class MARIEHyperparameters(ReplayHyperparameters, MARIEActorHyperparameters):
     """Hyperparameters of MARIE; see each field's metadata for text, symbol and range."""
 
     MODEL_SIZES: ClassVar[dict[str, Settings]] = {"paper": {}, "small": _SMALL, "nano": _NANO}
@@ -186,18 +187,11 @@ class MARIEHyperparameters(MARIEActorHyperparameters):
     )
 
     # Replay
-    replay_capacity: int = knob(250_000, "Transitions the replay buffer holds; the oldest are overwritten.", low=1)
     replay_recency: float = knob(
         1.0,
         "Recency of replay: the age rank of a drawn transition is a uniform number raised to this power. "
         "1 draws uniformly, larger values prefer newer transitions.",
         low=1.0,
-    )
-    replay_device: str = knob(
-        "auto",
-        "Where replay lives: on the learner's device, in host memory, or (auto) on the device if it takes at most "
-        "half of its free memory.",
-        choices=("auto", "learner", "cpu"),
     )
 
     # Imagination
@@ -218,11 +212,8 @@ class MARIEHyperparameters(MARIEActorHyperparameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for width, heads in (("model_embedding_size", "model_num_heads"), ("critic_hidden_size", "critic_num_heads")):
-            if getattr(self, width) % getattr(self, heads):
-                raise ValueError(
-                    f"{width} ({getattr(self, width)}) must be a multiple of {heads} ({getattr(self, heads)})."
-                )
+        self._require_multiple("model_embedding_size", of="model_num_heads")
+        self._require_multiple("critic_hidden_size", of="critic_num_heads")
         needed = max(self.env_steps_per_iteration, self.imagination_horizon)
         if self.replay_capacity < needed:
             raise ValueError(
@@ -230,11 +221,7 @@ class MARIEHyperparameters(MARIEActorHyperparameters):
                 f"iteration, or the {self.imagination_horizon} of a window (imagination_horizon): raise it."
             )
         steps = (self.imagination_horizon - 1) * self.num_imagined_rollouts
-        if self.ppo_minibatches > steps:
-            raise ValueError(
-                f"ppo_minibatches ({self.ppo_minibatches}) exceeds the {steps} steps of an imagined batch, which can "
-                "be split no further."
-            )
+        self._require_steps_for_minibatches(steps, "an imagined batch")
 
     @property
     def num_codes(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.policy.hyperparameters import PolicyHyperparameters
+from rllib_dima.core.replay.hyperparameters import ReplayHyperparameters
 
 Settings = dict[str, Any]
 
@@ -111,11 +112,7 @@ class OnPolicyHyperparameters(PolicyHyperparameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ppo_minibatches > self.env_steps_per_iteration:
-            raise ValueError(
-                f"ppo_minibatches ({self.ppo_minibatches}) exceeds the {self.env_steps_per_iteration} steps of an "
-                "iteration (env_steps_per_iteration), which can be split no further."
-            )
+        self._require_steps_for_minibatches(self.env_steps_per_iteration, "an iteration (env_steps_per_iteration)")
 
     def learning_rate_factor(self, iteration: int) -> float:
         """What the learning rates are multiplied with in an iteration, counted from 0."""
@@ -175,7 +172,7 @@ class SoftActorHyperparameters(Hyperparameters):
 
 
 @dataclass(frozen=True)
-class HASACHyperparameters(SoftActorHyperparameters):
+class HASACHyperparameters(ReplayHyperparameters, SoftActorHyperparameters):
     """Hyperparameters of HASAC; see each field's metadata for text, symbol and range."""
 
     MODEL_SIZES: ClassVar[dict[str, Settings]] = {
@@ -212,12 +209,6 @@ class HASACHyperparameters(SoftActorHyperparameters):
     alpha_lr: float = knob(3e-4, "Learning rate of the temperatures (Adam).", low=0.0)
     fixed_order: bool = knob(False, "Update the agents in their order instead of a new random one every round.")
     replay_capacity: int = knob(1_000_000, "Transitions the replay buffer holds; the oldest are overwritten.", low=1)
-    replay_device: str = knob(
-        "auto",
-        "Where replay lives: on the learner's device, in host memory, or (auto) on the device if it takes at most "
-        "half of its free memory.",
-        choices=("auto", "learner", "cpu"),
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,3 +48,11 @@ class PolicyHyperparameters(Hyperparameters):
     value_normalization_beta: float = knob(
         0.99999, "Decay of the value normaliser's moving averages.", low=0.0, high=0.9999999
     )
+
+    def _require_steps_for_minibatches(self, steps: int, of: str) -> None:
+        """Raises ValueError if there are more minibatches than steps to be learnt from."""
+        if self.ppo_minibatches > steps:
+            raise ValueError(
+                f"ppo_minibatches ({self.ppo_minibatches}) exceeds the {steps} steps of {of}, which can be split no "
+                "further."
+            )
