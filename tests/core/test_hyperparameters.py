@@ -141,16 +141,13 @@ def test_families_are_the_papers():
 
 @pytest.mark.parametrize("family", [None, *DIMAHyperparameters.FAMILIES])
 @pytest.mark.parametrize("size", DIMAHyperparameters.MODEL_SIZES)
-def test_every_preset_is_valid_and_names_known_fields(size, family):
-    hp = DIMAHyperparameters.resolve({}, family, size)
-    assert set(DIMAHyperparameters.MODEL_SIZES[size]) <= set(DIMAHyperparameters.names())
-    assert all(getattr(hp, name) == value for name, value in DIMAHyperparameters.MODEL_SIZES[size].items())
+@pytest.mark.parametrize("recipe", DIMAHyperparameters.RECIPES)
+def test_every_preset_is_valid_and_names_known_fields(recipe, size, family):
+    DIMAHyperparameters.resolve({}, family, size, recipe)  # raises otherwise
 
 
-def test_the_paper_preset_changes_nothing():
-    assert (
-        DIMAHyperparameters.resolve({}) == DIMAHyperparameters.resolve({}, model_size="paper") == DIMAHyperparameters()
-    )
+def test_the_presets_of_the_paper_change_nothing():
+    assert DIMAHyperparameters.resolve({}) == DIMAHyperparameters()
 
 
 def test_a_buffer_smaller_than_a_window_is_refused():
