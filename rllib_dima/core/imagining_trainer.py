@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch, Rollout
 from rllib_dima.core.policy.ppo import PPOEpochs, ppo_batch
-from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
+from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Trajectory
 from rllib_dima.core.trainer import OptimizingTrainer
 from rllib_dima.core.training.compile import Accelerator
@@ -26,13 +25,12 @@ class ImaginingTrainer(OptimizingTrainer):
     """Stores experience and trains the policy; subclasses train the world model and imagine.
 
     Attributes:
-        hp: hyperparameters.
         actor: the policy that is trained.
         critic: its values.
         replay: where real experience is drawn from.
     """
 
-    hp: Any
+    replay: ReplayBuffer  # pyright: ignore[reportIncompatibleVariableOverride]
     actor: Any  # an `Actor` and a `Critic`: subclasses say which
     critic: Any
 
@@ -61,25 +59,17 @@ class ImaginingTrainer(OptimizingTrainer):
         super().load_state_dict(state)
         self._accelerator.forget()
 
-    def _set_up_replay(self, layout: AgentLayout, recency: float = 1.0) -> None:
-        hp = self.hp
-        where = replay_device(hp.replay_device, ReplayBuffer.bytes_needed(layout, hp.replay_capacity), self.device)
-        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
-            layout, hp.replay_capacity, where, self.device, recency
-        )
-
-    def _set_up_policy_steps(self, accelerator: Accelerator, means: dict[str, RunningMeans], is_alone: bool) -> None:
+    def _set_up_policy_steps(self, accelerator: Accelerator, means: dict[str, RunningMeans]) -> None:
         """How rollouts are evaluated and PPO's passes run.
 
         Args:
             accelerator: how steps are executed.
             means: those of "actor", "critic" and "rollout", which are filled.
-            is_alone: whether no other learner averages its gradients with this one's.
         """
         self._accelerator, self._means = accelerator, means
         self._evaluate = accelerator.accelerate("the evaluation of rollouts", self._evaluated)
         self._epochs = PPOEpochs(self.hp, self.actor, self.critic, self.optimizers, means, accelerator.side_by_side)
-        self._ppo_epoch = accelerator.accelerate("PPO epochs", self._epochs.run, is_alone)
+        self._ppo_epoch = accelerator.accelerate("PPO epochs", self._epochs.run, self._is_alone)
 
     def _has_enough_steps(self) -> bool:
         return self.replay.num_written >= max(1, self.hp.num_steps_before_learning)

@@ -15,7 +15,7 @@ from torch import nn
 
 from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
-from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
 from rllib_dima.core.replay.data import Trajectory
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.metrics import RunningMeans, read_together
@@ -99,24 +99,76 @@ class Trainer(ABC):
 
 
 class OptimizingTrainer(Trainer):
-    """Counts, reports, saves and draws random numbers; subclasses learn.
+    """Counts, optimises, reports, saves and draws random numbers; subclasses learn.
 
     Every iteration draws its random numbers from a generator seeded by (seed, stream, iteration), so that a run that
     is resumed continues as if it had never stopped. The caller's random state is left as it was.
 
     Attributes:
+        PREFIXES: what a network's hyperparameters begin with, where that is not the first word of its name.
+        ADAMW: the networks that are trained by AdamW; the others are by Adam, with the epsilon of the hyperparameters.
         optimizers: by name of what they train.
         clock: the seconds of every phase.
     """
 
-    optimizers: dict[str, ModelOptimizer]
-    clock: PhaseClock
+    PREFIXES: ClassVar[dict[str, str]] = {}
+    ADAMW: ClassVar[tuple[str, ...]] = ()
 
-    def _set_up(self, device: torch.device | str, seed: int | None, rank: int) -> None:
+    optimizers: dict[str, ModelOptimizer]
+
+    def __init__(
+        self,
+        layout: AgentLayout,
+        hp: Any,
+        networks: dict[str, nn.Module],
+        device: torch.device | str = "cpu",
+        seed: int | None = 0,
+        rank: int = 0,
+        average_gradients: AverageGradients | None = None,
+    ) -> None:
+        self.layout, self.hp, self._average_gradients = layout, hp, average_gradients
         self.device, self.rank = torch.device(device), rank
+        self.clock = PhaseClock(self.device)
         self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         self.num_env_steps = 0
         self.num_iterations = 0  # iterations that trained
+        self._set_up(networks)
+
+    @abstractmethod
+    def _set_up(self, networks: dict[str, Any]) -> None:
+        """Takes over the networks, and makes the optimisers and whatever else training needs."""
+
+    def _new_replay(self, keeps_next_observations: bool = False) -> ReplayBuffer:
+        """An empty buffer, where the hyperparameters want it."""
+        capacity = self.hp.replay_capacity
+        needed = ReplayBuffer.bytes_needed(self.layout, capacity, keeps_next_observations)
+        where = replay_device(self.hp.replay_device, needed, self.device)
+        return ReplayBuffer(self.layout, capacity, where, self.device, self.hp.replay_recency, keeps_next_observations)
+
+    def _new_optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, ModelOptimizer]:
+        """One for each, set by the hyperparameters with its prefix; weight decay and warm-up are 0 without one."""
+        hp, optimizers = self.hp, {}
+        for name, network in networks.items():
+            part, adamw = self._prefix(name), name in self.ADAMW
+            optimizers[name] = ModelOptimizer(
+                name, network, torch.optim.AdamW if adamw else torch.optim.Adam,
+                getattr(hp, f"{part}_lr"), getattr(hp, f"{part}_grad_clip"), getattr(hp, f"{part}_weight_decay", 0.0),
+                1e-8 if adamw else hp.adam_epsilon, getattr(hp, f"{part}_lr_warmup_updates", 0),
+                self._average_gradients,
+            )  # fmt: skip
+        return optimizers
+
+    def _prefix(self, name: str) -> str:
+        return self.PREFIXES.get(name) or name.partition("_")[0]
+
+    def set_learning_rates(self, hp: Any) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.lr = getattr(hp, f"{self._prefix(name)}_lr")
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no other learner averages its gradients with this one's."""
+        return self._average_gradients is None
 
     def state_dict(self) -> dict[str, Any]:
         return {

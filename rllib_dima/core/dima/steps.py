@@ -6,11 +6,10 @@ Each is a step as `core/training/compile.py` understands it, prepared once: on a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import nn
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.world_model import WorldModel
@@ -23,7 +22,7 @@ from rllib_dima.core.replay.data import Window
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import Accelerator, Step
 from rllib_dima.core.training.metrics import RunningMeans
-from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
+from rllib_dima.core.training.optimization import ModelOptimizer
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +42,13 @@ class Steps:
         critic: the value function.
         world_model: the three models.
         replay: where real experience is drawn from.
-        average_gradients: averages gradients over the learners, in place; None for a single one.
+        optimizers: by network: the parts of the world model, "actor" and "critic".
+        is_alone: whether no other learner averages its gradients with this one's.
         side_by_side: see `DIMATrainer`.
         clock: times every step.
 
     Attributes:
-        optimizers: by network: the parts of the world model, "actor" and "critic".
+        optimizers: as given.
         means: of the metrics since they were last cleared: by network, of "rollout" and of "statistics".
         accelerator: how the steps are executed.
         policy: the steps that train the policy, by name.
@@ -62,22 +62,21 @@ class Steps:
         critic: Critic,
         world_model: WorldModel,
         replay: ReplayBuffer,
-        average_gradients: AverageGradients | None,
+        optimizers: Mapping[str, ModelOptimizer],
+        is_alone: bool,
         side_by_side: bool,
         clock: PhaseClock,
     ) -> None:
         device = replay.output_device
         self.hp, self.actor, self.critic, self.world_model = hp, actor, critic, world_model
         self.replay, self.clock, self._side_by_side = replay, clock, side_by_side
-        self._is_alone = average_gradients is None
-        networks = {name: getattr(world_model, name) for name in PREFIXES} | {"actor": actor, "critic": critic}
-        self.optimizers = _build_optimizers(hp, networks, average_gradients)
-        self.means = {name: RunningMeans(device) for name in (*networks, "statistics", "rollout", "fresh")}
+        self.optimizers, self._is_alone = optimizers, is_alone
+        self.means = {name: RunningMeans(device) for name in (*optimizers, "statistics", "rollout", "fresh")}
         self.accelerator = Accelerator(hp.acceleration, device, world_model.fusible_modules())
         self._warn_if_slow()
         self._updates: dict[tuple[str, ...], Step] = {}
         accelerate = self.accelerator.accelerate
-        self._epochs = PPOEpochs(hp, actor, critic, self.optimizers, self.means, self.accelerator.side_by_side)
+        self._epochs = PPOEpochs(hp, actor, critic, optimizers, self.means, self.accelerator.side_by_side)
         self.policy = {
             "imagine": accelerate("imagination", self._imagine, self._has_replay_on_device),
             "evaluate": accelerate("the evaluation of rollouts", self._evaluate),
@@ -165,27 +164,3 @@ class Steps:
                 f"acceleration={self.hp.acceleration!r}: {reason}, so updates are launched operation by operation "
                 "instead of being recorded as CUDA graphs, which makes them several times slower."
             )
-
-
-def optimizer_settings(hp: DIMAHyperparameters) -> dict[str, tuple[float, float, float, int]]:
-    """Network -> learning rate, gradient clip, weight decay, warm-up."""
-    return {
-        "state_decoder": (hp.decoder_lr, hp.decoder_grad_clip, hp.decoder_weight_decay, 0),
-        "dynamics": (hp.dynamics_lr, hp.dynamics_grad_clip, hp.dynamics_weight_decay, hp.dynamics_lr_warmup_updates),
-        "reward_termination": (hp.reward_lr, hp.reward_grad_clip, hp.reward_weight_decay, 0),
-        "actor": (hp.actor_lr, hp.actor_grad_clip, 0.0, 0),
-        "critic": (hp.critic_lr, hp.critic_grad_clip, 0.0, 0),
-    }
-
-
-def _build_optimizers(
-    hp: DIMAHyperparameters, networks: dict[str, nn.Module], average_gradients: AverageGradients | None
-) -> dict[str, ModelOptimizer]:
-    """AdamW for the world model's parts, Adam for actor and critic."""
-    optimizers = {}
-    for name, (lr, clip, decay, warmup) in optimizer_settings(hp).items():
-        kind, epsilon = (torch.optim.AdamW, 1e-8) if name in PREFIXES else (torch.optim.Adam, hp.adam_epsilon)
-        optimizers[name] = ModelOptimizer(
-            name, networks[name], kind, lr, clip, decay, epsilon, warmup, average_gradients
-        )
-    return optimizers

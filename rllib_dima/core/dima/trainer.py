@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,16 +21,13 @@ from torch import nn
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.open_loop import OpenLoopReport, open_loop_report
-from rllib_dima.core.dima.steps import PREFIXES, Steps, optimizer_settings
+from rllib_dima.core.dima.steps import PREFIXES, Steps
 from rllib_dima.core.dima.world_model import WorldModel
-from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.networks import Actor, Critic
-from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
+from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import Trajectory, states_to_count
 from rllib_dima.core.trainer import Metrics, OptimizingTrainer
-from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import has_bfloat16, matrix_product_precision
-from rllib_dima.core.training.optimization import AverageGradients
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +41,12 @@ class DIMATrainer(OptimizingTrainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
 
     Args:
-        layout: sizes.
-        hp: hyperparameters.
-        networks: "actor", "critic" and "world_model", on `device`.
-        device: where training happens.
-        seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
-        rank: of this learner among several.
-        average_gradients: averages gradients over the learners, in place.
+        *args: of every `Trainer`.
         side_by_side: whether steps that do not depend on each other run at the same time where they are recorded as
             CUDA graphs. The seconds of the world model's three parts are then one number.
         imagination_report_interval: learning iterations between measurements of imagination over the whole horizon, on
             steps that were not learnt from yet; None for never. They change nothing in training.
+        **kwargs: of every `Trainer`.
 
     Attributes:
         imagination_report: of the steps that were added last, if it was their turn.
@@ -65,36 +57,31 @@ class DIMATrainer(OptimizingTrainer):
     """
 
     NETWORKS: ClassVar[dict[str, type[nn.Module]]] = {"actor": Actor, "critic": Critic, "world_model": WorldModel}
+    PREFIXES: ClassVar[dict[str, str]] = PREFIXES
+    ADAMW: ClassVar[tuple[str, ...]] = tuple(PREFIXES)
+
+    hp: DIMAHyperparameters
 
     def __init__(
-        self,
-        layout: AgentLayout,
-        hp: DIMAHyperparameters,
-        networks: dict[str, nn.Module],
-        device: torch.device | str = "cpu",
-        seed: int | None = 0,
-        rank: int = 0,
-        average_gradients: AverageGradients | None = None,
-        side_by_side: bool = True,
-        imagination_report_interval: int | None = None,
+        self, *args: Any, side_by_side: bool = True, imagination_report_interval: int | None = None, **kwargs: Any
     ) -> None:
-        self._set_up(device, seed, rank)
-        self._report_interval = imagination_report_interval
+        self._side_by_side, self._report_interval = side_by_side, imagination_report_interval
+        super().__init__(*args, **kwargs)
+
+    def _set_up(self, networks: dict[str, Any]) -> None:
         self.imagination_report: OpenLoopReport | None = None
-        self.hp = hp
-        self.actor = cast(Actor, networks["actor"])
-        self.critic = cast(Critic, networks["critic"])
-        self.world_model = cast(WorldModel, networks["world_model"]).eval()
-        needed = ReplayBuffer.bytes_needed(layout, hp.replay_capacity)
-        where = replay_device(hp.replay_device, needed, self.device)
-        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
-            layout, hp.replay_capacity, where, self.device, hp.replay_recency
-        )
+        self.actor: Actor = networks["actor"]
+        self.critic: Critic = networks["critic"]
+        self.world_model: WorldModel = networks["world_model"].eval()
+        self.replay: ReplayBuffer = self._new_replay()  # pyright: ignore[reportIncompatibleVariableOverride]
+        parts = {name: getattr(self.world_model, name) for name in PREFIXES}
+        self.optimizers = self._new_optimizers(parts | {"actor": self.actor, "critic": self.critic})
+        self.steps = Steps(
+            self.hp, self.actor, self.critic, self.world_model, self.replay, self.optimizers, self._is_alone,
+            self._side_by_side, self.clock,
+        )  # fmt: skip
         self._num_useless = 0
-        models = (self.actor, self.critic, self.world_model)
-        self.steps = Steps(hp, *models, self.replay, average_gradients, side_by_side, PhaseClock(self.device))
-        self.optimizers, self.clock = self.steps.optimizers, self.steps.clock
-        if hp.precision == "bfloat16" and not has_bfloat16(self.device):
+        if self.hp.precision == "bfloat16" and not has_bfloat16(self.device):
             logger.warning(
                 f"precision='bfloat16': this {self.device.type} device has no instructions for it, so training is many "
                 "times slower than with precision='float32'."
@@ -208,11 +195,6 @@ class DIMATrainer(OptimizingTrainer):
         """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
         super().load_state_dict(state)
         self.steps.accelerator.forget()
-
-    def set_learning_rates(self, hp: DIMAHyperparameters) -> None:
-        """Makes the optimisers use the learning rates of `hp` from the next update on."""
-        for name, (lr, *_) in optimizer_settings(hp).items():
-            self.optimizers[name].lr = lr
 
     def _report_iteration(self, has_trained_policy: bool) -> Metrics:
         """The means of all metrics by network, checked."""

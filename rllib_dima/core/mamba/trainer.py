@@ -10,7 +10,7 @@ has been collected:
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,30 +18,18 @@ from torch import nn
 
 from rllib_dima.core.imagination import imagine
 from rllib_dima.core.imagining_trainer import ImaginingTrainer
-from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.mamba.hyperparameters import MAMBAHyperparameters
 from rllib_dima.core.mamba.policy import LatentActor, LatentCritic, MAMBAPolicy
 from rllib_dima.core.mamba.representation import Latent
 from rllib_dima.core.mamba.world_model import LatentSimulation, WorldModel
 from rllib_dima.core.policy.data import Rollout
 from rllib_dima.core.trainer import Metrics
-from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import Accelerator, matrix_product_precision
 from rllib_dima.core.training.metrics import RunningMeans
-from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
 
 
 class MAMBATrainer(ImaginingTrainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
-
-    Args:
-        layout: sizes.
-        hp: hyperparameters.
-        networks: "actor", "critic" and "world_model", on `device`.
-        device: where training happens.
-        seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
-        rank: of this learner among several.
-        average_gradients: averages gradients over the learners, in place.
 
     Raises:
         ValueError: if `hp.acceleration` needs a GPU and `device` is none.
@@ -52,36 +40,21 @@ class MAMBATrainer(ImaginingTrainer):
         "critic": LatentCritic,
         "world_model": WorldModel,
     }
+    PREFIXES: ClassVar[dict[str, str]] = {"world_model": "model"}
 
+    hp: MAMBAHyperparameters
     actor: LatentActor
     critic: LatentCritic
 
-    def __init__(
-        self,
-        layout: AgentLayout,
-        hp: MAMBAHyperparameters,
-        networks: dict[str, nn.Module],
-        device: torch.device | str = "cpu",
-        seed: int | None = 0,
-        rank: int = 0,
-        average_gradients: AverageGradients | None = None,
-    ) -> None:
-        self._set_up(device, seed, rank)
-        self.hp, self.policy = hp, cast(MAMBAPolicy, networks["actor"])
-        self.actor, self.critic = self.policy.actor, cast(LatentCritic, networks["critic"])
-        self.world_model = cast(WorldModel, networks["world_model"]).eval()
+    def _set_up(self, networks: dict[str, Any]) -> None:
+        self.policy: MAMBAPolicy = networks["actor"]
+        self.actor, self.critic = self.policy.actor, networks["critic"]
+        self.world_model: WorldModel = networks["world_model"].eval()
         self.policy.follow(self.world_model.representation)
-        self._set_up_replay(layout)
+        self.replay = self._new_replay()
         models = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
-        self.optimizers = {
-            name: ModelOptimizer(
-                name, models[name], torch.optim.Adam, lr, clip, decay, hp.adam_epsilon,
-                average_gradients=average_gradients,
-            )
-            for name, (lr, clip, decay) in _optimizer_settings(hp).items()
-        }  # fmt: skip
-        self.clock = PhaseClock(self.device)
-        self._prepare_steps(is_alone=average_gradients is None)
+        self.optimizers = self._new_optimizers(models)
+        self._prepare_steps()
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.
@@ -112,11 +85,6 @@ class MAMBATrainer(ImaginingTrainer):
             }
         )
 
-    def set_learning_rates(self, hp: MAMBAHyperparameters) -> None:
-        """Makes the optimisers use the learning rates of `hp` from the next update on."""
-        for name, (lr, *_) in _optimizer_settings(hp).items():
-            self.optimizers[name].lr = lr
-
     def begin_rollouts(self) -> LatentSimulation:
         """Rollouts from the states along windows of real steps, as many for each that happened as there is room for."""
         window = self.replay.sample(self.hp.num_imagined_windows, past=1, future=self.hp.window_length - 3)
@@ -126,15 +94,15 @@ class MAMBATrainer(ImaginingTrainer):
         h, z, observations = (x.flatten(0, 1)[chosen] for x in (*latent, window.observations[:, 1:]))
         return self.world_model.simulate(Latent(h, z), observations)
 
-    def _prepare_steps(self, is_alone: bool) -> None:
+    def _prepare_steps(self) -> None:
         """The steps of an iteration, as `core/training/compile.py` understands them."""
         mode = "cuda_graphs" if self.hp.acceleration == "auto" and self.device.type == "cuda" else self.hp.acceleration
         accelerator = Accelerator(mode, self.device, [])
         means = {name: RunningMeans(self.device) for name in ("world_model", "actor", "critic", "rollout")}
-        self._set_up_policy_steps(accelerator, means, is_alone)
+        self._set_up_policy_steps(accelerator, means)
         on_device = self.replay.device == self.replay.output_device
         self._update_model = accelerator.accelerate(
-            "the update of the world model", self._model_update, is_alone and on_device
+            "the update of the world model", self._model_update, self._is_alone and on_device
         )
         self._imagine_all = accelerator.accelerate("imagination", self._imagined_rollout, on_device)
 
@@ -170,12 +138,3 @@ class MAMBATrainer(ImaginingTrainer):
     @torch.no_grad()
     def _imagined_rollout(self) -> Rollout:
         return imagine(self.begin_rollouts(), self.actor, self.hp.imagination_horizon)
-
-
-def _optimizer_settings(hp: MAMBAHyperparameters) -> dict[str, tuple[float, float, float]]:
-    """Network -> learning rate, gradient clip, weight decay."""
-    return {
-        "world_model": (hp.model_lr, hp.model_grad_clip, 0.0),
-        "actor": (hp.actor_lr, hp.actor_grad_clip, hp.actor_weight_decay),
-        "critic": (hp.critic_lr, hp.critic_grad_clip, 0.0),
-    }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,17 +20,14 @@ from torch import nn
 
 from rllib_dima.core.imagination import imagine
 from rllib_dima.core.imagining_trainer import ImaginingTrainer
-from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.marie.hyperparameters import MARIEHyperparameters
 from rllib_dima.core.marie.networks import MARIEActor, MARIECritic
 from rllib_dima.core.marie.world_model import MARIEWorldModel
 from rllib_dima.core.policy.data import Rollout
 from rllib_dima.core.replay.data import Window
 from rllib_dima.core.trainer import Metrics
-from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import Accelerator, Step, matrix_product_precision
 from rllib_dima.core.training.metrics import RunningMeans
-from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
 
 Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
@@ -41,15 +38,6 @@ PREFIXES = {"tokenizer": "tokenizer", "sequence_model": "model"}
 class MARIETrainer(ImaginingTrainer):
     """Replay, world model, actor and critic, and the updates of one iteration.
 
-    Args:
-        layout: sizes.
-        hp: hyperparameters.
-        networks: "actor", "critic" and "world_model", on `device`.
-        device: where training happens.
-        seed: of all random numbers, also after `load_state_dict`; None draws one, or goes on with the saved one.
-        rank: of this learner among several.
-        average_gradients: averages gradients over the learners, in place.
-
     Raises:
         ValueError: if `hp.acceleration` needs a GPU and `device` is none.
     """
@@ -59,28 +47,23 @@ class MARIETrainer(ImaginingTrainer):
         "critic": MARIECritic,
         "world_model": MARIEWorldModel,
     }
+    PREFIXES: ClassVar[dict[str, str]] = PREFIXES
+    ADAMW: ClassVar[tuple[str, ...]] = tuple(PREFIXES)
 
+    hp: MARIEHyperparameters
     actor: MARIEActor
     critic: MARIECritic
 
-    def __init__(
-        self,
-        layout: AgentLayout,
-        hp: MARIEHyperparameters,
-        networks: dict[str, nn.Module],
-        device: torch.device | str = "cpu",
-        seed: int | None = 0,
-        rank: int = 0,
-        average_gradients: AverageGradients | None = None,
-    ) -> None:
-        self._set_up(device, seed, rank)
-        self.hp, self.clock = hp, PhaseClock(self.device)
-        self.actor, self.critic = cast(MARIEActor, networks["actor"]), cast(MARIECritic, networks["critic"])
-        self.world_model = cast(MARIEWorldModel, networks["world_model"]).eval()
+    def _set_up(self, networks: dict[str, Any]) -> None:
+        self.actor, self.critic = networks["actor"], networks["critic"]
+        self.world_model: MARIEWorldModel = networks["world_model"].eval()
         self._follow_tokenizer()
-        self._set_up_replay(layout, hp.replay_recency)
-        self.optimizers = self._new_optimizers(average_gradients)
-        self._set_up_steps(is_alone=average_gradients is None)
+        self.replay = self._new_replay()
+        parts = {name: getattr(self.world_model, name) for name in PREFIXES}
+        if not self.world_model.tokenizer.is_trained:
+            del parts["tokenizer"]
+        self.optimizers = self._new_optimizers(parts | {"actor": self.actor, "critic": self.critic})
+        self._set_up_steps()
 
     def train_iteration(self) -> Metrics:
         """Updates everything as often as one iteration does.
@@ -107,10 +90,6 @@ class MARIETrainer(ImaginingTrainer):
         if trains_policy:
             sources |= {"actor": [self._means["actor"]], "critic": [self._means["rollout"], self._means["critic"]]}
         return self._report(sources)
-
-    def set_learning_rates(self, hp: MARIEHyperparameters) -> None:
-        for name, optimizer in self.optimizers.items():
-            optimizer.lr = getattr(hp, f"{PREFIXES.get(name, name)}_lr")
 
     @property
     def _num_warmup_iterations(self) -> int:
@@ -143,11 +122,11 @@ class MARIETrainer(ImaginingTrainer):
                 normalizer.update(values)
         self._follow_tokenizer()
 
-    def _set_up_steps(self, is_alone: bool) -> None:
+    def _set_up_steps(self) -> None:
         """What an iteration consists of, as `core/training/compile.py` understands it."""
         accelerator = Accelerator(self.hp.acceleration, self.device, [])
         means = {name: RunningMeans(self.device) for name in (*PREFIXES, "rollout", "actor", "critic")}
-        self._set_up_policy_steps(accelerator, means, is_alone)
+        self._set_up_policy_steps(accelerator, means)
         hp, sample, accelerate = self.hp, self.replay.sample, accelerator.accelerate
         on_device = self.replay.device == self.replay.output_device
         tokens = partial(sample, hp.tokenizer_batch_size)
@@ -159,7 +138,7 @@ class MARIETrainer(ImaginingTrainer):
             "sequence_model": accelerate(
                 "the update of the sequence model",
                 partial(self._update, "sequence_model", model.sequence_loss, windows),
-                is_alone and on_device,
+                self._is_alone and on_device,
             ),
         }
         self._imagine_some = accelerate("imagination", self._roll_out)
@@ -180,19 +159,3 @@ class MARIETrainer(ImaginingTrainer):
 
     def _roll_out(self, observations: torch.Tensor) -> Rollout:
         return imagine(self.world_model.begin(observations), self.actor, self.hp.imagination_horizon - 1)
-
-    def _new_optimizers(self, average_gradients: AverageGradients | None) -> dict[str, ModelOptimizer]:
-        """AdamW for the world model's parts, Adam for actor and critic."""
-        optimizers = {}
-        networks = {name: getattr(self.world_model, name) for name in PREFIXES}
-        if not self.world_model.tokenizer.is_trained:
-            del networks["tokenizer"]
-        for name, network in (networks | {"actor": self.actor, "critic": self.critic}).items():
-            is_model, prefix = name in PREFIXES, PREFIXES.get(name, name)
-            optimizers[name] = ModelOptimizer(
-                name, network, torch.optim.AdamW if is_model else torch.optim.Adam,
-                getattr(self.hp, f"{prefix}_lr"), getattr(self.hp, f"{prefix}_grad_clip"),
-                getattr(self.hp, f"{prefix}_weight_decay") if is_model else 0.0,
-                1e-8 if is_model else self.hp.adam_epsilon, average_gradients=average_gradients,
-            )  # fmt: skip
-        return optimizers

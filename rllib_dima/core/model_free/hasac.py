@@ -13,24 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.model_free.hyperparameters import HASACHyperparameters
 from rllib_dima.core.model_free.on_policy import living_mean
 from rllib_dima.core.model_free.soft_networks import SquashedActors, Temperatures, TwinCritic
 from rllib_dima.core.model_free.trainer import ModelFreeTrainer
-from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
+from rllib_dima.core.replay.buffer import ReplayBuffer
 from rllib_dima.core.replay.data import MultiStep, Trajectory
 from rllib_dima.core.trainer import Metrics
-from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
 
-NO_CLIPPING = 1e30
 DISCRETE_TARGET = 0.98
 """Of the largest entropy that an agent with numbered actions can have (HARL)."""
 
@@ -46,36 +43,17 @@ class HASACTrainer(ModelFreeTrainer):
         "critic": TwinCritic,
         "temperature": Temperatures,
     }
-    PARTS = ("actor", "critic", "temperature")
+    PREFIXES: ClassVar[dict[str, str]] = {"temperature": "alpha"}
 
-    def __init__(
-        self,
-        layout: AgentLayout,
-        hp: HASACHyperparameters,
-        networks: dict[str, nn.Module],
-        device: torch.device | str = "cpu",
-        seed: int | None = 0,
-        rank: int = 0,
-        average_gradients: AverageGradients | None = None,
-    ) -> None:
-        self._set_up_for(layout, device, seed, rank)
-        self.hp = hp
-        self.actor, self.critic = cast(SquashedActors, networks["actor"]), cast(TwinCritic, networks["critic"])
-        self.temperatures = cast(Temperatures, networks["temperature"])
-        needed = ReplayBuffer.bytes_needed(layout, hp.replay_capacity, keeps_next_observations=True)
-        where = replay_device(hp.replay_device, needed, self.device)
-        # Typed here, as other trainers may have none.
-        self.replay: ReplayBuffer = ReplayBuffer(  # pyright: ignore[reportIncompatibleVariableOverride]
-            layout, hp.replay_capacity, where, self.device, keeps_next_observations=True
-        )
-        self.optimizers = {
-            name: ModelOptimizer(
-                name, network, torch.optim.Adam, _learning_rates(hp, name), _grad_clip(hp, name),
-                epsilon=hp.adam_epsilon, average_gradients=average_gradients,
-            )
-            for name, network in self._trained().items()
-        }  # fmt: skip
-        self._action_mask = layout.action_mask().float().to(self.device)  # (N, A)
+    hp: HASACHyperparameters
+    actor: SquashedActors
+    critic: TwinCritic
+
+    def _set_up(self, networks: dict[str, Any]) -> None:
+        self.temperatures: Temperatures = networks["temperature"]
+        super()._set_up(networks)
+        self.replay: ReplayBuffer = self._new_replay(keeps_next_observations=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._action_mask = self.layout.action_mask().float().to(self.device)  # (N, A)
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
         limits_end = self.hp.time_limits == "termination"
@@ -95,11 +73,6 @@ class HASACTrainer(ModelFreeTrainer):
                 order = agents if self.hp.fixed_order else orders.permutation(len(agents)).tolist()
                 self._round(self.replay.multi_step(self.hp.batch_size, self.hp.n_step, self.hp.gamma), order)
         return self._report_parts()
-
-    def set_learning_rates(self, hp: Hyperparameters) -> None:
-        assert isinstance(hp, HASACHyperparameters)
-        for name, optimizer in self.optimizers.items():
-            optimizer.lr = _learning_rates(hp, name)
 
     def _round(self, batch: MultiStep, order: Sequence[int]) -> None:
         """One update of everything."""
@@ -162,7 +135,6 @@ class HASACTrainer(ModelFreeTrainer):
         return self.optimizers[name].step(loss)
 
     def _trained(self) -> dict[str, nn.Module]:
-        """Networks by the name of their optimiser."""
         networks = {f"actor_{agent}": actor for agent, actor in enumerate(self.actor.actors)}
         networks["critic"] = self.critic.trained
         return {**networks, "temperature": self.temperatures} if self.hp.auto_alpha else networks
@@ -184,11 +156,3 @@ def target_entropies(layout: AgentLayout, action_mask: torch.Tensor, observation
         return -usable.sum(-1)
     blocks = usable.split(list(layout.block_sizes), -1)
     return DISCRETE_TARGET * torch.stack([block.sum(-1).clamp(min=1).log() for block in blocks]).sum(0)
-
-
-def _learning_rates(hp: HASACHyperparameters, name: str) -> float:
-    return {"critic": hp.critic_lr, "temperature": hp.alpha_lr}.get(name, hp.actor_lr)
-
-
-def _grad_clip(hp: HASACHyperparameters, name: str) -> float:
-    return {"critic": hp.critic_grad_clip, "temperature": NO_CLIPPING}.get(name, hp.actor_grad_clip)

@@ -181,6 +181,8 @@ class HASACHyperparameters(ReplayHyperparameters, SoftActorHyperparameters):
     }
     FAMILIES: ClassVar[dict[str, Settings]] = _SOFT_FAMILIES
 
+    alpha_grad_clip = 1e30  # no field here: temperatures are never clipped
+
     critic_hidden_size: int = knob(256, "Width of both critics.", low=1)
     critic_num_layers: int = knob(2, "Hidden layers of both critics.", low=1)
     standardize_states: bool = knob(

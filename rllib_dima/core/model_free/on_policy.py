@@ -11,24 +11,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.model_free.advantages import on_policy_batch
 from rllib_dima.core.model_free.hyperparameters import OnPolicyHyperparameters
 from rllib_dima.core.model_free.trainer import ModelFreeTrainer
 from rllib_dima.core.policy.data import PPOBatch
 from rllib_dima.core.policy.distributions import PolicyDistribution
-from rllib_dima.core.policy.networks import AgentActors, Critic, PolicyNetwork
+from rllib_dima.core.policy.networks import AgentActors, Critic
 from rllib_dima.core.policy.value_normalizer import ValueNormalizer
 from rllib_dima.core.replay.data import Trajectory, check_trajectory
 from rllib_dima.core.trainer import Metrics
-from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
 from rllib_dima.core.training.random_numbers import own_random_numbers
 
 
@@ -52,28 +50,11 @@ class OnPolicyTrainer(ModelFreeTrainer):
     """
 
     ON_POLICY = True
-    PARTS = ("actor", "critic")
 
-    def __init__(
-        self,
-        layout: AgentLayout,
-        hp: OnPolicyHyperparameters,
-        networks: dict[str, nn.Module],
-        device: torch.device | str = "cpu",
-        seed: int | None = 0,
-        rank: int = 0,
-        average_gradients: AverageGradients | None = None,
-    ) -> None:
-        self._set_up_for(layout, device, seed, rank)
-        self.hp = hp
-        self.actor, self.critic = cast(PolicyNetwork, networks["actor"]), cast(OnPolicyCritic, networks["critic"])
-        self.optimizers = {
-            name: ModelOptimizer(
-                name, network, torch.optim.Adam, self._lr_of(name, hp), _grad_clip(name, hp), epsilon=hp.adam_epsilon,
-                average_gradients=average_gradients,
-            )
-            for name, network in self._trained().items()
-        }  # fmt: skip
+    critic: OnPolicyCritic
+
+    def _set_up(self, networks: dict[str, Any]) -> None:
+        super()._set_up(networks)
         self._fresh: list[Trajectory] = []
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
@@ -90,8 +71,9 @@ class OnPolicyTrainer(ModelFreeTrainer):
     def train_iteration(self) -> Metrics:
         if not self._fresh:
             return {"time": self.clock.pop()}
-        for name, optimizer in self.optimizers.items():
-            optimizer.lr = self._lr_of(name, self.hp) * self.hp.learning_rate_factor(self.num_iterations)
+        super().set_learning_rates(self.hp)
+        for optimizer in self.optimizers.values():
+            optimizer.lr *= self.hp.learning_rate_factor(self.num_iterations)
         with self._learning(stream=0):
             with self.clock.timed("advantages"):
                 batch, metrics = on_policy_batch(self._fresh, self.critic, self.hp, self.device)
@@ -109,9 +91,8 @@ class OnPolicyTrainer(ModelFreeTrainer):
         entropy = np.random.SeedSequence(self._shared_entropy(self.actor))
         return own_random_numbers(int(entropy.generate_state(1)[0]), self.device)
 
-    def set_learning_rates(self, hp: Hyperparameters) -> None:
+    def set_learning_rates(self, hp: OnPolicyHyperparameters) -> None:
         """Those of `hp` from the next iteration on, as far as they have decayed by then."""
-        assert isinstance(hp, OnPolicyHyperparameters)
         self.hp = hp
 
     @abstractmethod
@@ -119,7 +100,7 @@ class OnPolicyTrainer(ModelFreeTrainer):
         """All actor updates of an iteration."""
 
     def _trained(self) -> dict[str, nn.Module]:
-        """Networks by the name of their optimiser: one actor, or one per agent."""
+        """One actor, or one per agent."""
         actors: dict[str, nn.Module] = {"actor": self.actor}
         if isinstance(self.actor, AgentActors):
             actors = {f"actor_{agent}": actor for agent, actor in enumerate(self.actor.actors)}
@@ -168,13 +149,6 @@ class OnPolicyTrainer(ModelFreeTrainer):
             return
         order = torch.rand(num_steps, num_agents, device=self.device, dtype=torch.float64).argsort(0)
         yield from order.tensor_split(self.hp.ppo_minibatches)
-
-    def _lr_of(self, name: str, hp: OnPolicyHyperparameters) -> float:
-        return hp.critic_lr if name == "critic" else hp.actor_lr
-
-
-def _grad_clip(name: str, hp: OnPolicyHyperparameters) -> float:
-    return hp.critic_grad_clip if name == "critic" else hp.actor_grad_clip
 
 
 def surrogate_loss(

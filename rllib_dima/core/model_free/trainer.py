@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.trainer import Metrics, OptimizingTrainer
-from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.metrics import RunningMeans
 
 
 class ModelFreeTrainer(OptimizingTrainer):
     """Has one set of metrics per network; subclasses learn."""
 
-    PARTS: tuple[str, ...]
-    """The networks that metrics are reported of."""
+    def _set_up(self, networks: dict[str, Any]) -> None:
+        self.actor, self.critic = networks["actor"], networks["critic"]
+        self.optimizers = self._new_optimizers(self._trained())
+        self._means = {part: RunningMeans(self.device) for part in networks}
 
-    def _set_up_for(self, layout: AgentLayout, device: torch.device | str, seed: int | None, rank: int) -> None:
-        self._set_up(device, seed, rank)
-        self.layout = layout
-        self.clock = PhaseClock(self.device)
-        self._means = {part: RunningMeans(self.device) for part in self.PARTS}
+    @abstractmethod
+    def _trained(self) -> dict[str, nn.Module]:
+        """Networks by the name of their optimiser."""
 
     @contextmanager
     def _learning(self, stream: int) -> Iterator[None]:
@@ -51,4 +50,4 @@ class ModelFreeTrainer(OptimizingTrainer):
 
     def _report_parts(self) -> Metrics:
         """The means of every network's metrics, checked."""
-        return self._report({part: [self._means[part]] for part in self.PARTS})
+        return self._report({part: [means] for part, means in self._means.items()})
