@@ -330,10 +330,10 @@ def profile_steps(args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _profile(call: Callable[[], Any], repeats: int = 10) -> tuple[int, float, float]:
-    """Kernels of one call, seconds inside them, and median seconds of a call."""
+def _profile(call: Callable[[], Any]) -> tuple[int, float, float]:
+    """Kernels of one call, seconds inside them, and median seconds of ten calls."""
     clock, seconds = PhaseClock(torch.device("cuda")), []
-    for _ in range(3 + repeats):
+    for _ in range(3 + 10):
         with clock.timed("call"):
             call()
         seconds.append(clock.pop()["call"])

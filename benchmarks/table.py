@@ -172,11 +172,11 @@ def run_all(runs: list[Run], args: argparse.Namespace) -> None:
             print(f"failed: {result.config['run']}: {result.error}")
 
 
-def play_randomly(task: str, episodes: int = 10) -> list[float]:
-    """Returns of actions drawn uniformly."""
+def play_randomly(task: str) -> list[float]:
+    """Returns of ten episodes of actions drawn uniformly."""
     env = CooperativeEnv(make(learning.environment_of(task)))
     returns = []
-    for seed in range(episodes):
+    for seed in range(10):
         env.reset(seed=seed)
         spaces = {agent: env.action_spaces[agent] for agent in env.possible_agents}
         for number, space in enumerate(spaces.values()):

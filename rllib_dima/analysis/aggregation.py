@@ -50,16 +50,13 @@ class Estimate:
     high: np.ndarray
 
 
-def estimate(
-    strata: Sequence[np.ndarray], statistic: str = "mean", confidence: float = 0.95, seed: int = 0
-) -> Estimate:
+def estimate(strata: Sequence[np.ndarray], statistic: str = "mean", confidence: float = 0.95) -> Estimate:
     """A statistic over runs, in which every stratum (a task) has the same weight however many runs it has.
 
     Args:
         strata: by task (n_i,) or (n_i, P); runs come first.
         statistic: of `STATISTICS`.
         confidence: of the interval.
-        seed: of the bootstrap.
     """
     weights = np.concatenate([np.full(len(stratum), 1 / len(stratum)) for stratum in strata])
 
@@ -71,7 +68,7 @@ def estimate(
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     found = bootstrap(
         strata, of, vectorized=True, axis=0, confidence_level=confidence, n_resamples=NUM_RESAMPLES,
-        method="percentile", rng=np.random.default_rng(seed),
+        method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return Estimate(value, np.asarray(found.low), np.asarray(found.high))
 
@@ -93,9 +90,7 @@ class Curve:
     estimate: Estimate
 
 
-def curve(
-    group: Group, kind: str, axis: str = "steps", statistic: str = "mean", confidence: float = 0.95, seed: int = 0
-) -> Curve:
+def curve(group: Group, kind: str, axis: str = "steps", statistic: str = "mean", confidence: float = 0.95) -> Curve:
     """Returns of runs, interpolated linearly to the same places, which end where the shortest run does.
 
     Runs of one report each are one point, where the last of them is.
@@ -104,7 +99,7 @@ def curve(
         group: runs of a task.
         kind: of `KINDS`.
         axis: of `AXES`.
-        statistic, confidence, seed: as of `estimate`.
+        statistic, confidence: as of `estimate`.
 
     Raises:
         ResultsError: a run has no returns of that kind, or there is no place at which all runs have one.
@@ -120,7 +115,7 @@ def curve(
     x = x[(x >= first) & (x <= last)]
     x = x if len(x) <= MOST_POINTS else np.linspace(first, last, MOST_POINTS)
     returns = np.stack([np.interp(x, points[:, 0], points[:, 1]) for points in columns])
-    return Curve(group, x, returns, estimate([returns], statistic, confidence, seed))
+    return Curve(group, x, returns, estimate([returns], statistic, confidence))
 
 
 def common_kind(groups: Sequence[Group]) -> str:
@@ -161,7 +156,7 @@ class Score:
     score: Estimate | None
 
 
-def scores(curves: Sequence[Curve], statistic: str = "mean", confidence: float = 0.95, seed: int = 0) -> list[Score]:
+def scores(curves: Sequence[Curve], statistic: str = "mean", confidence: float = 0.95) -> list[Score]:
     """The end of every curve over steps, and for every experiment on several tasks of the paper its score over these.
 
     A score is the return divided by the paper's, and weighs all tasks alike.
@@ -173,12 +168,12 @@ def scores(curves: Sequence[Curve], statistic: str = "mean", confidence: float =
         score = None
         if published is not None:
             shares.setdefault(group.name, {})[group.task] = ends / published.mean
-            score = estimate([ends / published.mean], statistic, confidence, seed)
-        end = estimate([ends], statistic, confidence, seed)
+            score = estimate([ends / published.mean], statistic, confidence)
+        end = estimate([ends], statistic, confidence)
         found.append(Score(group.name, (group.task,), len(ends), float(of.x[-1]), end, published, score))
     for name, by_task in shares.items():
         if len(by_task) > 1:
             strata = list(by_task.values())
-            total = estimate(strata, statistic, confidence, seed)
+            total = estimate(strata, statistic, confidence)
             found.append(Score(name, tuple(by_task), sum(map(len, strata)), None, None, None, total))
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import pyarrow.fs
 from ray.rllib.core.rl_module import RLModule
 
 from rllib_dima.checkpoint import CheckpointError, opened
@@ -16,14 +15,13 @@ REPLAY_FILE = f"learner_group/learner/{REPLAY_FILE_NAME}"
 WORLD_MODEL_FOLDER = "learner_group/learner/rl_module/world_model"
 
 
-def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None) -> Any:
+def load_world_model(path: Any) -> Any:
     """Loads the world model of a checkpoint, in evaluation mode, on the CPU; nothing else of it is read.
 
     It is in pickles of RLlib's, which can run any code that somebody put there: load only what you trust.
 
     Args:
         path: as for `Policy.from_checkpoint`.
-        filesystem: of pyarrow, on which `path` is a path.
 
     Returns:
         The algorithm's own: a module with `reset(start)`.
@@ -31,7 +29,7 @@ def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None)
     Raises:
         CheckpointError: it is missing, damaged or incomplete, or of an algorithm without a world model.
     """
-    with opened(path, filesystem, only=WORLD_MODEL_FOLDER) as checkpoint:
+    with opened(path, only=WORLD_MODEL_FOLDER) as checkpoint:
         folder = checkpoint / WORLD_MODEL_FOLDER
         if not folder.is_dir():
             raise CheckpointError(
@@ -45,21 +43,18 @@ def load_world_model(path: Any, filesystem: pyarrow.fs.FileSystem | None = None)
     return module.net.cpu().eval()
 
 
-def load_replay(
-    path: Any, layout: AgentLayout, capacity: int, filesystem: pyarrow.fs.FileSystem | None = None
-) -> ReplayBuffer:
+def load_replay(path: Any, layout: AgentLayout, capacity: int) -> ReplayBuffer:
     """Loads the replay buffer of a checkpoint, into host memory.
 
     Args:
         path: as for `Policy.from_checkpoint`.
         layout: of the team.
         capacity: as it was saved with.
-        filesystem: of pyarrow, on which `path` is a path.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another team.
     """
-    with opened(path, filesystem, only=REPLAY_FILE) as checkpoint:
+    with opened(path, only=REPLAY_FILE) as checkpoint:
         file = checkpoint / REPLAY_FILE
         if not file.is_file():
             raise CheckpointError(f"The checkpoint {path} holds no replay buffer: it was saved without.")

@@ -38,7 +38,6 @@ def plot_runs(
     statistic: str = "mean",
     confidence: float = 0.95,
     paper: bool = False,
-    seed: int = 0,
 ) -> list[Score]:
     """Draws returns of experiments, and writes them beside the picture as `<out>.csv` and `<out>_scores.csv`.
 
@@ -50,7 +49,6 @@ def plot_runs(
         statistic: "mean" or "iqm" over runs.
         confidence: of the bootstrap intervals.
         paper: whether the paper's returns are drawn where the task is of the paper.
-        seed: of the bootstrap.
 
     Returns:
         Where every experiment has come, and its score over tasks.
@@ -60,9 +58,9 @@ def plot_runs(
     """
     groups, out = group_runs(sources), Path(out).expanduser()
     kind = kind or common_kind(groups)
-    drawn = {axis: [curve(group, kind, axis, statistic, confidence, seed) for group in groups] for axis in axes}
-    ends = drawn.get("steps") or [curve(group, kind, "steps", statistic, confidence, seed) for group in groups]
-    found = scores(ends, statistic, confidence, seed)
+    drawn = {axis: [curve(group, kind, axis, statistic, confidence) for group in groups] for axis in axes}
+    ends = drawn.get("steps") or [curve(group, kind, "steps", statistic, confidence) for group in groups]
+    found = scores(ends, statistic, confidence)
     caption = f"{WORDS[statistic]} over runs and {confidence:.0%} bootstrap interval"
     caption = caption if any(len(group.runs) > 1 for group in groups) else "one run each"
     picture(drawn, found, RETURN_OF[kind], caption, paper).savefig(out, dpi=160)

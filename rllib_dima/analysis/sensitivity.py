@@ -22,7 +22,7 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Window
 from rllib_dima.core.training.random_numbers import own_random_numbers
 
-STEP = 0.05  # in action units; [-1, 1] is what actions range over
+STEP = 0.05  # of an action entry to either side, which stays within [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class Sensitivity:
         return self.by_agent / total if total > 0 else np.full(len(self.by_agent), 1 / len(self.by_agent))
 
 
-def model_sensitivity(
-    world_model: WorldModel, layout: AgentLayout, start: Window, seed: int = 0, step: float = STEP
-) -> Sensitivity:
+def model_sensitivity(world_model: WorldModel, layout: AgentLayout, start: Window, seed: int = 0) -> Sensitivity:
     """Derivatives of the sampled next state, with the same noise before and after.
 
     Args:
@@ -69,7 +67,6 @@ def model_sensitivity(
         layout: who the agents are.
         start: M windows of L positions, the last of which holds the present actions.
         seed: of the noise, and of the order where it is drawn.
-        step: of an action entry to either side, which stays within [-1, 1].
 
     Raises:
         ValueError: the actions are discrete.
@@ -77,15 +74,13 @@ def model_sensitivity(
     _require_continuous(layout)
     derivatives = np.zeros((len(start.states), layout.num_agents, layout.action_size, layout.state_size))
     for agent, entry in layout.action_mask().nonzero().tolist():
-        sides = [_moved(start.actions[:, -1].numpy(), agent, entry, way, step) for way in (-step, step)]
+        sides = [_moved(start.actions[:, -1].numpy(), agent, entry, way) for way in (-STEP, STEP)]
         low, high = (_model_next(world_model, start, torch.from_numpy(side), seed) for side in sides)
-        derivatives[:, agent, entry] = (high - low) / (2 * step)
+        derivatives[:, agent, entry] = (high - low) / (2 * STEP)
     return _known(derivatives)
 
 
-def simulator_sensitivity(
-    env: Any, snapshots: Sequence[Any], actions: np.ndarray, scale: np.ndarray, step: float = STEP
-) -> Sensitivity:
+def simulator_sensitivity(env: Any, snapshots: Sequence[Any], actions: np.ndarray, scale: np.ndarray) -> Sensitivity:
     """Derivatives of what the simulator does, which is put back to the same state before every action.
 
     Args:
@@ -93,7 +88,6 @@ def simulator_sensitivity(
         snapshots: M results of its `get_state()`.
         actions: (M, N, A) present actions.
         scale: (S,) what raw states are multiplied by when they are normalised.
-        step: as of `model_sensitivity`.
 
     Raises:
         ValueError: the actions are discrete.
@@ -104,10 +98,10 @@ def simulator_sensitivity(
     before = env.get_state()
     derivatives = np.zeros((len(snapshots), layout.num_agents, layout.action_size, layout.state_size))
     for agent, entry in layout.action_mask().nonzero().tolist():
-        low, high = (_moved(actions, agent, entry, way, step) for way in (-step, step))
+        low, high = (_moved(actions, agent, entry, way) for way in (-STEP, STEP))
         for row, snapshot in enumerate(snapshots):
             change = _simulator_next(env, snapshot, high[row]) - _simulator_next(env, snapshot, low[row])
-            derivatives[row, agent, entry] = change * scale / (2 * step)
+            derivatives[row, agent, entry] = change * scale / (2 * STEP)
     env.set_state(before)
     return _known(derivatives)
 
@@ -118,10 +112,10 @@ def _known(derivatives: np.ndarray) -> Sensitivity:
     return Sensitivity(derivatives[known], tuple(np.flatnonzero(~known).tolist()))
 
 
-def _moved(actions: np.ndarray, agent: int, entry: int, way: float, step: float) -> np.ndarray:
+def _moved(actions: np.ndarray, agent: int, entry: int, way: float) -> np.ndarray:
     """Actions (M, N, A) with one entry moved, around the nearest place from which both sides are within [-1, 1]."""
     moved = actions.copy()
-    moved[:, agent, entry] = moved[:, agent, entry].clip(-1 + step, 1 - step) + way
+    moved[:, agent, entry] = moved[:, agent, entry].clip(-1 + STEP, 1 - STEP) + way
     return moved
 
 

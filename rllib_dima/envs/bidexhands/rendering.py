@@ -17,16 +17,14 @@ class Camera:
 
     Args:
         model: with a camera named `scene.CAMERA`.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
     """
 
-    def __init__(self, model: mujoco.MjModel, width: int = IMAGE_WIDTH, height: int = IMAGE_HEIGHT) -> None:
+    def __init__(self, model: mujoco.MjModel) -> None:
         _use_egl_without_display()
-        self._renderer = mujoco.Renderer(model, height, width)
+        self._renderer = mujoco.Renderer(model, IMAGE_HEIGHT, IMAGE_WIDTH)
 
     def image(self, data: mujoco.MjData) -> np.ndarray:
-        """(height, width, 3) uint8."""
+        """(IMAGE_HEIGHT, IMAGE_WIDTH, 3) uint8."""
         self._renderer.update_scene(data, CAMERA)
         return self._renderer.render()
 
