@@ -27,7 +27,7 @@ from rllib_dima.envs.mamujoco.scenarios import (
     find_scenario,
     find_version,
 )
-from rllib_dima.envs.mamujoco.settings import check_settings, whole_number
+from rllib_dima.envs.mamujoco.settings import check_settings, flag, whole_number
 from rllib_dima.envs.mamujoco.simulator import check_saved, load_simulator, make_simulator, save_simulator
 from rllib_dima.envs.mujoco_poses import pose
 from rllib_dima.envs.outcomes import SimulationError, require_finite
@@ -123,7 +123,7 @@ class MAMuJoCo(TeamEnv):
         self.version = find_version(robot, version)
         if render_mode is not None:  # Gymnasium would only warn
             check_name(render_mode, RENDER_MODES, "render_mode")
-        self.clip_actions = _flag("clip_actions", clip_actions)
+        self.clip_actions = flag("clip_actions", clip_actions)
         self._padding = np.zeros(whole_number("state_padding", state_padding, low=0))
         settings = check_settings(robot, self.version, settings)
         self.env, self.max_episode_steps = make_simulator(robot, agent_conf, self.version, render_mode, settings)
@@ -350,12 +350,6 @@ def _find_agent_obsk(observations: str, agent_obsk: object) -> int | None:
     if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, (int, np.integer)) or agent_obsk < 0:
         raise ValueError(f"agent_obsk is {agent_obsk!r}, but it must be a whole number, 0 or more.")
     return int(agent_obsk)
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} is {value!r}, but it must be True or False.")
-    return bool(value)
 
 
 def _unbounded(size: int) -> Box:

@@ -64,9 +64,7 @@ def check_settings(scenario: Scenario, version: str | None, settings: Mapping[st
 
 def _plain_value(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, bool):
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} is {value!r}, but it must be True or False.")
-        return bool(value)
+        return flag(name, value)
     if isinstance(default, tuple):
         return _range(name, value, default)
     if name == "frame_skip":
@@ -83,6 +81,13 @@ def _range(name: str, value: Any, default: tuple[float, float]) -> tuple[float, 
     if not is_pair or not value[0] <= value[1]:
         raise ValueError(f"{name} is {value!r}, but it must be a range (low, high), such as {default}.")
     return float(value[0]), float(value[1])
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False; raises ValueError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}, but it must be True or False.")
+    return bool(value)
 
 
 def whole_number(name: str, value: object, low: int = 1) -> int:
