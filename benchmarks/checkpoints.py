@@ -19,12 +19,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from epoch import EPISODE, random_trajectory
 
 from rllib_dima import DIMA, DIMAConfig
-from rllib_dima.core.replay.data import Trajectory
 
-EPISODE = 1000
 ONE_UPDATE = {
     "decoder_updates_per_iteration": 1,
     "dynamics_updates_per_iteration": 1,
@@ -48,20 +46,9 @@ def peak_megabytes() -> float:
 def fill(algo: DIMA) -> None:
     """Fills the replay buffer with episodes of random numbers."""
     trainer = algo.learner_group._learner.trainer
-    layout, random = algo.env_runner.env.envs[0].layout, np.random.default_rng(0)
+    layout = algo.env_runner.env.envs[0].layout
     for number in range(trainer.replay.capacity // EPISODE):
-        shape = (EPISODE, layout.num_agents)
-        trajectory = Trajectory(
-            episode_id=str(number),
-            states=random.normal(size=(EPISODE + 1, layout.state_size)).astype(np.float32),
-            observations=random.normal(size=(*shape, layout.observation_size)).astype(np.float32),
-            actions=random.uniform(-1, 1, (*shape, layout.action_size)).astype(np.float32),
-            rewards=random.normal(size=EPISODE).astype(np.float32),
-            terminated=False,
-            truncated=True,
-            is_start=True,
-        )
-        trainer.add([trajectory])
+        trainer.add([random_trajectory(layout, EPISODE, number)])
 
 
 def save(env: str, checkpoint: Path) -> dict[str, float]:

@@ -107,9 +107,7 @@ def random_trajectory(layout: AgentLayout, length: int, number: int) -> Trajecto
         observations=random.normal(size=(*shape, layout.observation_size)).astype(np.float32),
         actions=random.uniform(-1, 1, (*shape, layout.action_size)).astype(np.float32),
         rewards=random.normal(size=length).astype(np.float32),
-        terminated=False,
         truncated=True,
-        is_start=True,
     )
 
 

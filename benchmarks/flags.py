@@ -14,9 +14,10 @@ import argparse
 import itertools
 import statistics
 import time
+from dataclasses import replace
 
-import numpy as np
 import torch
+from epoch import random_trajectory
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.trainer import DIMATrainer
@@ -40,7 +41,7 @@ def team(num_agents: int, masks: bool, leaving: bool) -> AgentLayout:
     )
 
 
-def random_trajectory(layout: AgentLayout, length: int) -> Trajectory:
+def flagged_trajectory(layout: AgentLayout, length: int) -> Trajectory:
     """An episode of random numbers and flags."""
     observations = torch.randn(length, layout.num_agents, layout.observation_size)
     if layout.masks_actions:
@@ -54,17 +55,9 @@ def random_trajectory(layout: AgentLayout, length: int) -> Trajectory:
     has = layout.action_mask().float().expand(length, -1, -1)
     usable, effective = layout.usable(has, observations), layout.effective(has, observations)
     drawn = (torch.rand_like(usable) * usable).argmax(-1)
-    random = np.random.default_rng(0)
-    return Trajectory(
-        episode_id="0",
-        states=random.normal(size=(length + 1, layout.state_size)).astype(np.float32),
-        observations=observations.numpy(),
-        actions=layout.executed(drawn, effective).numpy(),
-        rewards=random.normal(size=length).astype(np.float32),
-        terminated=False,
-        truncated=True,
-        is_start=True,
-    )
+    actions = layout.executed(drawn, effective)
+    plain = random_trajectory(layout, length, 0)
+    return replace(plain, observations=observations.numpy(), actions=actions.numpy())
 
 
 def build(layout: AgentLayout) -> DIMATrainer:
@@ -75,7 +68,7 @@ def build(layout: AgentLayout) -> DIMATrainer:
     )
     networks = {name: network(layout, hp) for name, network in DIMATrainer.NETWORKS.items()}
     trainer = DIMATrainer(layout, hp, networks, seed=0)
-    trainer.add([random_trajectory(layout, STORED)])
+    trainer.add([flagged_trajectory(layout, STORED)])
     return trainer
 
 

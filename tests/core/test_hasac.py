@@ -20,6 +20,7 @@ from support.core import (
     make_trainer,
     random_observations,
     randomize,
+    weights,
 )  # fmt: skip
 from torch.nn.functional import mse_loss
 
@@ -65,10 +66,6 @@ class _Draws:
 def fed(trainer, lengths=(5, 7, 4), **flags):
     trainer.add([chunk(trainer.layout, length, seed, **flags) for seed, length in enumerate(lengths)])
     return trainer
-
-
-def weights(network):
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def batch_of(trainer, seed=0, batch_size=16):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.core import DISCRETE, UNEQUAL, acted_trajectory, layout_of, make_trainer, randomize
+from support.core import DISCRETE, UNEQUAL, acted_trajectory, layout_of, make_trainer, randomize, weights
 from torch.nn.functional import huber_loss
 
 from rllib_dima.core.layout import AgentLayout
@@ -38,10 +38,6 @@ def fed(trainer, lengths=(5, 7, 4), **flags):
     """The trainer with experience of its own policy, which it has not learnt from."""
     trainer.add([acted_trajectory(trainer.actor, length, seed, **flags) for seed, length in enumerate(lengths)])
     return trainer
-
-
-def weights(network):
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def batch_of(trainer):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import ray
 import torch
-from support.processes import descendants
-from support.team import Team, team_config
+from support.processes import descendants, wait_until
+from support.team import Team, team_config, weights
 
 from rllib_dima import DIMA
 from rllib_dima.core.trainer import NonFiniteLossError
@@ -58,13 +58,6 @@ def trainer(algo):
 
 def num_steps_taken(folder):
     return sum(len(file.read_text().splitlines()) for file in pathlib.Path(folder).glob("events *"))
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"Not within {seconds} seconds."
-        time.sleep(0.02)
 
 
 def check_counts(result, iteration):
@@ -130,18 +123,13 @@ def test_without_overlap_nothing_is_collected_while_the_learner_learns(ray_runni
     algo.stop()
 
 
-def parameters(algo):
-    state = algo.learner_group._learner.module.get_state()
-    return {f"{module}/{name}": np.array(value) for module, part in state.items() for name, value in part.items()}
-
-
 def column(algo, name):
     replay = trainer(algo).replay
     return getattr(replay, name)[: len(replay)].numpy()
 
 
 def check_equal(left, right):
-    np.testing.assert_equal(parameters(right), parameters(left))
+    np.testing.assert_equal(*(weights(algo.learner_group._learner) for algo in (right, left)))
     for name in ("states", "observations", "actions", "rewards", "previous", "following"):
         np.testing.assert_array_equal(column(right, name), column(left, name), err_msg=name)
 
@@ -270,7 +258,7 @@ def test_evaluation_does_not_disturb_what_is_collected_ahead(ray_running, tmp_pa
         algo.evaluate()
         results.append(algo.train())
         algo.stop()
-        return results, parameters(algo)
+        return results, weights(algo.learner_group._learner)
 
     plain, expected = run()
     for parallel in (False, True):
@@ -316,7 +304,7 @@ def learn_for_ever(folder):
 def test_interrupt_ends_a_run_whose_runner_is_in_mid_flight(tmp_path):
     command = [sys.executable, __file__, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: (tmp_path / "learning").exists() or process.poll() is not None, seconds=180)
+    wait_until(lambda: (tmp_path / "learning").exists() or process.poll() is not None)
     children = descendants(process.pid)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=50)  # less than the minute that a late runner is waited for

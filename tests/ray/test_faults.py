@@ -18,8 +18,8 @@ import torch.distributed as dist
 from ray import tune
 from support.core import random_trajectory
 from support.fragile import ALWAYS, fragile_config
-from support.processes import descendants
-from support.team import Team, team_config
+from support.processes import descendants, wait_until
+from support.team import Team, team_config, weights
 
 from rllib_dima import DIMA
 from rllib_dima.checkpoint import CheckpointError, verify
@@ -105,11 +105,6 @@ def each_learner(algo, function):
     return [result.get() for result in algo.learner_group.foreach_learner(function)]
 
 
-def weights(algo):
-    state = algo.learner_group._learner.module.get_state()
-    return {f"{module}/{name}": value for module, part in state.items() for name, value in part.items()}
-
-
 FAULTS_OF_A_LOCAL_ENVIRONMENT = [  # fault, message, finished steps that are lost
     ("raise in step", r"Faulty.*failed in step\(\): the simulator exploded", 2),
     ("raise in reset", r"Faulty.*failed in step\(\): the simulator exploded", 1),  # RLlib resets in the next step
@@ -123,12 +118,12 @@ def test_environment_that_fails_in_this_process_costs_the_iteration_and_not_the_
 ):
     algo = faulty_config(tmp_path).build()
     algo.train()
-    before, replay = weights(algo), algo.learner_group._learner.trainer.replay
+    before, replay = weights(algo.learner_group._learner), algo.learner_group._learner.trainer.replay
     (tmp_path / f"0 {fault}").touch()
     with pytest.raises(RuntimeError, match=message):
         algo.train()
     assert len(replay) == 20  # what the iteration had collected so far is lost
-    np.testing.assert_equal(weights(algo), before)
+    np.testing.assert_equal(weights(algo.learner_group._learner), before)
     path = algo.save_to_path(tmp_path / "run")
     results = [algo.train() for _ in range(2)]
     assert [result["training_iteration"] for result in results] == [2, 3]
@@ -137,7 +132,7 @@ def test_environment_that_fails_in_this_process_costs_the_iteration_and_not_the_
     assert len(replay) == 60 == algo.learner_group._learner.trainer.num_env_steps
     algo.restore_from_path(path)
     assert algo.iteration == 1 and len(replay) == 20
-    np.testing.assert_equal(weights(algo), before)
+    np.testing.assert_equal(weights(algo.learner_group._learner), before)
     algo.stop()
 
 
@@ -161,7 +156,7 @@ def test_breakdowns_of_the_simulator_cost_their_step_and_iterations_stay_exact_a
     for _ in range(2):
         last = restored.train()
     assert last["env_runners"]["num_broken_episodes_lifetime"] == 4
-    np.testing.assert_equal(weights(restored), weights(algo))
+    np.testing.assert_equal(weights(restored.learner_group._learner), weights(algo.learner_group._learner))
     algo.stop(), restored.stop()
 
 
@@ -437,13 +432,6 @@ def runs(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"Not within {seconds} seconds."
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

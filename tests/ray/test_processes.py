@@ -8,23 +8,13 @@ import pytest
 import ray
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
-from support.team import TINY, Team, team_config
+from support.team import TINY, Team, of_learners, team_config, weights
 
 from rllib_dima import DIMA
 
 pytestmark = pytest.mark.usefixtures("ray_running")
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the functions below are run by remote actors
-
-
-def of_learners(algo, function):
-    return [result.get() for result in algo.learner_group.foreach_learner(function)]
-
-
-def weights(learner):
-    return {
-        f"{module}/{name}": value for module, part in learner.module.get_state().items() for name, value in part.items()
-    }
 
 
 def test_two_learners_stay_equal_count_steps_once_and_share_checkpoints(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
 from support.results import reported_numbers
-from support.team import Team, team_config
+from support.team import Team, team_config, weights
 
 from rllib_dima import DIMA, Policy
 from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, write_manifest
@@ -34,11 +34,15 @@ def everything(algo):
     """Numbers of the next iteration, and what training depends on after it."""
     result = algo.train()
     learner = algo.learner_group._learner
-    modules = {f"{m}/{n}": v for m, part in learner.module.get_state().items() for n, v in part.items()}
     replay = learner.trainer.replay.state_dict()
     columns = {name: column.numpy() for name, column in replay["columns"].items()}
     counters = {name: result[name] for name in ("training_iteration", "iterations_since_restore")}
-    return {"result": dict(reported_numbers(result)), "counters": counters, "modules": modules, "columns": columns}
+    return {
+        "result": dict(reported_numbers(result)),
+        "counters": counters,
+        "modules": weights(learner),
+        "columns": columns,
+    }
 
 
 class Numbered(Team):

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from functools import partial
 
@@ -20,7 +19,8 @@ import torch
 import torch.distributed as dist
 from ray.cluster_utils import Cluster
 from support.core import UNEQUAL, new_trainer, random_trajectory, randomize, tiny
-from support.team import Team, make_runner, team_config, trajectories
+from support.processes import wait_until
+from support.team import Team, make_runner, of_learners, team_config, trajectories
 from torch.overrides import TorchFunctionMode
 
 from rllib_dima.checkpoint import verify
@@ -198,10 +198,6 @@ def _flat(parameters):
     return torch.cat([parameter.grad.flatten() for parameter in parameters]).numpy()
 
 
-def of_learners(algo, function):
-    return [result.get() for result in algo.learner_group.foreach_learner(function)]
-
-
 @pytest.fixture(scope="module")
 def two_learners():
     """Two learners without a seed, which would make them equal from the start."""
@@ -374,13 +370,6 @@ def started_node(env, *arguments):
 def said(output):
     output.seek(0)
     return output.read()
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"Not within {seconds} seconds."
-        time.sleep(0.1)
 
 
 def free_port():

@@ -16,7 +16,7 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
-from support.team import TINY, Team, team_config
+from support.team import TINY, Team, team_config, weights
 
 from rllib_dima import DIMA, DIMAConfig, Policy
 from rllib_dima.checkpoint import CheckpointError
@@ -43,8 +43,7 @@ def learner(algo) -> TeamLearner:
 
 
 def parameters(algo):
-    state = learner(algo).module.get_state()
-    return {f"{module}/{name}": np.array(value) for module, part in state.items() for name, value in part.items()}
+    return weights(learner(algo))
 
 
 def same(left, right):

@@ -223,3 +223,8 @@ def acted_trajectory(actor, length, seed=0, **flags):
         log_probs=log_probs.numpy(),
         last_observations=random_observations(layout, seed=seed + 1).numpy(),
     )
+
+
+def weights(network):
+    """(P,) a copy of all parameters."""
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])

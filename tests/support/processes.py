@@ -1,7 +1,8 @@
-"""Processes of a test."""
+"""Processes of a test, and waiting for them."""
 
 import contextlib
 import pathlib
+import time
 
 
 def descendants(pid):
@@ -15,3 +16,11 @@ def descendants(pid):
         generation = {child for child, parent in parents.items() if parent in generation}
         found |= generation
     return found
+
+
+def wait_until(condition, seconds=180):
+    """Fails the test if it takes longer."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"Not within {seconds} seconds."
+        time.sleep(0.02)

@@ -91,3 +91,13 @@ def make_runner(config, worker_index=0):
 def trajectories(runner, num_timesteps):
     layout = runner.get_spaces()[LAYOUT_KEY]
     return [to_trajectory(episode, layout) for episode in runner.sample(num_timesteps=num_timesteps)]
+
+
+def of_learners(algo, function):
+    return [result.get() for result in algo.learner_group.foreach_learner(function)]
+
+
+def weights(learner):
+    """Copies of the parameters and buffers of all networks, by module and name."""
+    modules = learner.module.get_state()
+    return {f"{module}/{name}": value for module, part in modules.items() for name, value in part.items()}
