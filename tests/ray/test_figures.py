@@ -220,7 +220,7 @@ def numbers(results):
     """All entries but text, switches, settings and what RLlib adds about the machine."""
     for key, value in results.items():
         if isinstance(value, dict):
-            yield from numbers(value) if key not in ("config", "perf") else ()
+            yield from numbers(value) if key not in ("config", "hyperparameters", "perf") else ()
         elif not isinstance(value, (str, bool)):
             yield value
 
