@@ -214,7 +214,9 @@ class ReplayBuffer:
         """(B,) rows."""
         if not self._num_written:
             raise ValueError("The replay buffer is empty: collect environment steps before drawing from it.")
-        age_rank = torch.rand(batch_size, device=self.device, dtype=torch.float64) ** self.recency
+        age_rank = torch.rand(batch_size, device=self.device, dtype=torch.float64)
+        if self.recency != 1:
+            age_rank = age_rank**self.recency
         age = (age_rank * self._size).long().clamp(max=self.capacity - 1)
         return (self._newest - age) % self._size
 

@@ -23,6 +23,7 @@ class RunningMeans:
         self._device = device
         self._names: tuple[str, ...] = ()
         self._sums = torch.zeros(0)  # the last entry counts
+        self._one = torch.ones((), device=device)
 
     @property
     def is_filled(self) -> bool:
@@ -35,8 +36,7 @@ class RunningMeans:
             self._names = tuple(metrics)
             self._sums = torch.zeros(len(metrics) + 1, dtype=torch.float64, device=self._device)
         assert self._names == tuple(metrics), "a set of metrics keeps its names"
-        self._sums[:-1] += torch.stack([value.detach().double() for value in metrics.values()])
-        self._sums[-1] += 1
+        self._sums += torch.stack([*(value.detach() for value in metrics.values()), self._one])
 
     def clear(self) -> None:
         """Starts anew."""
