@@ -206,51 +206,61 @@ def test_imagination_uses_the_averages_and_training_the_weights():
 # Rewards and endings
 
 
+@pytest.mark.parametrize("reads_next", [False, True])
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE])
-def test_reward_mlp_reads_the_present_alone(layout):
-    model = randomize(RewardMLP(layout, tiny(reward_network="mlp", reward_width=8))).eval()
-    states, actions, _ = windows(layout, 3, 5)
-    rewards, logits = model(states, actions)
+def test_reward_mlp_reads_one_step_alone(layout, reads_next):
+    hp = tiny(reward_network="mlp", reward_width=8, reward_reads_next_state=reads_next)
+    model = randomize(RewardMLP(layout, hp)).eval()
+    states, actions, next_states = windows(layout, 3, 5)
+    rewards, logits = model(states, actions, next_states)
     assert rewards.shape == logits.shape == (3, 5)
     padded = torch.where(layout.action_mask(), actions, torch.tensor(7.0))
-    assert torch.equal(model(states, padded)[0], rewards)
+    assert torch.equal(model(states, padded, next_states)[0], rewards)
+    for output, before in zip(model(states, actions, next_states + 1), (rewards, logits), strict=True):
+        assert torch.equal(output, before) != reads_next
     for t in range(5):
-        step = model.extend(states[:, t : t + 1], actions[:, t : t + 1], model.new_cache(3))
+        now = slice(t, t + 1)
+        step = model.extend(states[:, now], actions[:, now], next_states[:, now], model.new_cache(3))
         assert torch.allclose(step[0][:, 0], rewards[:, t], atol=1e-6)
         assert torch.allclose(step[1][:, 0], logits[:, t], atol=1e-6)
     model.transform_rewards(torch.tensor(0.5), torch.tensor(2.0))
-    changed, same = model(states, actions)
+    changed, same = model(states, actions, next_states)
     assert torch.allclose(changed, 0.5 * rewards + 2, atol=1e-6) and torch.equal(same, logits)
 
 
 def test_endings_alone_are_trained_with_noise_of_the_deviation_asked_for():
     model = randomize(RewardMLP(DISCRETE, tiny(reward_network="mlp", termination_noise=0.1)))
-    states, actions, _ = windows(DISCRETE, 200, 5)
+    step = windows(DISCRETE, 200, 5)
     seen = []
     model.endings.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    exact = model.eval()(states, actions)
-    noisy = model.train()(states, actions)
+    exact = model.eval()(*step)
+    noisy = model.train()(*step)
     assert torch.equal(exact[0], noisy[0]) and not torch.allclose(exact[1], noisy[1])
     size = DISCRETE.state_size + DISCRETE.num_agents * DISCRETE.action_size
     assert (seen[1] - seen[0]).std().item() == pytest.approx(0.1 * size**0.5, rel=0.05)
     model.transform_rewards(torch.tensor(0.5), torch.tensor(2.0))
-    changed, same = model.eval()(states, actions)
+    changed, same = model.eval()(*step)
     assert torch.allclose(changed, 0.5 * exact[0] + 2, atol=1e-6) and torch.equal(same, exact[1])
 
 
-def test_reward_mlp_learns_rewards_and_endings_from_single_steps():
-    settings = {"reward_network": "mlp", "reward_width": 32, "reward_lr": 1e-2, "reward_updates_per_iteration": 300}
+@pytest.mark.parametrize("of", ["states", "next_states"])
+def test_reward_mlp_learns_rewards_and_endings_from_single_steps(of):
+    """They depend on the present, or on the state after the step, which only a model that reads it can know."""
+    settings = {"reward_reads_next_state": of == "next_states"}
+    settings |= {"reward_network": "mlp", "reward_width": 32, "reward_lr": 1e-2, "reward_updates_per_iteration": 300}
     trainer = new_trainer(UNEQUAL, tiny(**settings, reward_batch_size=64, dynamics_updates_per_iteration=1))
     chunks = [random_trajectory(UNEQUAL, 10, seed=seed, terminated=bool(seed % 2)) for seed in range(12)]
     for number, chunk in enumerate(chunks):
-        chunk.rewards[:] = chunk.states[:-1, 0] - chunk.actions[:, 1, 0]
-        chunk.states[-2, 1] = 30.0 * (number % 2)  # tells whether the last step ends the episode
+        read = chunk.states[1:] if of == "next_states" else chunk.states[:-1]
+        chunk.rewards[:] = read[:, 0] - chunk.actions[:, 1, 0]
+        read[-1, 1] = 30.0 * (number % 2)  # tells whether the last step ends the episode
     trainer.add(chunks)
     assert trainer.hp.reward_window == 1
     metrics = trainer.train_iteration()["world_model"]
     model, data = trainer.world_model, trainer.replay.windows(torch.arange(120))
     with torch.no_grad():
-        rewards, logits = model.reward_termination(model.normalizer(data.states), data.actions)
+        states, next_states = model.normalizer(data.states), model.normalizer(data.next_states)
+        rewards, logits = model.reward_termination(states, data.actions, next_states)
     truth = model.reward_normalizer(data.rewards)
     assert 1 - (rewards - truth).var() / truth.var() > 0.9 and metrics["reward_loss"] > 0
     assert torch.equal(logits[:, 0] < 0, data.terminated[:, 0])
@@ -314,7 +324,8 @@ def test_pseudo_huber_error_is_squared_when_small_and_linear_when_large(training
 
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE])
 def test_a_world_model_of_mlps_imagines_what_its_parts_say(layout):
-    hp = tiny(**REFINED, reward_network="mlp", reward_width=8, dynamics_target="change", conditioning="joint")
+    rewards = {"reward_network": "mlp", "reward_width": 8, "reward_reads_next_state": True}
+    hp = tiny(**REFINED, **rewards, dynamics_target="change", conditioning="joint")
     model = randomize(WorldModel(layout, hp)).eval()
     states, actions, next_states = windows(layout, 5, 3)
     observations = torch.randn(5, 3, layout.num_agents, layout.observation_size)
@@ -323,9 +334,9 @@ def test_a_world_model_of_mlps_imagines_what_its_parts_say(layout):
     with torch.no_grad():
         torch.manual_seed(0)
         step = model.reset(start).step(actions[:, -1])
-        rewards, logits = model.reward_termination(states[:, -1:], actions[:, -1:])
         torch.manual_seed(0)
         expected = model.dynamics.sample(states * 0.5, actions, valid) / 0.5
+        rewards, logits = model.reward_termination(states[:, -1:], actions[:, -1:], expected.unsqueeze(1))
     assert torch.allclose(step.states, expected) and torch.allclose(step.rewards, rewards[:, 0])
     assert torch.allclose(step.continuations, logits[:, 0].sigmoid())
     assert torch.allclose(step.observations, model.state_decoder(expected))

@@ -66,7 +66,7 @@ def test_cached_steps_equal_the_full_sequence(layout, chunks):
     cache, start = model.new_cache(5), 0
     for length in chunks:
         now = slice(start, start + length)
-        cached_rewards, cached_logits = model.extend(states[:, now], actions[:, now], cache)
+        cached_rewards, cached_logits = model.extend(states[:, now], actions[:, now], None, cache)
         assert torch.allclose(cached_rewards, rewards[:, now], atol=1e-5)
         assert torch.allclose(cached_logits, logits[:, now], atol=1e-5)
         start += length
@@ -102,7 +102,7 @@ def targets():
 
 def test_loss_equals_smooth_l1_plus_cross_entropy_by_hand():
     model, (states, actions), (rewards, terminated) = new(), steps(), targets()
-    loss, metrics = model.loss(states, actions, rewards, terminated, VALID)
+    loss, metrics = model.loss(states, actions, None, rewards, terminated, VALID)
     predicted, logits = model(states, actions)
     reward_loss = termination_loss = 0.0
     for b in range(5):
@@ -124,7 +124,7 @@ def test_invalid_steps_have_exactly_no_influence_on_loss_and_gradient():
 
     def result(fill):
         where = lambda x: torch.where(VALID.view(5, 4, *[1] * (x.ndim - 2)), x, torch.tensor(fill, dtype=x.dtype))  # noqa: E731
-        loss, _ = model.loss(where(states), where(actions), where(rewards), where(terminated), VALID)
+        loss, _ = model.loss(where(states), where(actions), None, where(rewards), where(terminated), VALID)
         return [loss, *torch.autograd.grad(loss, parameters)]
 
     assert all(torch.equal(a, b) for a, b in zip(result(0), result(9), strict=True))
@@ -133,7 +133,7 @@ def test_invalid_steps_have_exactly_no_influence_on_loss_and_gradient():
 def test_a_truncated_step_is_learned_as_going_on():
     model, (states, actions), (rewards, _) = new(), steps(), targets()
     nothing_ends = torch.zeros(5, 4, dtype=torch.bool)
-    _, metrics = model.loss(states, actions, rewards, nothing_ends, VALID)
+    _, metrics = model.loss(states, actions, None, rewards, nothing_ends, VALID)
     _, logits = model(states, actions)
     assert torch.allclose(metrics["termination_loss"], -torch.nn.functional.logsigmoid(logits)[VALID].mean(), atol=1e-5)
 
@@ -143,9 +143,9 @@ def test_more_steps_than_the_horizon_are_refused():
     with pytest.raises(ValueError, match=r"holds 4 steps, but was given 0 \+ 5"):
         model(states, actions)
     cache = model.new_cache(5)
-    model.extend(states[:, :4], actions[:, :4], cache)
+    model.extend(states[:, :4], actions[:, :4], None, cache)
     with pytest.raises(ValueError, match=r"given 4 \+ 1"):
-        model.extend(states[:, 4:], actions[:, 4:], cache)
+        model.extend(states[:, 4:], actions[:, 4:], None, cache)
 
 
 def test_dropout_acts_in_training_only():

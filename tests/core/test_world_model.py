@@ -1,5 +1,7 @@
 """The three models together: what they are fed, and the simulation against a second implementation."""
 
+from functools import partial
+
 import pytest
 import torch
 from support.core import DISCRETE, UNEQUAL, random_actions, random_trajectory, randomize, tiny
@@ -35,9 +37,11 @@ def test_every_model_learns_from_normalised_states():
     z, next_z = normalized(w.states, buffer), normalized(w.next_states, buffer)
     equal_losses(lambda: model.dynamics_loss(w), lambda: model.dynamics.loss(z * 0.4, w.actions, next_z * 0.4, w.valid))
     w = buffer.windows(torch.arange(11), future=3)
-    z = normalized(w.states, buffer)
-    loss = model.reward_termination.loss
-    equal_losses(lambda: model.reward_termination_loss(w), lambda: loss(z, w.actions, w.rewards, w.terminated, w.valid))
+    z, next_z = normalized(w.states, buffer), normalized(w.next_states, buffer)
+    for part in (model, new(UNEQUAL, reward_network="mlp", reward_width=8, reward_reads_next_state=True)[0]):
+        part.normalizer = model.normalizer
+        loss = partial(part.reward_termination.loss, z, w.actions, next_z, w.rewards, w.terminated, w.valid)
+        equal_losses(partial(part.reward_termination_loss, w), loss)
     w = buffer.windows(torch.arange(11))
     z = normalized(w.states[:, 0], buffer)
     equal_losses(lambda: model.state_decoder_loss(w), lambda: model.state_decoder.loss(z, w.observations[:, 0]))

@@ -1,8 +1,12 @@
-"""Rewards and endings from the present alone: a residual MLP of the state and the joint action.
+"""Rewards and endings of one step: a residual MLP of the state, the joint action and, if asked for, the next state.
 
-The global state of most tasks is Markov, so that what came before tells nothing more. With `termination_noise` endings
-have an MLP of their own, of one hidden layer and with noise on its inputs in training. Otherwise some seventy ends
-among ten thousand states of hundreds of entries are learnt by heart, and new ones hardly ever predicted.
+The global state of most tasks is Markov, so that what came before tells nothing more. Where nothing is random the next
+state tells nothing more either, but then what a step changes need not be learnt twice: many rewards are a distance
+covered, and many endings a bound that the next state passes. In imagination it is the imagined one.
+
+With `termination_noise` endings have an MLP of their own, of one hidden layer and with noise on its inputs in training.
+Otherwise some seventy ends among ten thousand states of hundreds of entries are learnt by heart, and new ones hardly
+ever predicted.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from rllib_dima.core.residual_mlp import ResidualMLP
 
 
 class RewardMLP(OutcomeModel):
-    """f_phi(s_t, a_t) -> reward r_t, normalised, and logit of the episode continuing after step t.
+    """f_phi(s_t, a_t[, s_{t+1}]) -> reward r_t, normalised, and logit of the episode continuing after step t.
 
     Args:
         layout: sizes.
@@ -28,15 +32,18 @@ class RewardMLP(OutcomeModel):
     def __init__(self, layout: AgentLayout, hp: RewardTerminationHyperparameters) -> None:
         super().__init__()
         self.action_encoder = FlatActionEncoder(1, layout.num_agents, layout.action_mask())
-        size_in = layout.state_size + layout.num_agents * layout.action_size
+        self.reads_next_state = hp.reward_reads_next_state
+        size_in = layout.state_size * (1 + self.reads_next_state) + layout.num_agents * layout.action_size
         self.noise = hp.termination_noise * math.sqrt(size_in)
         self.mlp = ResidualMLP(size_in, hp.reward_width, hp.reward_num_blocks, 1 if self.noise else 2)
         self.endings = ResidualMLP(size_in, (hp.reward_width + 1) // 2, 0, 1) if self.noise else None
 
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised states (B, M, S) and actions (B, M, N, A) -> (B, M) rewards and (B, M) continuation logits."""
+    def forward(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards and continuation logits, (B, M) each, of normalised states (B, M, S) and actions (B, M, N, A)."""
         joint = self.action_encoder.tokens(actions).flatten(2)  # (B, M, N A)
-        inputs = torch.cat([states, joint], dim=-1)
+        inputs = torch.cat([states, joint, next_states] if self.reads_next_state else [states, joint], dim=-1)
         outcome = self.mlp(inputs)
         if self.endings is not None:
             noisy = inputs + self.noise * torch.randn_like(inputs) if self.training else inputs
@@ -44,9 +51,11 @@ class RewardMLP(OutcomeModel):
         outcome = outcome.to(states.dtype)
         return outcome[..., 0], outcome[..., 1]
 
-    def extend(self, states: torch.Tensor, actions: torch.Tensor, cache: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, cache: None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`: it remembers nothing."""
-        return self(states, actions)
+        return self(states, actions, next_states)
 
     def new_cache(self, batch_size: int) -> None:
         """Nothing."""

@@ -37,6 +37,9 @@ class RewardTerminationHyperparameters(Hyperparameters):
     )
     reward_width: int = knob(256, "Width of the residual MLP (mlp).", low=1)
     reward_num_blocks: int = knob(1, "Residual blocks of the MLP (mlp).", low=0)
+    reward_reads_next_state: bool = knob(
+        False, "Whether rewards and endings are predicted from the next state, too, as it is imagined (mlp)."
+    )
     termination_noise: float = knob(
         0.0,
         "Gaussian noise on the inputs of an MLP of endings in training, which then is one of its own: its standard "
@@ -64,21 +67,36 @@ class RewardTerminationHyperparameters(Hyperparameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_multiple("reward_embedding_size", of="reward_num_heads")
+        if self.reward_reads_next_state and self.reward_network != "mlp":
+            raise ValueError(
+                f"reward_reads_next_state=True needs reward_network='mlp', not {self.reward_network!r}, which reads "
+                "the states and actions so far."
+            )
 
 
 class OutcomeModel(nn.Module, ABC):
     """What every model of rewards and endings can do."""
 
     @abstractmethod
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised states (B, M, S) and actions (B, M, N, A) -> (B, M) rewards and (B, M) continuation logits."""
+    def forward(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards and continuation logits, (B, M) each, of M steps.
+
+        Args:
+            states: (B, M, S) normalised.
+            actions: (B, M, N, A).
+            next_states: (B, M, S) normalised, those after the actions.
+        """
 
     @abstractmethod
     def new_cache(self, batch_size: int) -> Any:
         """What `extend` remembers of B rollouts, empty."""
 
     @abstractmethod
-    def extend(self, states: torch.Tensor, actions: torch.Tensor, cache: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, cache: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, of M more steps after those in the cache, which are added to it."""
 
     @abstractmethod
@@ -89,6 +107,7 @@ class OutcomeModel(nn.Module, ABC):
         self,
         states: torch.Tensor,
         actions: torch.Tensor,
+        next_states: torch.Tensor,
         rewards: torch.Tensor,
         terminated: torch.Tensor,
         valid: torch.Tensor,
@@ -101,11 +120,12 @@ class OutcomeModel(nn.Module, ABC):
         Args:
             states: (B, M, S) normalised, of M = `window` steps.
             actions: (B, M, N, A).
+            next_states: (B, M, S) normalised.
             rewards: (B, M) normalised.
             terminated: (B, M) bool; a time limit is not a termination.
             valid: (B, M) bool.
         """
-        predicted_rewards, logits = self(states, actions)
+        predicted_rewards, logits = self(states, actions, next_states)
         weight = valid.float() / valid.sum()
         reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
         ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
@@ -140,12 +160,15 @@ class RewardTermination(OutcomeModel):
         sizes = [size, size, size, 1]
         self.reward_head, self.continuation_head = mlp(sizes, nn.GELU), mlp(sizes, nn.GELU)
 
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards and continuation logits of the first M steps of rollouts.
 
         Args:
             states: (B, M, S) normalised.
             actions: (B, M, N, A).
+            next_states: not read.
 
         Returns:
             (B, M) rewards and (B, M) logits.
@@ -159,7 +182,7 @@ class RewardTermination(OutcomeModel):
         return self._predict(x, states.dtype)
 
     def extend(
-        self, states: torch.Tensor, actions: torch.Tensor, cache: KeyValueCache
+        self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor | None, cache: KeyValueCache
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, of M more steps after those in the cache, which are added to it."""
         x = self._embed(states, actions, cache.length)

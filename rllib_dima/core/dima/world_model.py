@@ -64,9 +64,12 @@ class WorldModel(nn.Module):
 
     def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 23 on windows of `hp.reward_window` steps that begin at the anchor."""
-        states, rewards = self.normalizer(window.states), self.reward_normalizer(window.rewards)
+        states, next_states = self.normalizer(window.states), self.normalizer(window.next_states)
+        rewards = self.reward_normalizer(window.rewards)
         with self.autocast():
-            return self.reward_termination.loss(states, window.actions, rewards, window.terminated, window.valid)
+            return self.reward_termination.loss(
+                states, window.actions, next_states, rewards, window.terminated, window.valid
+            )
 
     @torch.no_grad()
     def one_step_errors(self, window: Window) -> dict[str, torch.Tensor]:
@@ -125,10 +128,11 @@ class DiffusionSimulation(Simulation):
         """
         actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
         with self._model.autocast():
+            next_states = self._next_states(actions_in_context)
             reward, logit = self._model.reward_termination.extend(
-                self.states.unsqueeze(1), actions.unsqueeze(1), self._cache
+                self.states.unsqueeze(1), actions.unsqueeze(1), next_states.unsqueeze(1), self._cache
             )
-            self._advance(self._next_states(actions_in_context), actions_in_context)
+            self._advance(next_states, actions_in_context)
         rewards = self._model.reward_normalizer.denormalize(reward.squeeze(1))
         return ImaginedStep(self.states, self.observations, rewards, logit.squeeze(1).sigmoid())
 
