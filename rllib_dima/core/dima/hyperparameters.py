@@ -173,4 +173,5 @@ class DIMAHyperparameters(
     @property
     def longest_window(self) -> int:
         """Transitions of the longest window that is drawn from replay."""
-        return max(self.reward_window, self.context_length + self.num_autoregressive_steps - 1)
+        imagined = self.imagination_horizon if self.reward_imagined_fraction else 1
+        return max(self.reward_window, self.context_length - 1 + max(self.num_autoregressive_steps, imagined))

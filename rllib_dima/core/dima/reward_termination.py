@@ -40,6 +40,13 @@ class RewardTerminationHyperparameters(Hyperparameters):
     reward_reads_next_state: bool = knob(
         False, "Whether rewards and endings are predicted from the next state, too, as it is imagined (mlp)."
     )
+    reward_imagined_fraction: float = knob(
+        0.0,
+        "Share of the training data whose states are imagined ones, reached from real starts by the recorded actions; "
+        "rewards and endings are the recorded ones (mlp).",
+        low=0.0,
+        high=1.0,
+    )
     termination_noise: float = knob(
         0.0,
         "Gaussian noise on the inputs of an MLP of endings in training, which then is one of its own: its standard "
@@ -67,11 +74,12 @@ class RewardTerminationHyperparameters(Hyperparameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_multiple("reward_embedding_size", of="reward_num_heads")
-        if self.reward_reads_next_state and self.reward_network != "mlp":
-            raise ValueError(
-                f"reward_reads_next_state=True needs reward_network='mlp', not {self.reward_network!r}, which reads "
-                "the states and actions so far."
-            )
+        for name in ("reward_reads_next_state", "reward_imagined_fraction"):
+            if getattr(self, name) and self.reward_network != "mlp":
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs reward_network='mlp', not {self.reward_network!r}, which "
+                    "reads the real states and actions so far."
+                )
 
 
 class OutcomeModel(nn.Module, ABC):

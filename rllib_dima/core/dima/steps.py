@@ -75,7 +75,9 @@ class Steps:
         self.accelerator = Accelerator(hp.acceleration, device, world_model.fusible_modules())
         self._warn_if_slow()
         self._updates: dict[tuple[str, ...], Step] = {}
+        self._outcomes: Window | None = None  # what rewards and endings are learnt from, if that is prepared
         accelerate = self.accelerator.accelerate
+        self._replayed = accelerate("the replay in imagination", self._replay, self._has_replay_on_device)
         self._epochs = PPOEpochs(hp, actor, critic, optimizers, self.means, self.accelerator.side_by_side)
         self.policy = {
             "imagine": accelerate("imagination", self._imagine, self._has_replay_on_device),
@@ -83,11 +85,22 @@ class Steps:
             "ppo_epoch": accelerate("PPO epochs", self._epochs.run, self._is_alone),
         }
 
+    def prepare(self) -> None:
+        """Prepares what an iteration's updates of the world model learn from; in evaluation mode."""
+        if not self.hp.reward_imagined_fraction:
+            return
+        with self.clock.timed("world_model" if self._updates_together else "reward_termination"):
+            outcomes = self._replayed()
+            if self._outcomes is None:
+                self._outcomes = outcomes
+            for kept, new in zip(vars(self._outcomes).values(), vars(outcomes).values(), strict=True):
+                kept.copy_(new)  # where recorded updates read it
+
     def update(self, models: tuple[str, ...]) -> None:
         """Updates each of the given parts of the world model once."""
         for model in models:
             self.optimizers[model].begin_update()
-        if self._side_by_side and self._is_recordable and self.accelerator.records:
+        if self._updates_together:
             with self.clock.timed("world_model"):
                 self.prepared_update(models)()
             return
@@ -128,7 +141,27 @@ class Steps:
         if model == "dynamics":
             past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
             return world_model.dynamics_loss, partial(sample, hp.dynamics_batch_size, past, future)
+        if hp.reward_imagined_fraction:
+            return world_model.reward_termination_loss, self._draw_outcomes
         return world_model.reward_termination_loss, partial(sample, hp.reward_batch_size, future=hp.reward_window - 1)
+
+    def _replay(self) -> Window:
+        """Imagined and real steps, (M, 1): twice as many as a batch of the policy has."""
+        hp, past = self.hp, self.hp.context_length - 1
+        num_rollouts = max(1, round(2 * hp.reward_imagined_fraction * hp.num_imagined_rollouts))
+        window = self.replay.sample(num_rollouts, past, hp.imagination_horizon - 1)
+        columns = [column.flatten(0, 1).unsqueeze(1) for column in vars(self.world_model.replayed(window)).values()]
+        if num_real := 2 * hp.num_imagined_rollouts * hp.imagination_horizon - len(columns[0]):
+            real = vars(self.replay.sample(num_real)).values()
+            columns = [torch.cat(pair) for pair in zip(columns, real, strict=True)]
+        return Window(*columns)
+
+    def _draw_outcomes(self) -> Window:
+        """A batch of what is prepared."""
+        assert self._outcomes is not None, "`prepare` is called before the updates of an iteration"
+        columns = vars(self._outcomes).values()
+        rows = torch.randint(len(self._outcomes.states), (self.hp.reward_batch_size,), device=self.replay.output_device)
+        return Window(*(column[rows] for column in columns))
 
     def _update(self, model: str, loss: Loss, draw: Draw) -> None:
         value, metrics = loss(draw())
@@ -147,6 +180,11 @@ class Steps:
         batch, metrics = ppo_batch(imagined, self.critic, self.hp, scale, self.hp.weigh_by_continuation, alive)
         self.means["rollout"].add(metrics)
         return batch
+
+    @property
+    def _updates_together(self) -> bool:
+        """Whether the parts of the world model are updated side by side, in one recording."""
+        return self._side_by_side and self._is_recordable and self.accelerator.records
 
     @property
     def _has_replay_on_device(self) -> bool:

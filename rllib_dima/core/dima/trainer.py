@@ -120,6 +120,7 @@ class DIMATrainer(OptimizingTrainer):
             "dynamics": hp.dynamics_updates_per_iteration,
             "reward_termination": hp.reward_updates_per_iteration,
         }
+        self.steps.prepare()
         self.world_model.train()
         for models in _turns(updates):
             self.steps.update(models)

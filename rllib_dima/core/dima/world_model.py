@@ -78,15 +78,49 @@ class WorldModel(nn.Module):
         Args:
             window: B windows of L real steps, the last of which is predicted; in evaluation mode.
         """
-        scale, valid = self.hp.sigma_data, window.valid
         states, truth = self.normalizer(window.states), self.normalizer(window.next_states[:, -1])
         with self.autocast():
-            context = states * scale * valid.unsqueeze(-1)
-            predicted = self.normalizer.rounded(self.dynamics.sample(context, window.actions, valid) / scale)
+            predicted = self.next_states(states * window.valid.unsqueeze(-1), window.actions, window.valid)
         return {
             "open_loop_error_1": (predicted - truth).abs().mean(),
             "persistence_error_1": (states[:, -1] - truth).abs().mean(),  # of "nothing changes"
         }
+
+    @torch.no_grad()
+    def replayed(self, window: Window) -> Window:
+        """The steps of windows as they are imagined: each state is predicted from the one before and recorded actions.
+
+        Args:
+            window: B windows of L - 1 past steps, the start and H - 1 more; in evaluation mode.
+
+        Returns:
+            The H steps from the start on. States are imagined but for the first, next states all; the rest is recorded.
+        """
+        length, valid = self.hp.context_length, window.valid
+        context = self.normalizer(window.states[:, :length]) * valid[:, :length].unsqueeze(-1)
+        states = [context[:, -1]]
+        with self.autocast():
+            for step in range(valid.shape[1] - length + 1):
+                seen = slice(step, step + length)
+                states.append(self.next_states(context, window.actions[:, seen], valid[:, seen]))
+                context = torch.cat([context[:, 1:], states[-1].unsqueeze(1)], dim=1)
+        imagined = self.normalizer.denormalize(torch.stack(states, dim=1))  # (B, H + 1, S)
+        recorded = window.observations, window.actions, window.rewards, window.terminated, valid
+        return Window(imagined[:, :-1], imagined[:, 1:], *(column[:, length - 1 :] for column in recorded))
+
+    def next_states(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Draws what follows L normalised states, padded ones zero.
+
+        Args:
+            context: (B, L, S).
+            actions: (B, L, N, A).
+            valid: (B, L) bool.
+
+        Returns:
+            (B, S) normalised.
+        """
+        scale = self.hp.sigma_data
+        return self.normalizer.rounded(self.dynamics.sample(context * scale, actions, valid) / scale)
 
     def autocast(self) -> torch.autocast:
         """bfloat16 for matrix products inside, if hp.precision asks for it; what the models return is float32."""
@@ -128,19 +162,13 @@ class DiffusionSimulation(Simulation):
         """
         actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
         with self._model.autocast():
-            next_states = self._next_states(actions_in_context)
+            next_states = self._model.next_states(self._context, actions_in_context, self._valid)
             reward, logit = self._model.reward_termination.extend(
                 self.states.unsqueeze(1), actions.unsqueeze(1), next_states.unsqueeze(1), self._cache
             )
             self._advance(next_states, actions_in_context)
         rewards = self._model.reward_normalizer.denormalize(reward.squeeze(1))
         return ImaginedStep(self.states, self.observations, rewards, logit.squeeze(1).sigmoid())
-
-    def _next_states(self, actions: torch.Tensor) -> torch.Tensor:
-        """(B, S), from the diffusion model's scale back to z."""
-        scale = self._model.hp.sigma_data
-        states = self._model.dynamics.sample(self._context * scale, actions, self._valid) / scale
-        return self._model.normalizer.rounded(states)
 
     def _advance(self, states: torch.Tensor, actions: torch.Tensor) -> None:
         """Shifts the context by one step to end in `states`."""
