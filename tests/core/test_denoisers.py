@@ -266,6 +266,63 @@ def test_reward_mlp_learns_rewards_and_endings_from_single_steps(of):
     assert torch.equal(logits[:, 0] < 0, data.terminated[:, 0])
 
 
+@pytest.mark.parametrize("fraction", [0.25, 1.0])
+def test_a_share_of_what_outcomes_are_learnt_from_is_imagined(fraction, monkeypatch):
+    settings = {"reward_network": "mlp", "reward_imagined_fraction": fraction, "num_imagined_rollouts": 40}
+    trainer = new_trainer(UNEQUAL, tiny(**settings, reward_batch_size=400, imagination_horizon=5))
+    trainer.add([random_trajectory(UNEQUAL, 30, seed=seed, terminated=True) for seed in range(3)])
+    dynamics = trainer.world_model.dynamics
+    monkeypatch.setattr(dynamics, "sample", lambda context, actions, valid: torch.full((len(context), 4), 0.25))
+    trainer.steps.prepare()
+    kept = trainer.steps._outcomes
+    assert len(kept.states) == 2 * 40 * 5
+    drawn = trainer.steps._loss_and_draw("reward_termination")[1]()
+    assert drawn.states.shape == (400, 1, 4) and drawn.rewards.shape == (400, 1)
+    stored, step = trainer.replay, trainer.replay.windows(torch.arange(90))
+    same = (drawn.rewards == stored.rewards[:90]) & drawn.valid  # (400, 90): which step each one was
+    rows = same.float().argmax(1)
+    assert torch.equal(same.any(1), drawn.valid[:, 0]) and (drawn.valid.float().mean() > 0.7)
+    same = torch.isclose(drawn.next_states, step.next_states[rows], atol=1e-3).all(-1)[drawn.valid]
+    assert same.float().mean().item() == pytest.approx(1 - fraction, abs=0.1)
+    made_up = trainer.world_model.normalizer.denormalize(torch.full((4,), 0.25) / trainer.hp.sigma_data)
+    assert torch.allclose(drawn.next_states[drawn.valid][~same], made_up, atol=1e-4)
+    for name in ("actions", "terminated"):
+        assert torch.equal(getattr(drawn, name)[drawn.valid], getattr(step, name)[rows][drawn.valid]), name
+    before = kept.states.clone()
+    trainer.steps.prepare()
+    assert trainer.steps._outcomes is kept and not torch.equal(before, kept.states)  # recorded updates read these
+
+
+def test_outcomes_learnt_on_imagined_states_correct_the_dynamics_errors(monkeypatch):
+    """The reward is the state's first entry, which the dynamics predicts too large by two deviations."""
+    settings = {"reward_network": "mlp", "reward_width": 32, "reward_lr": 1e-2, "reward_updates_per_iteration": 200}
+    sizes = {"reward_batch_size": 64, "num_imagined_rollouts": 60}
+    errors = []
+    for fraction in (0.0, 1.0):
+        trainer = new_trainer(UNEQUAL, tiny(**settings, **sizes, reward_imagined_fraction=fraction, context_length=1))
+        chunks = [random_trajectory(UNEQUAL, 10, seed=seed) for seed in range(12)]
+        for chunk in chunks:
+            chunk.states[1:] = chunk.states[:-1].mean(0) + chunk.actions.sum((1, 2))[:, None] * np.ones(4)
+            chunk.rewards[:] = chunk.states[:-1, 0]
+        trainer.add(chunks)
+        model, data = trainer.world_model, trainer.replay.windows(torch.arange(120), future=1)
+        truth = model.normalizer(trainer.replay.next_states[:120])
+        actions = trainer.replay.actions[:120]
+
+        def wrong(context, taken, valid, truth=truth, actions=actions, scale=trainer.hp.sigma_data):
+            rows = (taken[:, -1:] - actions).abs().sum((2, 3)).argmin(1)
+            return (truth[rows] + 2 * (torch.arange(4) == 0)) * scale
+
+        monkeypatch.setattr(model.dynamics, "sample", wrong)
+        trainer.train_iteration()
+        imagined, valid = model.replayed(data), data.valid[:, 1]
+        with torch.no_grad():
+            states, next_states = model.normalizer(imagined.states), model.normalizer(imagined.next_states)
+            rewards = model.reward_termination(states, imagined.actions, next_states)[0][:, 1]
+        errors.append((rewards - model.reward_normalizer(data.rewards[:, 1]))[valid].abs().mean().item())
+    assert errors[1] < 0.3 * errors[0]
+
+
 # How useful the dynamics are
 
 

@@ -8,6 +8,7 @@ from support.core import DISCRETE, UNEQUAL, random_actions, random_trajectory, r
 
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.replay.buffer import ReplayBuffer
+from rllib_dima.core.replay.data import Window
 
 
 def new(layout, **changes):
@@ -103,3 +104,21 @@ def test_a_start_of_another_length_is_refused():
     model, buffer = new(UNEQUAL)
     with pytest.raises(AssertionError, match="a start holds L positions"):
         model.reset(buffer.windows(torch.arange(3), past=1))
+
+
+@torch.no_grad()
+def test_replayed_steps_are_those_of_a_simulation_that_takes_the_recorded_actions():
+    model, buffer = new(UNEQUAL)
+    window = buffer.windows(torch.tensor([0, 1, 4, 5, 10]), past=2, future=3)
+    torch.manual_seed(0)
+    replayed = model.replayed(window)
+    simulation = model.reset(Window(*(column[:, :3] for column in vars(window).values())))
+    torch.manual_seed(0)
+    states = [simulation.states, *(simulation.step(actions).states for actions in window.actions[:, 2:].unbind(1))]
+    imagined = model.normalizer(replayed.states), model.normalizer(replayed.next_states)
+    for ours, theirs in zip(imagined, (states[:-1], states[1:]), strict=True):
+        assert torch.allclose(ours[replayed.valid], torch.stack(theirs, 1)[replayed.valid], atol=1e-4)
+    assert torch.allclose(replayed.states[:, 0], window.states[:, 2], atol=1e-4)
+    assert not torch.allclose(replayed.states[:, 1], window.states[:, 3], atol=0.1)
+    for name in ("observations", "actions", "rewards", "terminated", "valid"):
+        assert torch.equal(getattr(replayed, name), getattr(window, name)[:, 2:]), name
