@@ -18,7 +18,7 @@ def learn(trainer, iterations, first=0, length=9):
 
 
 def new_names(metrics):
-    return {name for name in metrics if name.endswith("_5") or name.endswith("_15")}
+    return {name for name in metrics if name.endswith(("_5", "_15", "end_rate"))}
 
 
 def test_every_interval_reports_and_training_is_the_same_to_the_bit():
@@ -51,6 +51,23 @@ def test_it_measures_the_steps_that_were_added_last_before_they_are_learnt_from(
     assert trainer.imagination_report is None
 
 
+def test_it_tells_how_often_steps_end_really_and_in_imagination(monkeypatch):
+    trainer = new_trainer(UNEQUAL, HP, imagination_report_interval=1)
+    learn(trainer, 1, length=40)
+    monkeypatch.setattr(
+        trainer.world_model.reward_termination, "extend", lambda states, *rest: 2 * (torch.zeros_like(states[..., 0]),)
+    )
+    chunks = [random_trajectory(UNEQUAL, length, seed=length, terminated=length != 7) for length in (4, 7, 9)]
+    trainer.add(chunks)
+    report = trainer.imagination_report
+    reached = sum(
+        min(6, length - step) for length in (4, 7, 9) for step in range(length)
+    )  # of segments from every step
+    assert report.real_end_rate == pytest.approx((4 + 6) / reached) and report.end_rate == pytest.approx(0.5)
+    metrics = trainer.train_iteration()["world_model"]
+    assert metrics["open_loop_end_rate"] == report.end_rate and metrics["real_end_rate"] == report.real_end_rate
+
+
 def test_a_resumed_run_reports_the_same():
     whole, first = (new_trainer(UNEQUAL, HP, imagination_report_interval=2) for _ in range(2))
     expected = learn(whole, 3)[-1]
@@ -60,11 +77,14 @@ def test_a_resumed_run_reports_the_same():
         getattr(second, name).load_state_dict(getattr(first, name).state_dict())
     second.load_state_dict(first.state_dict())
     second.replay.load_state_dict(first.replay.state_dict())
-    assert learn(second, 1, first=2)[-1] == expected and len(new_names(expected)) == 2
+    assert learn(second, 1, first=2)[-1] == expected and len(new_names(expected)) == 4
 
 
 def test_steps_that_no_segment_reaches_are_left_out():
     trainer = new_trainer(UNEQUAL, HP, imagination_report_interval=1)
     learn(trainer, 1)
     (metrics,) = learn(trainer, 1, first=1, length=4)
-    assert new_names(metrics) == set() and trainer.imagination_report.errors.shape == (4, 4)
+    assert new_names(metrics) == {
+        "open_loop_end_rate",
+        "real_end_rate",
+    } and trainer.imagination_report.errors.shape == (4, 4)
