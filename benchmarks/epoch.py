@@ -46,7 +46,7 @@ from rllib_dima.core.replay.data import Trajectory
 from rllib_dima.core.training.clock import PhaseClock
 from rllib_dima.core.training.compile import matrix_product_precision
 
-PHASES = ("add", "state_decoder", "dynamics", "reward_termination", "imagination", "ppo")
+PHASES = ("add", "state_decoder", "dynamics", "reward_data", "reward_termination", "imagination", "ppo")
 UPDATED = {prefix: (model,) for model, prefix in PREFIXES.items()}
 POLICY_PHASES = {"policy": ("imagination", "ppo")}
 NEW_STEPS, EPISODE = 200, 1000
@@ -298,7 +298,8 @@ def comparison(results: list[dict[str, Any]]) -> str:
     lines.append(f"{'':<20}" + "".join(f"{name:>26}" for name in names))
     for phase in (*PHASES, "iteration"):
         values = [result["iteration"] if phase == "iteration" else result["seconds"][phase] for result in results]
-        lines.append(f"{phase:<20}" + "".join(f"{values[0] / value:26.2f}" for value in values[1:]))
+        cells = (f"{values[0] / value:26.2f}" if min(values[0], value) > 0 else f"{'-':>26}" for value in values[1:])
+        lines.append(f"{phase:<20}" + "".join(cells))
     together = [other["iteration_side_by_side"] for other in others]
     cells = (f"{first['iteration'] / seconds:26.2f}" if seconds else f"{'-':>26}" for seconds in together)
     lines.append(f"{'... side by side':<20}" + "".join(cells))

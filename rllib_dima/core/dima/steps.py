@@ -89,7 +89,7 @@ class Steps:
         """Prepares what an iteration's updates of the world model learn from; in evaluation mode."""
         if not self.hp.reward_imagined_fraction:
             return
-        with self.clock.timed("world_model" if self._updates_together else "reward_termination"):
+        with self.clock.timed("reward_data"):
             outcomes = self._replayed()
             if self._outcomes is None:
                 self._outcomes = outcomes
@@ -100,7 +100,7 @@ class Steps:
         """Updates each of the given parts of the world model once."""
         for model in models:
             self.optimizers[model].begin_update()
-        if self._updates_together:
+        if self._side_by_side and self._is_recordable and self.accelerator.records:
             with self.clock.timed("world_model"):
                 self.prepared_update(models)()
             return
@@ -180,11 +180,6 @@ class Steps:
         batch, metrics = ppo_batch(imagined, self.critic, self.hp, scale, self.hp.weigh_by_continuation, alive)
         self.means["rollout"].add(metrics)
         return batch
-
-    @property
-    def _updates_together(self) -> bool:
-        """Whether the parts of the world model are updated side by side, in one recording."""
-        return self._side_by_side and self._is_recordable and self.accelerator.records
 
     @property
     def _has_replay_on_device(self) -> bool:
