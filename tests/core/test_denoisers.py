@@ -228,21 +228,6 @@ def test_reward_mlp_reads_one_step_alone(layout, reads_next):
     assert torch.allclose(changed, 0.5 * rewards + 2, atol=1e-6) and torch.equal(same, logits)
 
 
-def test_endings_alone_are_trained_with_noise_of_the_deviation_asked_for():
-    model = randomize(RewardMLP(DISCRETE, tiny(reward_network="mlp", termination_noise=0.1)))
-    step = windows(DISCRETE, 200, 5)
-    seen = []
-    model.endings.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    exact = model.eval()(*step)
-    noisy = model.train()(*step)
-    assert torch.equal(exact[0], noisy[0]) and not torch.allclose(exact[1], noisy[1])
-    size = DISCRETE.state_size + DISCRETE.num_agents * DISCRETE.action_size
-    assert (seen[1] - seen[0]).std().item() == pytest.approx(0.1 * size**0.5, rel=0.05)
-    model.transform_rewards(torch.tensor(0.5), torch.tensor(2.0))
-    changed, same = model.eval()(*step)
-    assert torch.allclose(changed, 0.5 * exact[0] + 2, atol=1e-6) and torch.equal(same, exact[1])
-
-
 @pytest.mark.parametrize("of", ["states", "next_states"])
 def test_reward_mlp_learns_rewards_and_endings_from_single_steps(of):
     """They depend on the present, or on the state after the step, which only a model that reads it can know."""

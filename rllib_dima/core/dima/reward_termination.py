@@ -31,12 +31,12 @@ class RewardTerminationHyperparameters(Hyperparameters):
 
     reward_network: str = knob(
         "transformer",
-        "Network of rewards and endings: the paper's transformer over the imagined rollout so far, or a residual MLP "
-        "of the present state and joint action (mlp).",
+        "Network of rewards and endings: the paper's transformer over the imagined rollout so far, or MLPs of one "
+        "step's state and joint action (mlp).",
         choices=("transformer", "mlp"),
     )
-    reward_width: int = knob(256, "Width of the residual MLP (mlp).", low=1)
-    reward_num_blocks: int = knob(1, "Residual blocks of the MLP (mlp).", low=0)
+    reward_width: int = knob(256, "Width of the residual MLP of rewards; endings have one of half of it (mlp).", low=1)
+    reward_num_blocks: int = knob(1, "Residual blocks of the MLP of rewards (mlp).", low=0)
     reward_reads_next_state: bool = knob(
         False, "Whether rewards and endings are predicted from the next state, too, as it is imagined (mlp)."
     )
@@ -46,12 +46,6 @@ class RewardTerminationHyperparameters(Hyperparameters):
         "rewards and endings are the recorded ones (mlp).",
         low=0.0,
         high=1.0,
-    )
-    termination_noise: float = knob(
-        0.0,
-        "Gaussian noise on the inputs of an MLP of endings in training, which then is one of its own: its standard "
-        "deviation over the square root of the number of inputs, such as 0.05; 0 predicts them with the rewards (mlp).",
-        low=0.0,
     )
     imagination_horizon: int = knob(15, "Steps of an imagined rollout and of a transformer window.", symbol="H", low=1)
     reward_embedding_size: int = knob(256, "Width of the transformer.", symbol="d_e", low=1)
