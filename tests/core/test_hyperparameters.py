@@ -155,9 +155,19 @@ def test_a_buffer_smaller_than_a_window_is_refused():
         DIMAHyperparameters.resolve({"replay_capacity": 14, "env_steps_per_iteration": 14})
     windows = {"context_length": 20, "num_autoregressive_steps": 4}
     assert DIMAHyperparameters.resolve(windows).longest_window == 23
+    imagined = {"reward_network": "mlp", "reward_imagined_fraction": 0.1}
+    assert DIMAHyperparameters.resolve({**windows, **imagined}).longest_window == 19 + 15
     with pytest.raises(ValueError, match=r"\(22\) is smaller"):
         DIMAHyperparameters.resolve({"replay_capacity": 22, "env_steps_per_iteration": 22, **windows})
     assert DIMAHyperparameters.resolve({"replay_capacity": 15, "env_steps_per_iteration": 15}).replay_capacity == 15
+
+
+@pytest.mark.parametrize("setting", [{"reward_reads_next_state": True}, {"reward_imagined_fraction": 0.5}])
+def test_what_only_an_mlp_of_rewards_can_is_refused_without_one(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"{name}={value} needs reward_network='mlp', not 'transformer'"):
+        DIMAHyperparameters.resolve(setting)
+    assert getattr(DIMAHyperparameters.resolve({**setting, "reward_network": "mlp"}), name) == value
 
 
 def test_more_minibatches_than_imagined_steps_are_refused():
