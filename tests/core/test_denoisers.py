@@ -206,10 +206,11 @@ def test_imagination_uses_the_averages_and_training_the_weights():
 # Rewards and endings
 
 
-@pytest.mark.parametrize("reads_next", [False, True])
+@pytest.mark.parametrize(("reads_next", "fraction"), [(False, 0.0), (True, 0.0), (True, 0.5)])
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE])
-def test_reward_mlp_reads_one_step_alone(layout, reads_next):
-    hp = tiny(reward_network="mlp", reward_width=8, reward_reads_next_state=reads_next)
+def test_reward_mlp_reads_one_step_alone(layout, reads_next, fraction):
+    outcomes = {"reward_reads_next_state": reads_next, "reward_imagined_fraction": fraction}
+    hp = tiny(reward_network="mlp", reward_width=8, **outcomes)
     model = randomize(RewardMLP(layout, hp)).eval()
     states, actions, next_states = windows(layout, 3, 5)
     rewards, logits = model(states, actions, next_states)

@@ -4,8 +4,9 @@ The global state of most tasks is Markov, so that what came before tells nothing
 state tells nothing more either, but then what a step changes need not be learnt twice: many rewards are a distance
 covered, and many endings a bound that the next state passes. In imagination it is the imagined one.
 
-Endings have an MLP of their own, of one hidden layer: beside rewards, some ends among ten thousand steps are learnt by
-heart, and neither new ones nor those of imagined states are predicted.
+Where some of the states are imagined in training, too, endings have an MLP of their own, of one hidden layer: beside
+rewards, a few ends among ten thousand steps are learnt by heart, and neither new ones nor those of imagined states are
+predicted.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class RewardMLP(OutcomeModel):
         self.action_encoder = FlatActionEncoder(1, layout.num_agents, layout.action_mask())
         self.reads_next_state = hp.reward_reads_next_state
         size_in = layout.state_size * (1 + self.reads_next_state) + layout.num_agents * layout.action_size
-        self.rewards = ResidualMLP(size_in, hp.reward_width, hp.reward_num_blocks, 1)
-        self.endings = ResidualMLP(size_in, (hp.reward_width + 1) // 2, 0, 1)
+        is_apart = hp.reward_imagined_fraction > 0
+        self.mlp = ResidualMLP(size_in, hp.reward_width, hp.reward_num_blocks, 1 if is_apart else 2)
+        self.endings = ResidualMLP(size_in, (hp.reward_width + 1) // 2, 0, 1) if is_apart else None
 
     def forward(
         self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor
@@ -40,8 +42,11 @@ class RewardMLP(OutcomeModel):
         """Rewards and continuation logits, (B, M) each, of normalised states (B, M, S) and actions (B, M, N, A)."""
         joint = self.action_encoder.tokens(actions).flatten(2)  # (B, M, N A)
         inputs = torch.cat([states, joint, next_states] if self.reads_next_state else [states, joint], dim=-1)
-        rewards, logits = (network(inputs).squeeze(-1).to(states.dtype) for network in (self.rewards, self.endings))
-        return rewards, logits
+        outcome = self.mlp(inputs)
+        if self.endings is not None:
+            outcome = torch.cat([outcome, self.endings(inputs)], dim=-1)
+        outcome = outcome.to(states.dtype)
+        return outcome[..., 0], outcome[..., 1]
 
     def extend(
         self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, cache: None
@@ -55,6 +60,6 @@ class RewardMLP(OutcomeModel):
     @torch.no_grad()
     def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
         """Makes all predicted rewards x become factor * x + shift."""
-        last = self.rewards.linear_out
-        last.weight.mul_(factor)
-        last.bias.mul_(factor).add_(shift)
+        last = self.mlp.linear_out
+        last.weight[0].mul_(factor)
+        last.bias[0].mul_(factor).add_(shift)

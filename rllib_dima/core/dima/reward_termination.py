@@ -31,19 +31,19 @@ class RewardTerminationHyperparameters(Hyperparameters):
 
     reward_network: str = knob(
         "transformer",
-        "Network of rewards and endings: the paper's transformer over the imagined rollout so far, or MLPs of one "
-        "step's state and joint action (mlp).",
+        "Network of rewards and endings: the paper's transformer over the imagined rollout so far, or a residual MLP "
+        "of the present state and joint action (mlp).",
         choices=("transformer", "mlp"),
     )
-    reward_width: int = knob(256, "Width of the residual MLP of rewards; endings have one of half of it (mlp).", low=1)
-    reward_num_blocks: int = knob(1, "Residual blocks of the MLP of rewards (mlp).", low=0)
+    reward_width: int = knob(256, "Width of the residual MLP (mlp).", low=1)
+    reward_num_blocks: int = knob(1, "Residual blocks of the MLP (mlp).", low=0)
     reward_reads_next_state: bool = knob(
         False, "Whether rewards and endings are predicted from the next state, too, as it is imagined (mlp)."
     )
     reward_imagined_fraction: float = knob(
         0.0,
         "Share of the training data whose states are imagined ones, reached from real starts by the recorded actions; "
-        "rewards and endings are the recorded ones (mlp).",
+        "rewards and endings are the recorded ones. Endings then have an MLP of their own, half as wide (mlp).",
         low=0.0,
         high=1.0,
     )
