@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import tree
-from support.core import SWIFT
+from support.core import IMAGINED_OUTCOMES, SWIFT
 from support.results import reported_numbers
 from support.team import TINY
 
@@ -28,7 +28,14 @@ FEW_UPDATES = {  # of networks of the paper's size
 }
 # 2 environments of 1,000 steps: all saves fall into running episodes; 3 evaluations of one episode each.
 CASES = {
-    "tiny": {"env": HALFCHEETAH, "settings": {**TINY, **SWIFT}, "envs": 2, "evaluate": True, "before": 2, "after": 3},
+    "tiny": {
+        "env": HALFCHEETAH,
+        "settings": {**TINY, **SWIFT, **IMAGINED_OUTCOMES},
+        "envs": 2,
+        "evaluate": True,
+        "before": 2,
+        "after": 3,
+    },
     "paper": {"env": HALFCHEETAH, "settings": FEW_UPDATES, "envs": 1, "evaluate": False, "before": 1, "after": 1},
 }
 
