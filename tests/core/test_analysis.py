@@ -99,7 +99,7 @@ class ExactOutcome(nn.Module):
     def new_cache(self, batch_size):
         return None
 
-    def extend(self, states, actions, cache):
+    def extend(self, states, actions, next_states, cache):
         model = self.model[0]
         reward = model.normalizer.denormalize(states).sum(-1)
         return model.reward_normalizer(reward), torch.full_like(reward, 20.0)
@@ -151,6 +151,7 @@ def test_what_training_reports_is_zero_of_exact_dynamics_and_else_what_a_replay_
     held = open_loop_errors(halved, segments, persistence(halved, segments), mask)
     np.testing.assert_allclose(found.persistence, held.states, rtol=1e-5)
     expected = {"open_loop_error_5": found.errors[4].mean(), "persistence_error_5": held.state_by_step[4]}
+    expected |= {"open_loop_end_rate": 0.0, "real_end_rate": 0.0}
     assert found.metrics() == pytest.approx(expected) and found.errors.shape == (6, S)
 
 
