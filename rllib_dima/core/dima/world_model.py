@@ -64,8 +64,9 @@ class WorldModel(nn.Module):
 
     def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Eq. 23 on windows of `hp.reward_window` steps that begin at the anchor."""
-        states, next_states = self.normalizer(window.states), self.normalizer(window.next_states)
-        rewards = self.reward_normalizer(window.rewards)
+        states, rewards = self.normalizer(window.states), self.reward_normalizer(window.rewards)
+        reads_next = self.hp.reward_reads_next_state
+        next_states = self.normalizer(window.next_states) if reads_next else window.next_states  # unread
         with self.autocast():
             return self.reward_termination.loss(
                 states, window.actions, next_states, rewards, window.terminated, window.valid
