@@ -22,7 +22,9 @@ quickstart: install
 # Two processes take the test files in turns (`make test PROCESSES=0`: one). `make test COVERAGE=--cov` takes a quarter longer
 # and prints which lines ran in pytest's own process, not in those of Ray; `coverage report -m` lists the missing ones.
 PROCESSES ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(PROCESSES) --dist loadfile
+# Ray's files come first: few and slow tests, which would otherwise be left to one process at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(PROCESSES) --dist loadfile --no-loadscope-reorder \
+	tests/ray tests/cli tests
 test: lint
 	$(PYTEST) $(COVERAGE)
 
