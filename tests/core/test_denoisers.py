@@ -279,6 +279,16 @@ def test_a_share_of_what_outcomes_are_learnt_from_is_imagined(fraction, monkeypa
     assert trainer.steps._outcomes is kept and not torch.equal(before, kept.states)  # recorded updates read these
 
 
+def test_a_batch_without_a_valid_step_teaches_nothing():
+    """As replays of episodes of one step can be."""
+    hp = tiny(reward_network="mlp", reward_width=8, reward_imagined_fraction=1.0)
+    model, (states, actions, next_states) = randomize(RewardMLP(UNEQUAL, hp)), windows(UNEQUAL, 3, 1)
+    nothing = torch.zeros(3, 1, dtype=torch.bool)
+    loss, _ = model.loss(states, actions, next_states, torch.zeros(3, 1), nothing, nothing)
+    loss.backward()
+    assert loss == 0 and all(not parameter.grad.any() for parameter in model.parameters())
+
+
 def test_outcomes_learnt_on_imagined_states_correct_the_dynamics_errors(monkeypatch):
     """The reward is the state's first entry, which the dynamics predicts too large by two deviations."""
     settings = {"reward_network": "mlp", "reward_width": 32, "reward_lr": 1e-2, "reward_updates_per_iteration": 200}

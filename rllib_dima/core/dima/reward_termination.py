@@ -128,7 +128,7 @@ class OutcomeModel(nn.Module, ABC):
             valid: (B, M) bool.
         """
         predicted_rewards, logits = self(states, actions, next_states)
-        weight = valid.float() / valid.sum()
+        weight = valid.float() / valid.sum().clamp(min=1)  # of very short episodes a batch may hold no valid step
         reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
         ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
         reward_loss, termination_loss = (reward_error * weight).sum(), (ending_error * weight).sum()
