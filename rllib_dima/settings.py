@@ -55,6 +55,31 @@ READ_SETTINGS = frozenset(
     )
 )
 
+# Those that are read of training alone, so that they would be ignored in `evaluation_config`, and what to do instead.
+OF_TRAINING_ALONE: dict[str, str] = {
+    "num_env_runners": "Set config.evaluation(evaluation_num_env_runners=...).",
+    "sample_timeout_s": "Set config.evaluation(evaluation_sample_timeout_s=...).",
+    **dict.fromkeys(
+        [
+            name
+            for name in sorted(READ_SETTINGS)
+            if name.startswith("evaluation_") or name == "custom_evaluation_function"
+        ],
+        "Set it with config.evaluation() itself.",
+    ),
+    **dict.fromkeys(
+        (
+            *("_learner_class", "learner_config_dict", "num_learners", "max_requests_in_flight_per_learner"),
+            *("num_cpus_per_learner", "num_gpus_per_learner", "custom_resources_per_learner", "local_gpu_idx"),
+            *("num_cpus_for_main_process", "custom_resources_for_main_process", "placement_strategy"),
+            *("min_time_s_per_iteration", "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration"),
+            *("callbacks_on_algorithm_init", "callbacks_on_checkpoint_loaded", "callbacks_on_train_result"),
+            *("callbacks_on_evaluate_start", "callbacks_on_evaluate_end", "log_sys_usage"),
+        ),
+        "Set it in the configuration itself, which it belongs to.",
+    ),
+}
+
 # What to set instead of those that are not read.
 ALTERNATIVES: dict[str, str] = {
     "lr": "Set the learning rates of the networks, such as actor_lr.",

@@ -12,7 +12,7 @@ import difflib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -43,7 +43,15 @@ from rllib_dima.learning.rl_modules import POLICY_ID, TeamMultiRLModule, TeamNet
 from rllib_dima.reporting.episode_stats import STATS_CLASSES
 from rllib_dima.sampling.connectors import ModuleToTeam, TeamToModule
 from rllib_dima.sampling.env_runner import LAYOUT_KEY, TeamEnvRunner
-from rllib_dima.settings import ALTERNATIVES, CHANGED_FOR_EVALUATION, OF_PPO, READ_SETTINGS, RULES, check_value
+from rllib_dima.settings import (
+    ALTERNATIVES,
+    CHANGED_FOR_EVALUATION,
+    OF_PPO,
+    OF_TRAINING_ALONE,
+    READ_SETTINGS,
+    RULES,
+    check_value,
+)
 
 NOT_PROVIDED: Any = NotProvided  # RLlib's default of what was not given, which annotations leave out
 PRESETS = ("model_size", "recipe")
@@ -308,7 +316,7 @@ class TeamConfig(AlgorithmConfig):
         for key in settings:
             if key not in ("multiagent", TRIAL_INFO):
                 self._check_setting(self._translate_special_keys(key, warn_deprecated=False))
-        if not settings.keys() >= self.alternatives.keys():  # a whole configuration, as of to_dict(), holds them all
+        if not self._is_whole(settings):
             for name in settings.keys() & _unused_settings(type(self)):
                 raise ValueError(self.not_used(name))
         for key in ("model", "optimizer"):  # RLlib would pass these to training(), which is for hyperparameters
@@ -423,6 +431,12 @@ class TeamConfig(AlgorithmConfig):
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"In evaluation_config: {error}") from error
+        given = self.evaluation_config or {}
+        for key in () if self._is_whole(given) else given:
+            if (name := self._translate_special_keys(key, warn_deprecated=False)) in OF_TRAINING_ALONE:
+                raise ValueError(
+                    f"In evaluation_config: evaluation does not read {name.lstrip('_')!r}. {OF_TRAINING_ALONE[name]}"
+                )
         for name in () if evaluation is None else self._own_settings():
             if getattr(evaluation, name) != getattr(self, name):
                 raise ValueError(
@@ -457,6 +471,10 @@ class TeamConfig(AlgorithmConfig):
     @classmethod
     def _own_settings(cls) -> tuple[str, ...]:
         return *cls.hyperparameter_class.names(), *COMMON_SETTINGS
+
+    def _is_whole(self, settings: Mapping[str, Any]) -> bool:
+        """Whether they are a whole configuration, as of `to_dict()`, which holds all that are not read, too."""
+        return settings.keys() >= self.alternatives.keys()
 
     def _check_setting(self, name: str) -> None:
         """Raises ValueError if `name` is no setting: neither RLlib's, nor one of this class."""

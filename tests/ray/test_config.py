@@ -235,6 +235,10 @@ def test_connectors_of_evaluation_alone_are_refused_as_well():
         ({"num_envs_per_env_runner": 2.5}, "num_envs_per_env_runner must be a whole number"),
         ({"explore": "no"}, "explore must be True or False"),
         ({"seed": tune.randint(0, 9)}, "seed .*param_space"),
+        ({"num_env_runners": 2}, "does not read 'num_env_runners'.*evaluation_num_env_runners"),
+        ({"num_gpus_per_learner": 0}, "does not read 'num_gpus_per_learner'"),
+        ({"evaluation_duration": 3}, "does not read 'evaluation_duration'.*config.evaluation"),
+        ({"callbacks_on_train_result": print}, "does not read 'callbacks_on_train_result'"),
     ],
 )
 def test_bad_settings_of_evaluation_alone_are_refused_before_training(overrides, message):
