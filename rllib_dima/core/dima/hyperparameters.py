@@ -74,6 +74,7 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {},
     "swift": {
         "": {
+            "decoder_network": "mlp",
             "context_length": 1,
             "dynamics_network": "mlp",
             "dynamics_target": "change",

@@ -1,11 +1,14 @@
-"""The state decoder: all agents' observations from the global state, through a finite code (FSQ autoencoder).
+"""The state decoder: all agents' observations from the global state.
 
-Appendix G.1: the code's few discrete values regularise the decoder, which is trained on a drifting data distribution
-without any auxiliary loss.
+The paper's passes the state through a finite code (FSQ autoencoder), whose few discrete values regularise it on a
+drifting data distribution (appendix G.1). But observations are functions of the state, and what 12 tokens of 240 values
+each cannot tell of it is lost in every imagined observation, more the larger the state is. The other network reads the
+state itself.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +20,7 @@ from rllib_dima.core.hyperparameters import Hyperparameters, knob
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.mlp import mlp
 from rllib_dima.core.policy.observation_normalizer import ObservationNormalizer
+from rllib_dima.core.residual_mlp import ResidualMLP
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,19 @@ class StateDecoderHyperparameters(Hyperparameters):
 
     normalize_observations = False  # no field here: not every algorithm can
 
+    decoder_network: str = knob(
+        "fsq",
+        "Network of the state decoder: the paper's autoencoder with a finite code (fsq), or a linear layer plus a "
+        "residual MLP of the state (mlp).",
+        choices=("fsq", "mlp"),
+    )
     decoder_hidden_size: int = knob(512, "Width of the state decoder's MLPs.", low=1)
-    decoder_num_layers: int = knob(3, "Linear layers of each of the state decoder's MLPs.", low=1)
-    decoder_num_tokens: int = knob(12, "Quantised tokens per state (released code).", low=1)
-    decoder_fsq_levels: tuple[int, ...] = knob((8, 6, 5), "FSQ levels of each channel of a token.", symbol="L_i", low=3)
+    decoder_num_layers: int = knob(3, "Linear layers of each of the state decoder's MLPs (fsq).", low=1)
+    decoder_num_blocks: int = knob(1, "Residual blocks of the state decoder (mlp).", low=0)
+    decoder_num_tokens: int = knob(12, "Quantised tokens per state (released code; fsq).", low=1)
+    decoder_fsq_levels: tuple[int, ...] = knob(
+        (8, 6, 5), "FSQ levels of each channel of a token (fsq).", symbol="L_i", low=3
+    )
     decoder_loss: str = knob(
         "squared", "Reconstruction error, eq. 22 (released code: absolute).", choices=("squared", "absolute")
     )
@@ -41,35 +54,33 @@ class StateDecoderHyperparameters(Hyperparameters):
     decoder_updates_per_iteration: int = knob(200, "State-decoder updates per iteration.", low=1)
 
 
-class StateDecoder(nn.Module):
-    """g_phi(s) = D(FSQ(E(s))): normalised states (..., S) -> observations (..., N, O).
+class StateDecoder(nn.Module, ABC):
+    """g_phi(s): normalised states (..., S) -> observations (..., N, O). What every network of it does.
 
-    The quantiser is `vector_quantize_pytorch.FSQ`. Its gradient passes straight through the rounding, but not around
-    the bounding function f, which eq. 22 skips as well.
+    Args:
+        layout: sizes.
+        hp: hyperparameters.
     """
 
     observation_mask: torch.Tensor
 
     def __init__(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
         super().__init__()
-        levels, hidden = list(hp.decoder_fsq_levels), [hp.decoder_hidden_size] * (hp.decoder_num_layers - 1)
-        code_size = hp.decoder_num_tokens * len(levels)
-        self.token_shape = (hp.decoder_num_tokens, len(levels))
         self.output_shape = (layout.num_agents, layout.observation_size)
         self.squared = hp.decoder_loss == "squared"
-        self.encoder = mlp([layout.state_size, *hidden, code_size], nn.GELU)
-        self.quantizer = FSQ(levels=levels, return_indices=False)
-        self.decoder = mlp([code_size, *hidden, layout.num_agents * layout.observation_size], nn.GELU)
+        self._set_up(layout, hp)
         self.register_buffer("observation_mask", layout.observation_mask().float(), persistent=False)  # (N, O)
         self.float()  # whatever torch.set_default_dtype says
         self.normalizer = ObservationNormalizer(layout) if hp.normalize_observations else None  # in float64
         self.flags = Flags(layout) if layout.num_flags else None
 
-    def encode(self, states: torch.Tensor) -> torch.Tensor:
-        """Quantised tokens of normalised states: (..., S) -> (..., tokens, channels), values in [-1, 1]."""
-        tokens = self.encoder(states).to(states.dtype).reshape(-1, *self.token_shape)  # (prod(...), tokens, channels)
-        codes, _ = self.quantizer(tokens)
-        return codes.reshape(*states.shape[:-1], *self.token_shape)
+    @abstractmethod
+    def _set_up(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
+        """Makes the layers."""
+
+    @abstractmethod
+    def _joint_observation(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., S) -> (..., N O)."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Observations of all agents; padded entries are 0. (..., S) -> (..., N, O)."""
@@ -80,7 +91,7 @@ class StateDecoder(nn.Module):
 
     def _decode(self, states: torch.Tensor) -> torch.Tensor:
         """Observations on the scale they are learnt on, with logits in place of flags."""
-        flat = self.decoder(self.encode(states).flatten(-2))
+        flat = self._joint_observation(states)
         return flat.to(states.dtype).unflatten(-1, self.output_shape) * self.observation_mask
 
     def loss(self, states: torch.Tensor, observations: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -99,3 +110,46 @@ class StateDecoder(nn.Module):
             return self.flags.loss(decoded, observations, error)
         loss = error.sum() / (self.observation_mask.sum() * len(states))
         return loss, {"decoder_loss": loss.detach()}
+
+
+class FSQStateDecoder(StateDecoder):
+    """D(FSQ(E(s))), the paper's.
+
+    The quantiser is `vector_quantize_pytorch.FSQ`. Its gradient passes straight through the rounding, but not around
+    the bounding function f, which eq. 22 skips as well.
+    """
+
+    def _set_up(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
+        levels, hidden = list(hp.decoder_fsq_levels), [hp.decoder_hidden_size] * (hp.decoder_num_layers - 1)
+        code_size = hp.decoder_num_tokens * len(levels)
+        self.token_shape = (hp.decoder_num_tokens, len(levels))
+        self.encoder = mlp([layout.state_size, *hidden, code_size], nn.GELU)
+        self.quantizer = FSQ(levels=levels, return_indices=False)
+        self.decoder = mlp([code_size, *hidden, layout.num_agents * layout.observation_size], nn.GELU)
+
+    def encode(self, states: torch.Tensor) -> torch.Tensor:
+        """Quantised tokens of normalised states: (..., S) -> (..., tokens, channels), values in [-1, 1]."""
+        tokens = self.encoder(states).to(states.dtype).reshape(-1, *self.token_shape)  # (prod(...), tokens, channels)
+        codes, _ = self.quantizer(tokens)
+        return codes.reshape(*states.shape[:-1], *self.token_shape)
+
+    def _joint_observation(self, states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encode(states).flatten(-2))
+
+
+class MLPStateDecoder(StateDecoder):
+    """W s + b + MLP(s): most observations copy entries of the state, which the linear layer does; the MLP adds the rest.
+
+    The MLP is zero at the start.
+    """
+
+    def _set_up(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
+        size_out = layout.num_agents * layout.observation_size
+        self.linear = nn.Linear(layout.state_size, size_out)
+        self.mlp = ResidualMLP(layout.state_size, hp.decoder_hidden_size, hp.decoder_num_blocks, size_out)
+
+    def _joint_observation(self, states: torch.Tensor) -> torch.Tensor:
+        return self.linear(states) + self.mlp(states)
+
+
+STATE_DECODERS: dict[str, type[FSQStateDecoder | MLPStateDecoder]] = {"fsq": FSQStateDecoder, "mlp": MLPStateDecoder}

@@ -14,7 +14,7 @@ from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.normalization import RewardNormalizer, StateNormalizer
 from rllib_dima.core.dima.reward_mlp import RewardMLP
 from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTermination
-from rllib_dima.core.dima.state_decoder import StateDecoder
+from rllib_dima.core.dima.state_decoder import STATE_DECODERS, StateDecoder
 from rllib_dima.core.imagination import ImaginedStep, Simulation
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Window
@@ -36,7 +36,7 @@ class WorldModel(nn.Module):
         self.hp = hp
         self.normalizer = StateNormalizer(layout.state_size)
         self.reward_normalizer = RewardNormalizer()
-        self.state_decoder = StateDecoder(layout, hp)
+        self.state_decoder: StateDecoder = STATE_DECODERS[hp.decoder_network](layout, hp)
         self.dynamics = Diffusion(layout, hp)
         self.reward_termination: OutcomeModel = OUTCOME_MODELS[hp.reward_network](layout, hp).float()
 
