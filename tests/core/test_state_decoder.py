@@ -1,4 +1,4 @@
-"""The FSQ autoencoder: its codes, its straight-through gradient, its loss."""
+"""State decoders: codes and straight-through gradient of the FSQ autoencoder, the MLP, and the loss of both."""
 
 import math
 
@@ -6,11 +6,15 @@ import pytest
 import torch
 from support.core import UNEQUAL, random_observations, randomize, tiny
 
-from rllib_dima.core.dima.state_decoder import StateDecoder
+from rllib_dima.core.dima.state_decoder import STATE_DECODERS
+from rllib_dima.core.layout import AgentLayout
+
+NETWORKS = ("fsq", "mlp")
 
 
 def new(**changes):
-    return randomize(StateDecoder(UNEQUAL, tiny(**changes)))
+    hp = tiny(**changes)
+    return randomize(STATE_DECODERS[hp.decoder_network](UNEQUAL, hp))
 
 
 def test_codes_lie_on_their_levels():
@@ -40,24 +44,64 @@ def test_gradient_passes_straight_through_the_rounding():
     assert torch.allclose(tokens.grad, again.grad, atol=1e-5) and tokens.grad.abs().max() > 0.01
 
 
-def test_encoder_is_trained_through_the_code():
-    model = new()
+@pytest.mark.parametrize("network", NETWORKS)
+def test_all_layers_are_trained(network):
+    model = new(decoder_network=network)
     model.loss(torch.randn(9, 4), random_observations(UNEQUAL, 9))[0].backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
 def test_networks_have_the_papers_shape():
-    model = StateDecoder(UNEQUAL, tiny(decoder_num_layers=3, decoder_hidden_size=16))
+    model = new(decoder_num_layers=3, decoder_hidden_size=16)
     for network, size_in, size_out in ((model.encoder, 4, 6), (model.decoder, 6, 10)):
         assert [type(layer).__name__ for layer in network] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
         assert [layer.out_features for layer in network[::2]] == [16, 16, size_out]
         assert network[0].in_features == size_in
-    assert len(StateDecoder(UNEQUAL, tiny(decoder_num_layers=1)).encoder) == 1
+    assert len(new(decoder_num_layers=1).encoder) == 1
+
+
+def test_the_mlp_adds_to_what_is_linear_in_the_state():
+    hp = tiny(decoder_network="mlp", decoder_hidden_size=6, decoder_num_blocks=2)
+    model, states, mask = STATE_DECODERS["mlp"](UNEQUAL, hp), torch.randn(7, 4), UNEQUAL.observation_mask()
+    assert not model(states).any()  # at the start
+    randomize(model)
+    h = states @ model.mlp.linear_in.weight.T + model.mlp.linear_in.bias
+    for block in model.mlp.blocks:
+        h = h + block.linear2(torch.nn.functional.silu(block.linear1(torch.nn.functional.silu(block.norm(h)))))
+    added = model.mlp.linear_out(torch.nn.functional.silu(model.mlp.norm_out(h)))
+    linear = states @ model.linear.weight.T + model.linear.bias
+    assert len(model.mlp.blocks) == 2
+    assert torch.allclose(model(states), (linear + added).view(7, 2, 5) * mask, atol=1e-5)
+
+
+def test_copies_of_a_large_state_are_decoded_well_only_without_a_code():
+    layout = AgentLayout(("a", "b"), 60, (40, 40), (1, 1), "continuous", appends_agent_id=True)
+    errors = {}
+    for network in NETWORKS:
+        torch.manual_seed(0)
+        hp = tiny(decoder_network=network, decoder_hidden_size=32, decoder_num_tokens=12, decoder_fsq_levels=(8, 6, 5))
+        model = STATE_DECODERS[network](layout, hp)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(400):
+            states = torch.randn(128, 60)
+            parts = torch.stack([states[:, :40], states[:, 20:]], 1)
+            observations = torch.cat([parts, torch.eye(2).expand(128, 2, 2)], -1)
+            optimizer.zero_grad()
+            loss, _ = model.loss(states, observations)
+            loss.backward()
+            optimizer.step()
+        errors[network] = float(loss)
+    assert errors["mlp"] < 0.02 and errors["fsq"] > 0.3, errors
 
 
 @pytest.mark.parametrize("kind", ["squared", "absolute"])
-def test_loss_is_the_mean_error_over_real_entries(kind):
-    model, states, observations = new(decoder_loss=kind), torch.randn(6, 4), random_observations(UNEQUAL, 6)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_loss_is_the_mean_error_over_real_entries(network, kind):
+    model, states, observations = (
+        new(decoder_network=network, decoder_loss=kind),
+        torch.randn(6, 4),
+        random_observations(UNEQUAL, 6),
+    )
     loss, metrics = model.loss(states, observations)
     predicted, errors = model(states), []
     for b in range(6):
@@ -68,8 +112,9 @@ def test_loss_is_the_mean_error_over_real_entries(kind):
     assert math.isclose(loss, expected, rel_tol=1e-5) and metrics["decoder_loss"] == loss
 
 
-def test_padded_entries_are_zero_and_have_exactly_no_influence_on_the_loss():
-    model, states, observations = new(), torch.randn(6, 4), random_observations(UNEQUAL, 6)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_padded_entries_are_zero_and_have_exactly_no_influence_on_the_loss(network):
+    model, states, observations = new(decoder_network=network), torch.randn(6, 4), random_observations(UNEQUAL, 6)
     disturbed = torch.where(UNEQUAL.observation_mask(), observations, torch.tensor(9.0))
     assert not torch.equal(disturbed, observations)
     assert torch.equal(model.loss(states, observations)[0], model.loss(states, disturbed)[0])
@@ -77,8 +122,9 @@ def test_padded_entries_are_zero_and_have_exactly_no_influence_on_the_loss():
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 2)])
-def test_any_leading_axes_give_the_same_observations(shape):
-    model, states = new(), torch.randn(*shape, 4)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_any_leading_axes_give_the_same_observations(network, shape):
+    model, states = new(decoder_network=network), torch.randn(*shape, 4)
     decoded = model(states)
     assert decoded.shape == (*shape, 2, 5)
     assert torch.allclose(decoded.reshape(-1, 2, 5), model(states.reshape(-1, 4)), atol=1e-5)

@@ -75,6 +75,7 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "swift": {
         "": {
             "decoder_network": "mlp",
+            "decoder_lr": 2e-3,
             "context_length": 1,
             "dynamics_network": "mlp",
             "dynamics_target": "change",
@@ -94,7 +95,7 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "policy_distribution": "beta",
             "initial_log_std": 2.0,
         },
-        "nano": {"dynamics_width": 256, "reward_width": 128},
+        "nano": {"decoder_updates_per_iteration": 100, "dynamics_width": 256, "reward_width": 128},
     },
 }
 

@@ -138,14 +138,16 @@ class FSQStateDecoder(StateDecoder):
 
 
 class MLPStateDecoder(StateDecoder):
-    """W s + b + MLP(s): most observations copy entries of the state, which the linear layer does; the MLP adds the rest.
+    """W s + b + MLP(s). Most observations copy entries of the state, which the linear layer can do.
 
-    The MLP is zero at the start.
+    Both are zero at the start.
     """
 
     def _set_up(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
         size_out = layout.num_agents * layout.observation_size
         self.linear = nn.Linear(layout.state_size, size_out)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
         self.mlp = ResidualMLP(layout.state_size, hp.decoder_hidden_size, hp.decoder_num_blocks, size_out)
 
     def _joint_observation(self, states: torch.Tensor) -> torch.Tensor:
