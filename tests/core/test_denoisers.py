@@ -337,7 +337,9 @@ def test_fresh_steps_are_predicted_before_they_are_learnt_from(monkeypatch):
     assert torch.equal(actions[:, -1].flip(0), torch.as_tensor(chunk.actions)) and valid.all()
     z = model.normalizer(torch.as_tensor(chunk.states))
     assert torch.allclose(context[:, -1].flip(0), z[:-1] * 0.5, atol=1e-6)
+    unexplained = model.state_decoder.unexplained_variance(z[:-1], torch.as_tensor(chunk.observations)).item()
     metrics = trainer.train_iteration()["world_model"]
+    assert metrics["decoder_unexplained_variance"] == pytest.approx(unexplained, rel=1e-4)
     assert metrics["open_loop_error_1"] == pytest.approx((1.0 - z[1:]).abs().mean().item(), rel=1e-5)
     assert metrics["persistence_error_1"] == pytest.approx((z[:-1] - z[1:]).abs().mean().item(), rel=1e-5)
     assert "open_loop_error_1" not in trainer.train_iteration()["world_model"]

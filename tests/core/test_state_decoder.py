@@ -128,3 +128,21 @@ def test_any_leading_axes_give_the_same_observations(network, shape):
     decoded = model(states)
     assert decoded.shape == (*shape, 2, 5)
     assert torch.allclose(decoded.reshape(-1, 2, 5), model(states.reshape(-1, 4)), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_unexplained_variance_is_the_error_beside_that_of_the_mean(normalizes):
+    model, states = new(decoder_network="mlp", normalize_observations=normalizes), torch.randn(30, 4)
+    observations, mask = random_observations(UNEQUAL, 30) * 3 + 1, UNEQUAL.observation_mask()
+    scale = torch.ones(2, 5)
+    if normalizes:
+        model.normalizer.update(observations)
+        scale = model.normalizer.denormalize(torch.ones(2, 5)) - model.normalizer.denormalize(torch.zeros(2, 5))
+    parts = [
+        ((model(states) - observations) / scale)[:, mask],
+        ((observations - observations.mean(0)) / scale)[:, mask],
+    ]
+    error, variation = (float(part.square().sum()) for part in parts)
+    disturbed = torch.where(mask, observations, torch.tensor(9.0))  # padding counts for nothing
+    assert float(model.unexplained_variance(states, disturbed)) == pytest.approx(error / variation, rel=1e-4)
+    assert math.isfinite(model.unexplained_variance(states, observations[:1].expand(30, 2, 5)))  # nothing to explain

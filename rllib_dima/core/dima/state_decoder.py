@@ -111,6 +111,23 @@ class StateDecoder(nn.Module, ABC):
         loss = error.sum() / (self.observation_mask.sum() * len(states))
         return loss, {"decoder_loss": loss.detach()}
 
+    @torch.no_grad()
+    def unexplained_variance(self, states: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+        """Squared error of decoded observations over the observations' variance, both summed over real entries, ().
+
+        0 is exact, 1 is no better than their mean. On the scale that observations are learnt on.
+
+        Args:
+            states: (B, S) normalised.
+            observations: (B, N, O) padded.
+        """
+        decoded = self(states)
+        if self.normalizer is not None:
+            decoded, observations = self.normalizer(decoded), self.normalizer(observations)
+        error = ((decoded - observations) * self.observation_mask).square().sum()
+        variation = ((observations - observations.mean(0)) * self.observation_mask).square().sum()
+        return error / variation.clamp(min=torch.finfo(variation.dtype).tiny)
+
 
 class FSQStateDecoder(StateDecoder):
     """D(FSQ(E(s))), the paper's.

@@ -74,7 +74,9 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def one_step_errors(self, window: Window) -> dict[str, torch.Tensor]:
-        """How well the next states are predicted: mean absolute errors over entries in normalised units, () each.
+        """How well the next states are predicted, and observations of the present ones decoded, () each.
+
+        Errors of states are means over entries, absolute, in normalised units.
 
         Args:
             window: B windows of L real steps, the last of which is predicted; in evaluation mode.
@@ -82,7 +84,9 @@ class WorldModel(nn.Module):
         states, truth = self.normalizer(window.states), self.normalizer(window.next_states[:, -1])
         with self.autocast():
             predicted = self.next_states(states * window.valid.unsqueeze(-1), window.actions, window.valid)
+            unexplained = self.state_decoder.unexplained_variance(states[:, -1], window.observations[:, -1])
         return {
+            "decoder_unexplained_variance": unexplained,
             "open_loop_error_1": (predicted - truth).abs().mean(),
             "persistence_error_1": (states[:, -1] - truth).abs().mean(),  # of "nothing changes"
         }
