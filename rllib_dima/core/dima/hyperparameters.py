@@ -92,6 +92,8 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "reward_network": "mlp",
             "reward_lr": 1e-3,
             "reward_batch_size": 256,
+            "reward_reads_next_state": True,
+            "reward_imagined_fraction": 0.5,
             "policy_distribution": "beta",
             "initial_log_std": 2.0,
         },
