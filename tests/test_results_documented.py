@@ -61,7 +61,7 @@ def test_runs_of_the_table_are_those_that_its_columns_ask_for(table, learning):
         for run in table.finished("laptop", algorithm, task):
             wanted, record = learning.new_record(run.arguments, run.mode, run.seed), run.record()
             learning.require_same(record, wanted, learning.result_file(run.arguments, run.mode, run.seed))
-            if algorithm in ("swift", "gaussian"):  # whose distribution the recipe has changed
+            if algorithm in ("swift", "coded"):  # whose distribution the recipe has changed
                 assert "hyperparameters" in record or "policy_distribution" in record["settings"], (task, run.seed)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.core import DISCRETE, IMAGINED_OUTCOMES, SWIFT, UNEQUAL, new_trainer, random_trajectory, tiny
+from support.core import DISCRETE, SWIFT, UNEQUAL, new_trainer, random_trajectory, tiny
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
@@ -162,7 +162,7 @@ def test_results_are_float32_whatever_the_matrix_products_are(precision):
         (ANT, {}),
         (ANT, {"reward_dropout": 0.1}),
         (ANT, {"conditioning": "cumulative", "conditioning_order": "random", "ppo_minibatches": 3}),
-        (UNEQUAL, {**SWIFT, **IMAGINED_OUTCOMES, "weigh_by_continuation": True}),
+        (UNEQUAL, {**SWIFT, "weigh_by_continuation": True}),
         (ANT, {"policy_distribution": "beta", "sampler_churn": 1.0, "replay_recency": 2.0}),
         (ANT, {"replay_device": "cpu"}),
         (UNEQUAL, {"conditioning": "joint", "normalize_values": False}),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from support.core import (
-    IMAGINED_OUTCOMES,
     LEAVING,
     MASKED,
     MASKED_LEAVING,
@@ -222,7 +221,7 @@ def test_statistics_of_observations_are_of_living_agents(layout):
 
 
 @LEFT
-@pytest.mark.parametrize("recipe", [{}, {**SWIFT, **IMAGINED_OUTCOMES}], ids=["paper", "swift"])
+@pytest.mark.parametrize("recipe", [{}, SWIFT], ids=["paper", "swift"])
 def test_dima_learns_nothing_from_what_agents_that_left_show(layout, recipe):
     hp = tiny(**recipe, weigh_by_continuation=bool(recipe), ppo_minibatches=2)
     found = []

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.core import DISCRETE, IMAGINED_OUTCOMES, SWIFT, UNEQUAL, new_trainer, random_trajectory, tiny
+from support.core import DISCRETE, REAL_OUTCOMES, SWIFT, UNEQUAL, new_trainer, random_trajectory, tiny
 
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.policy.data import PPOBatch
@@ -74,9 +74,9 @@ def test_one_iteration_changes_every_parameter_and_reports_finite_numbers(layout
         {"context_length": 1, "num_autoregressive_steps": 1}, {"context_length": 4, "dynamics_num_levels": 3},
         {"decoder_loss": "absolute", "value_loss": "squared", "normalize_values": False, "value_clip_param": 0.0},
         {"sigma_offset_noise": 0.0, "replay_recency": 2.0, "normalize_advantages": False},
-        SWIFT, {**SWIFT, "dynamics_training": "denoising"}, {**SWIFT, "reward_network": "transformer"},
+        SWIFT, {**SWIFT, "dynamics_training": "denoising"}, {**SWIFT, **REAL_OUTCOMES, "reward_network": "transformer"},
         {"weigh_by_continuation": True, "ppo_minibatches": 2}, {**SWIFT, "num_autoregressive_steps": 2},
-        {**SWIFT, **IMAGINED_OUTCOMES},
+        {**SWIFT, **REAL_OUTCOMES},
     ],
     ids=lambda changes: " ".join(changes),
 )  # fmt: skip
@@ -191,9 +191,7 @@ def test_the_callers_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before) and np.array_equal(np.random.get_state()[1], numpys)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, SWIFT, {**SWIFT, **IMAGINED_OUTCOMES}], ids=["paper", "swift", "imagined outcomes"]
-)
+@pytest.mark.parametrize("changes", [{}, SWIFT, {**SWIFT, **REAL_OUTCOMES}], ids=["paper", "swift", "real outcomes"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes):
     hp = tiny(**changes, dynamics_lr_warmup_updates=7, num_world_model_warmup_iterations=1)
     run = filled(hp=hp)

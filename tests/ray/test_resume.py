@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import tree
-from support.core import IMAGINED_OUTCOMES, SWIFT
+from support.core import SWIFT
 from support.results import reported_numbers
 from support.team import TINY
 
@@ -30,7 +30,7 @@ FEW_UPDATES = {  # of networks of the paper's size
 CASES = {
     "tiny": {
         "env": HALFCHEETAH,
-        "settings": {**TINY, **SWIFT, **IMAGINED_OUTCOMES},
+        "settings": {**TINY, **SWIFT},
         "envs": 2,
         "evaluate": True,
         "before": 2,

@@ -57,8 +57,8 @@ SWIFT = DIMAHyperparameters.RECIPES["swift"][""] | {
     "reward_width": 8,
     "reward_batch_size": 8,
 }
-# Rewards and endings learnt on imagined states, too.
-IMAGINED_OUTCOMES = {"reward_reads_next_state": True, "reward_imagined_fraction": 0.5}
+# Rewards and endings of present states and actions, learnt on real steps alone.
+REAL_OUTCOMES = {"reward_reads_next_state": False, "reward_imagined_fraction": 0.0}
 
 
 TINY_MAMBA = {

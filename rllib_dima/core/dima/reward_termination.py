@@ -72,7 +72,8 @@ class RewardTerminationHyperparameters(Hyperparameters):
             if getattr(self, name) and self.reward_network != "mlp":
                 raise ValueError(
                     f"{name}={getattr(self, name)} needs reward_network='mlp', not {self.reward_network!r}, which "
-                    "reads the real states and actions so far."
+                    "reads the real states and actions so far: set reward_reads_next_state=False and "
+                    "reward_imagined_fraction=0.0, which recipe 'swift' turns on."
                 )
 
 

@@ -113,19 +113,21 @@ class StateDecoder(nn.Module, ABC):
 
     @torch.no_grad()
     def unexplained_variance(self, states: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
-        """Squared error of decoded observations over the observations' variance, both summed over real entries, ().
+        """Squared error of decoded observations over these observations' variance, summed over real entries, ().
 
-        0 is exact, 1 is no better than their mean. On the scale that observations are learnt on.
+        0 is exact, 1 is no better than their mean. Of living agents, on the scale that observations are learnt on.
 
         Args:
             states: (B, S) normalised.
             observations: (B, N, O) padded.
         """
-        decoded = self(states)
+        decoded, weight = self(states), self.observation_mask.expand_as(observations)
+        if self.flags is not None and (alive := self.flags.layout.alive(observations)) is not None:
+            weight = weight * alive.unsqueeze(-1)
         if self.normalizer is not None:
             decoded, observations = self.normalizer(decoded), self.normalizer(observations)
-        error = ((decoded - observations) * self.observation_mask).square().sum()
-        variation = ((observations - observations.mean(0)) * self.observation_mask).square().sum()
+        mean = (observations * weight).sum(0) / weight.sum(0).clamp(min=1)
+        error, variation = ((other - observations).square().mul(weight).sum() for other in (decoded, mean))
         return error / variation.clamp(min=torch.finfo(variation.dtype).tiny)
 
 
