@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pathlib
+import pickle
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ from rllib_dima.checkpoint import (
     verify,
     write_manifest,
 )
+from rllib_dima.checkpoint.manifest import CLASS_FILE_NAME
+from rllib_dima.core.hyperparameters import Hyperparameters
 from rllib_dima.learning.learner import REPLAY_FILE_NAME, BroadcastTrainingData, TeamLearner
 from rllib_dima.learning.learner_group import TeamLearnerGroup
 from rllib_dima.learning.rl_modules import POLICY_ID
@@ -335,15 +338,13 @@ class TeamAlgorithm(Algorithm):
         self._send_policy()
 
     def _hyperparameters(self) -> dict[str, Any]:
-        """Those of this run, in types that every format of checkpoints keeps."""
-        values = dataclasses.asdict(self.config.hyperparameters())
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        """Those of this run."""
+        return _saveable(self.config.hyperparameters())
 
     def _compare_presets(self, saved: dict[str, Any]) -> None:
         """Warns of hyperparameters that are not set here and were others in the run that is restored."""
         present = self._hyperparameters()
-        unset = [name for name in present if getattr(self.config, name) is None and name in saved]
-        if other := {name: saved[name] for name in unset if saved[name] != present[name]}:
+        if other := _other_presets(self.config, saved):
             logger.warning(
                 f"The restored run had {other}, where model_size, recipe and environment now stand for "
                 f"{ {name: present[name] for name in other} }. To go on as it was, set them: .training(**{other})."
@@ -477,6 +478,8 @@ class TeamAlgorithm(Algorithm):
     def from_checkpoint(cls, path: Any, filesystem: pyarrow.fs.FileSystem | None = None, **kwargs: Any) -> Self:
         """Builds the algorithm that a checkpoint describes and restores it; `path` as in `restore_from_path`.
 
+        Where presets have changed since it was saved, the algorithm keeps what they stood for then, and says so.
+
         This unpickles what is in the checkpoint, and pickles can run any code: load only those that you trust.
 
         Raises:
@@ -484,6 +487,8 @@ class TeamAlgorithm(Algorithm):
                 algorithm.
         """
         with opened(path, filesystem, algorithm=cls.name()) as folder:
+            if "config" not in kwargs:
+                kwargs["config"] = _config_as_trained(folder)
             algorithm = super().from_checkpoint(folder.as_posix(), LOCAL, **kwargs)
         assert isinstance(algorithm, cls), "RLlib refuses other classes"
         return algorithm
@@ -502,6 +507,33 @@ class TeamAlgorithm(Algorithm):
                 f"the learner did not write {folder.name}/{last_written}; check the disk space, and the error of the "
                 "learner in Ray's log above"
             )
+
+
+def _saveable(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """Their values, in types that every format of checkpoints keeps."""
+    values = dataclasses.asdict(hyperparameters)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _other_presets(config: TeamConfig, saved: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a saved run which presets have other values for by now, with those of the run.
+
+    One that the run did not know yet had its default in it, which is what was done before it could be chosen.
+    """
+    if not saved:
+        return {}
+    present, then = _saveable(config.hyperparameters()), {**_saveable(config.hyperparameter_class()), **saved}
+    return {name: then[name] for name in present if getattr(config, name) is None and then[name] != present[name]}
+
+
+def _config_as_trained(folder: pathlib.Path) -> dict[str, Any]:
+    """The configuration in a checkpoint, with the values that presets stood for when it was saved."""
+    (config,), _ = pickle.loads((folder / CLASS_FILE_NAME).read_bytes())["ctor_args_and_kwargs"]
+    state = pickle.loads((folder / "algorithm_state.pkl").read_bytes())
+    other = _other_presets(config["class"].from_state(config), state.get("hyperparameters", {}))
+    if other:
+        logger.warning(f"Presets have changed since this checkpoint was saved. The run goes on with its own: {other}.")
+    return {**config, **other}
 
 
 def _explain_dead_runners(config: AlgorithmConfig, error: Exception) -> None:

@@ -1,5 +1,6 @@
 """Restoring: from everywhere a checkpoint can be, and without a trace where it is refused."""
 
+import copy
 import os
 import pathlib
 import pickle
@@ -14,6 +15,7 @@ from support.team import Team, team_config, weights
 
 from rllib_dima import DIMA, Policy
 from rllib_dima.checkpoint import MANIFEST_FILE_NAME, CheckpointError, write_manifest
+from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.learning.learner_group import LearnerError
 
 pytestmark = pytest.mark.usefixtures("ray_running")
@@ -179,6 +181,30 @@ def test_presets_that_are_no_longer_those_of_the_saved_run_are_named(tmp_path, c
         restored.stop()
     (said,) = (text for text in caplog.messages if "now stand for" in text)
     assert said.count("'gamma': 0.5") == 2 and "'gamma': 0.99" in said and "entropy" not in said
+
+
+def test_a_run_from_before_a_preset_changed_goes_on_as_it_was(tmp_path, monkeypatch, caplog):
+    """The recipe had other learning rates then, and the one network there was, so that the setting did not exist."""
+    caplog.set_level("WARNING", logger="ray.rllib")
+    now, then = DIMAHyperparameters.RECIPES, copy.deepcopy(DIMAHyperparameters.RECIPES)
+    then["swift"][""] |= {"decoder_network": "fsq", "actor_lr": 7e-4, "decoder_lr": 1e-3}
+    monkeypatch.setattr(DIMAHyperparameters, "RECIPES", then)
+    algo = team_config(recipe="swift", critic_lr=3e-4).build()
+    algo.train()
+    known = algo._hyperparameters()
+    del known["decoder_network"]
+    monkeypatch.setattr(algo, "_hyperparameters", lambda: known)
+    algo.save_to_path(tmp_path / "run")
+    monkeypatch.setattr(DIMAHyperparameters, "RECIPES", now)
+    assert DIMAHyperparameters.resolve({}, recipe="swift").decoder_network == "mlp"
+    restored = DIMA.from_checkpoint(tmp_path / "run")
+    assert restored._hyperparameters() == {**known, "decoder_network": "fsq"}
+    (said,) = (text for text in caplog.messages if "Presets have changed" in text)
+    assert "'actor_lr': 0.0007" in said and "'decoder_network': 'fsq'" in said and "critic_lr" not in said
+    again = DIMA.from_checkpoint(restored.save_to_path(tmp_path / "again"))
+    assert again._hyperparameters() == restored._hyperparameters()
+    for one in (algo, restored, again):
+        one.stop()
 
 
 def test_refused_restore_leaves_no_trace_in_remote_actors(tmp_path):
