@@ -77,7 +77,7 @@ class TeamNetwork(TorchRLModule):
         except RuntimeError as error:
             raise ValueError(
                 f"The saved state does not fit this {type(self.net).__name__}: it was saved with another environment, "
-                f"model_size or network sizes. Build the algorithm with the same ones. {error}"
+                f"recipe, model_size or network sizes. Build the algorithm with the same ones. {error}"
             ) from error
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def test_refused_restore_leaves_no_trace_in_remote_actors(tmp_path):
     pair = [team_config().env_runners(num_env_runners=1).learners(num_learners=1).build() for _ in range(2)]
     for algo in pair:
         algo.train()
-    with pytest.raises(LearnerError, match="another environment, model_size or network sizes"):
+    with pytest.raises(LearnerError, match="another environment, recipe, model_size or network sizes"):
         pair[0].restore_from_path(path)
     tried, untouched = (dict(reported_numbers(algo.train())) for algo in pair)
     assert tried == untouched and len(tried) > 20

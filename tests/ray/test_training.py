@@ -410,7 +410,7 @@ def test_checkpoint_at_a_name_that_holds_one_is_replaced_and_another_environment
     assert algo.save_to_path(tmp_path / "run") == path
     assert Algorithm.from_checkpoint(path).iteration == 1 and (tmp_path / "run" / "curve.csv").exists()
     other = team_config(actor_hidden_size=12).build()
-    with pytest.raises(ValueError, match=r"does not fit this Actor.*another environment, model_size or network sizes"):
+    with pytest.raises(ValueError, match=r"does not fit this Actor.*recipe, model_size or network sizes"):
         other.restore_from_path(path)
     other.stop()
     (tmp_path / "run" / "algorithm_state.pkl").write_bytes(b"")
