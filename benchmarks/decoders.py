@@ -22,6 +22,7 @@ from world_model_accuracy import collect
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.dima.trainer import DIMATrainer
+from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.data import Trajectory
 
@@ -40,8 +41,8 @@ WAYS = {
 
 def learn(
     layout: AgentLayout, episodes: list[Trajectory], way: str, args: argparse.Namespace, seed: int
-) -> Iterator[tuple[int, DIMATrainer, float]]:
-    """Trains a state decoder; yields updates so far, the trainer, and seconds per update, every `AT_A_TIME` updates."""
+) -> Iterator[tuple[int, WorldModel, float]]:
+    """Trains a state decoder; yields updates so far, the model, and seconds per update, every `AT_A_TIME` updates."""
     recipe, settings = WAYS[way]
     settings = {**OTHERS_ONCE, "decoder_updates_per_iteration": AT_A_TIME, **settings}
     hp = DIMAHyperparameters.resolve(settings, args.family, args.model_size, recipe)
@@ -54,7 +55,7 @@ def learn(
         with trainer.random_numbers(0):
             trainer.train_world_model()
         trainer.num_iterations += 1  # of random numbers
-        yield updates, trainer, trainer.clock.pop()["state_decoder"] / AT_A_TIME
+        yield updates, trainer.world_model, trainer.clock.pop()["state_decoder"] / AT_A_TIME
 
 
 def main() -> None:
@@ -81,8 +82,7 @@ def main() -> None:
             found, seconds = [], []
             for seed in args.seeds:
                 errors = {}
-                for updates, trainer, took in learn(layout, training, way, args, seed):
-                    model = trainer.world_model
+                for updates, model, took in learn(layout, training, way, args, seed):
                     seconds.append(took)
                     if updates in args.updates:
                         unexplained = model.state_decoder.unexplained_variance(model.normalizer(states), observations)
