@@ -477,7 +477,7 @@ def test_a_million_steps_are_50000_rounds_after_the_warm_up():
 
 
 def test_a_buffer_smaller_than_an_iteration_is_refused():
-    with pytest.raises(ValueError, match=r"replay_capacity \(19\) cannot hold the 20 steps of one iteration"):
+    with pytest.raises(ValueError, match=r"replay_capacity \(19\) must be at least 20"):
         HASACHyperparameters(**{**SMALL, "replay_capacity": 19})
 
 

@@ -151,13 +151,13 @@ def test_the_presets_of_the_paper_change_nothing():
 
 
 def test_a_buffer_smaller_than_a_window_is_refused():
-    with pytest.raises(ValueError, match=r"replay_capacity \(14\) is smaller than the longest window .*\(15 trans"):
+    with pytest.raises(ValueError, match=r"replay_capacity \(14\) must be at least 15"):
         DIMAHyperparameters.resolve({"replay_capacity": 14, "env_steps_per_iteration": 14})
     windows = {"context_length": 20, "num_autoregressive_steps": 4}
     assert DIMAHyperparameters.resolve(windows).longest_window == 23
     imagined = {"reward_network": "mlp", "reward_imagined_fraction": 0.1}
     assert DIMAHyperparameters.resolve({**windows, **imagined}).longest_window == 19 + 15
-    with pytest.raises(ValueError, match=r"\(22\) is smaller"):
+    with pytest.raises(ValueError, match=r"\(22\) must be at least 23"):
         DIMAHyperparameters.resolve({"replay_capacity": 22, "env_steps_per_iteration": 22, **windows})
     assert DIMAHyperparameters.resolve({"replay_capacity": 15, "env_steps_per_iteration": 15}).replay_capacity == 15
 
@@ -182,7 +182,7 @@ def test_more_minibatches_than_imagined_steps_are_refused():
 
 
 def test_a_buffer_smaller_than_an_iteration_is_refused():
-    with pytest.raises(ValueError, match=r"replay_capacity \(199\) cannot hold the 200 steps of one iteration"):
+    with pytest.raises(ValueError, match=r"replay_capacity \(199\) must be at least 200"):
         DIMAHyperparameters.resolve({"replay_capacity": 199})
 
 

@@ -638,7 +638,7 @@ def test_every_preset_is_valid(size):
     [
         ({"model_num_heads": 3}, r"model_embedding_size \(256\) must be a multiple of model_num_heads \(3\)"),
         ({"critic_hidden_size": 9}, r"critic_hidden_size \(9\) must be a multiple of critic_num_heads \(8\)"),
-        ({"replay_capacity": 199}, "cannot hold the 200 steps"),
+        ({"replay_capacity": 199}, r"replay_capacity \(199\) must be at least 200"),
         ({"ppo_minibatches": 8401}, "exceeds the 8400 steps of an imagined batch"),
     ],
 )

@@ -160,17 +160,10 @@ class DIMAHyperparameters(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.replay_capacity < self.env_steps_per_iteration:
-            raise ValueError(
-                f"replay_capacity ({self.replay_capacity}) cannot hold the {self.env_steps_per_iteration} steps of one "
-                "iteration. Raise replay_capacity, or lower env_steps_per_iteration."
-            )
-        if self.replay_capacity < self.longest_window:
-            raise ValueError(
-                f"replay_capacity ({self.replay_capacity}) is smaller than the longest window drawn from it "
-                f"({self.longest_window} transitions: the larger of imagination_horizon and context_length + "
-                "num_autoregressive_steps - 1). Raise replay_capacity."
-            )
+        self._require_capacity(
+            self.env_steps_per_iteration, self.longest_window,
+            "the longest of imagination_horizon and context_length + num_autoregressive_steps - 1",
+        )  # fmt: skip
         steps = self.imagination_horizon * self.num_imagined_rollouts
         self._require_steps_for_minibatches(steps, "an imagined batch (imagination_horizon x num_imagined_rollouts)")
 

@@ -72,11 +72,7 @@ class RepresentationHyperparameters(PolicyHyperparameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model_hidden_size % self.communication_heads:
-            raise ValueError(
-                f"communication_heads ({self.communication_heads}) must divide model_hidden_size "
-                f"({self.model_hidden_size})."
-            )
+        self._require_multiple("model_hidden_size", of="communication_heads")
 
     @property
     def stochastic_size(self) -> int:
@@ -176,22 +172,9 @@ class MAMBAHyperparameters(ReplayHyperparameters, RepresentationHyperparameters)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.critic_hidden_size % self.critic_num_heads:
-            raise ValueError(
-                f"critic_num_heads ({self.critic_num_heads}) must divide critic_hidden_size "
-                f"({self.critic_hidden_size})."
-            )
-        needed = max(self.env_steps_per_iteration, self.window_length)
-        if self.replay_capacity < needed:
-            raise ValueError(
-                f"replay_capacity ({self.replay_capacity}) must hold the {self.env_steps_per_iteration} steps of one "
-                f"iteration and a window of {self.window_length} (window_length). Raise replay_capacity."
-            )
-        if self.ppo_minibatches > self.num_imagined_rollouts * self.imagination_horizon:
-            raise ValueError(
-                f"ppo_minibatches ({self.ppo_minibatches}) exceeds the steps of an imagined batch "
-                f"({self.num_imagined_rollouts} rollouts of {self.imagination_horizon}), which can be split no further."
-            )
+        self._require_multiple("critic_hidden_size", of="critic_num_heads")
+        self._require_capacity(self.env_steps_per_iteration, self.window_length, "window_length")
+        self._require_steps_for_minibatches(self.num_imagined_rollouts * self.imagination_horizon, "an imagined batch")
 
     @property
     def num_imagined_rollouts(self) -> int:

@@ -214,12 +214,7 @@ class MARIEHyperparameters(ReplayHyperparameters, MARIEActorHyperparameters):
         super().__post_init__()
         self._require_multiple("model_embedding_size", of="model_num_heads")
         self._require_multiple("critic_hidden_size", of="critic_num_heads")
-        needed = max(self.env_steps_per_iteration, self.imagination_horizon)
-        if self.replay_capacity < needed:
-            raise ValueError(
-                f"replay_capacity ({self.replay_capacity}) cannot hold the {self.env_steps_per_iteration} steps of one "
-                f"iteration, or the {self.imagination_horizon} of a window (imagination_horizon): raise it."
-            )
+        self._require_capacity(self.env_steps_per_iteration, self.imagination_horizon, "imagination_horizon")
         steps = (self.imagination_horizon - 1) * self.num_imagined_rollouts
         self._require_steps_for_minibatches(steps, "an imagined batch")
 

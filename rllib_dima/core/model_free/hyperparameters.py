@@ -214,8 +214,4 @@ class HASACHyperparameters(ReplayHyperparameters, SoftActorHyperparameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.replay_capacity < max(self.env_steps_per_iteration, self.n_step):
-            raise ValueError(
-                f"replay_capacity ({self.replay_capacity}) cannot hold the {self.env_steps_per_iteration} steps of one "
-                f"iteration, or the {self.n_step} of a return (n_step). Raise replay_capacity."
-            )
+        self._require_capacity(self.env_steps_per_iteration, self.n_step, "n_step")

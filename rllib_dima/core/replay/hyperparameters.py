@@ -20,3 +20,13 @@ class ReplayHyperparameters:  # not of `Hyperparameters`: as one of two bases it
         "half of its free memory.",
         choices=("auto", "learner", "cpu"),
     )
+
+    def _require_capacity(self, env_steps_per_iteration: int, window: int, what: str) -> None:
+        """Raises ValueError if replay cannot hold an iteration's steps, or a window of so many of them."""
+        needed = max(env_steps_per_iteration, window)
+        if self.replay_capacity < needed:
+            raise ValueError(
+                f"replay_capacity ({self.replay_capacity}) must be at least {needed}: replay holds the "
+                f"{env_steps_per_iteration} steps of an iteration (env_steps_per_iteration) and windows of {window} "
+                f"({what}). Raise it, or lower those."
+            )
