@@ -349,7 +349,7 @@ def test_fresh_steps_are_predicted_before_they_are_learnt_from(monkeypatch):
 def test_dynamics_no_better_than_nothing_changes_are_warned_of_once(better, monkeypatch, caplog):
     trainer = new_trainer(UNEQUAL, tiny(**MLP))
     errors = {"open_loop_error_1": torch.tensor(0.9 if better else 1.1), "persistence_error_1": torch.tensor(1.0)}
-    monkeypatch.setattr(trainer.world_model, "one_step_errors", lambda window: errors)
+    monkeypatch.setattr(trainer.world_model, "measure", lambda window: errors)
     for seed in range(13):
         trainer.add([random_trajectory(UNEQUAL, 20, seed=seed)])
         trainer.train_iteration()

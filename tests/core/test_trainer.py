@@ -191,11 +191,16 @@ def test_the_callers_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before) and np.array_equal(np.random.get_state()[1], numpys)
 
 
-@pytest.mark.parametrize("changes", [{}, SWIFT, {**SWIFT, **REAL_OUTCOMES}], ids=["paper", "swift", "real outcomes"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, SWIFT, {**SWIFT, **REAL_OUTCOMES}, {**SWIFT, "imagination_noise": 1.0}],
+    ids=["paper", "swift", "real outcomes", "noise"],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes):
     hp = tiny(**changes, dynamics_lr_warmup_updates=7, num_world_model_warmup_iterations=1)
     run = filled(hp=hp)
-    for _ in range(2):
+    for seed in (5, 6):
+        run.add([random_trajectory(UNEQUAL, 5, seed=seed)])
         run.train_iteration()
     saved = copy.deepcopy([getattr(run, net).state_dict() for net in NETWORKS])
     saved_trainer, saved_replay = copy.deepcopy(run.state_dict()), copy.deepcopy(run.replay.state_dict())
@@ -211,7 +216,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes):
         metrics.append([numbers(trainer.train_iteration()) for _ in range(2)])
     assert metrics[0] == metrics[1]
     assert same(parameters(run), parameters(resumed)) and same(buffers(run), buffers(resumed))
-    assert (resumed.num_env_steps, resumed.num_iterations) == (run.num_env_steps, run.num_iterations) == (32, 4)
+    assert (resumed.num_env_steps, resumed.num_iterations) == (run.num_env_steps, run.num_iterations) == (42, 4)
 
 
 def restored(saved, seed, rank=0):

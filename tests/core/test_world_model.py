@@ -1,10 +1,20 @@
 """The three models together: what they are fed, and the simulation against a second implementation."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from support.core import DISCRETE, UNEQUAL, random_actions, random_trajectory, randomize, tiny
+from support.core import (
+    DISCRETE,
+    SWIFT,
+    UNEQUAL,
+    new_trainer,
+    random_actions,
+    random_trajectory,
+    randomize,
+    tiny,
+)
 
 from rllib_dima.core.dima.world_model import WorldModel
 from rllib_dima.core.replay.buffer import ReplayBuffer
@@ -122,3 +132,55 @@ def test_replayed_steps_are_those_of_a_simulation_that_takes_the_recorded_action
     assert not torch.allclose(replayed.states[:, 1], window.states[:, 3], atol=0.1)
     for name in ("observations", "actions", "rewards", "terminated", "valid"):
         assert torch.equal(getattr(replayed, name), getattr(window, name)[:, 2:]), name
+
+
+def test_noise_of_imagination_is_drawn_from_the_errors_on_fresh_steps(monkeypatch):
+    exact = {"dynamics_network": "mlp", "dynamics_width": 8, "sampler_start_noise": 0.0}
+    model, buffer = new(UNEQUAL, imagination_noise=0.5, **exact)
+    clean = new(UNEQUAL, **exact)[0]
+    clean.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("errors")})
+    monkeypatch.setattr(type(model.errors), "CAPACITY", 14)
+    monkeypatch.setattr(type(model.errors), "CANDIDATES", 1)  # then any is as likely as any other
+    model.errors.errors, model.errors.states = model.errors.errors[:14], model.errors.states[:14]
+    start = buffer.windows(torch.arange(11).repeat(200), past=2)
+    actions = start.actions[:, -1]
+    expected = clean.reset(start).step(actions).states
+    assert torch.equal(model.reset(start, is_noisy=True).step(actions).states, expected)  # nothing was measured yet
+    kept = torch.zeros(0, UNEQUAL.state_size)
+    for number, rows in enumerate((torch.arange(3), torch.arange(3, 11), torch.arange(5))):
+        window = buffer.windows(rows, past=2)
+        window = replace(window, next_states=window.next_states + 0.3 * number)  # none is met twice
+        z, scale = normalized(window.states, buffer) * window.valid.unsqueeze(-1), model.hp.sigma_data
+        predicted = clean.dynamics.sample(z * scale, window.actions, window.valid) / scale
+        errors = normalized(window.next_states[:, -1], buffer) - predicted
+        kept = torch.cat([errors, kept])[:14]
+        assert model.measure(window)["open_loop_error_1"] == pytest.approx(errors.abs().mean().item(), rel=1e-4)
+        noise = model.reset(start, is_noisy=True).step(actions).states - expected
+        distance = torch.cdist(noise, 0.5 * kept, compute_mode="donot_use_mm_for_euclid_dist")
+        assert distance.min(dim=1).values.max() < 1e-4  # one of them, whole, each time
+        often = distance.argmin(dim=1).bincount(minlength=len(kept)) / len(noise)
+        assert torch.allclose(often, torch.full_like(often, 1 / len(kept)), atol=0.05)
+    monkeypatch.setattr(type(model.errors), "CANDIDATES", 500)  # then the nearest state's is drawn
+    noise = model.reset(start, is_noisy=True).step(actions).states - expected
+    made_in = torch.cat([normalized(buffer.states[rows], buffer) for rows in (range(5), range(3, 11), range(3))])[:14]
+    nearest = torch.cdist(normalized(start.states[:, -1], buffer), made_in).argmin(dim=1)
+    for row in range(11):  # errors made in the same state are as near as each other
+        ties = (made_in == made_in[nearest[row]]).all(dim=1)
+        assert (noise[row::11].unsqueeze(1) - 0.5 * kept[ties]).abs().sum(dim=2).min(dim=1).values.max() < 1e-4
+    assert torch.equal(model.reset(start).step(actions).states, expected)  # not for whom looks at the model
+    model.normalizer.is_whole[1] = True
+    raw = model.normalizer.denormalize(model.reset(start, is_noisy=True).step(actions).states)
+    assert torch.allclose(raw[:, 1], raw[:, 1].round(), atol=1e-4)
+
+
+def test_the_policy_learns_from_noisy_states_and_outcomes_from_clean_ones(monkeypatch):
+    trainer = new_trainer(UNEQUAL, tiny(**SWIFT, imagination_noise=0.3))
+    seen, old = [], WorldModel.next_states
+    monkeypatch.setattr(WorldModel, "next_states", lambda self, *a: seen.append(len(a) > 3 and a[3]) or old(self, *a))
+    trainer.add([random_trajectory(UNEQUAL, 30)])
+    assert trainer.world_model.errors.count == 0
+    trainer.train_iteration()
+    hp = trainer.hp
+    assert seen == [False] * hp.imagination_horizon + [True] * hp.imagination_horizon * hp.policy_updates_per_iteration
+    trainer.add([random_trajectory(UNEQUAL, 7, seed=1)])
+    assert seen[-1] is False and trainer.world_model.errors.count == 7

@@ -11,12 +11,13 @@ TIMES = (
     "since_restore",
     "env_runners/sample",
     "time_between_sampling",
+    "num_outstanding_async_reqs",  # how many of the runner's answers were still on their way at that moment
 )
 NOT_COMPARED = ("config/", "timers/", "perf/", "_throughput/", "env_to_module_connector/", "module_to_env_connector/")
 
 
 def reported_numbers(result, path=""):
-    """Reported numbers by path, without times and names of machines."""
+    """Reported numbers by path, without those that depend on the moment and the machine."""
     for key, value in result.items():
         if f"{path}{key}/".endswith(NOT_COMPARED):
             continue

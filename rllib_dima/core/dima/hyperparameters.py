@@ -152,6 +152,13 @@ class DIMAHyperparameters(
     # Imagination, section C of the paper's appendix
     num_imagined_rollouts: int = knob(600, "Imagined rollouts per policy update.", low=1)
     policy_updates_per_iteration: int = knob(4, "Imagined batches per iteration.", low=1)
+    imagination_noise: float = knob(
+        0.0,
+        "How much of the dynamics' own errors is added to the states that the policy learns from, drawn anew for every "
+        "imagined step from those on fresh steps in like states: what the model does not know is then a risk. For "
+        "samplers without chance.",
+        low=0.0,
+    )
     weigh_by_continuation: bool = knob(
         False,
         "Let imagined steps count in the losses of actor and critic by the probability that the episode has not ended "

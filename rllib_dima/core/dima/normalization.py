@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from rllib_dima.core.running_statistics import OUTLIER_DEVIATIONS, RunningStatistics
 
@@ -81,6 +82,48 @@ class ChangeStatistics(RunningStatistics):
             self._count(changes)
             variance = (self.sum_of_squares / self.count) * state_scale.double().square()
             self.scale.copy_((variance + 1e-8).rsqrt())
+
+
+class PredictionErrors(nn.Module):
+    """The latest errors of predicted states, to be drawn from: with their tails, their bias, and what goes together.
+
+    Errors are large in some states and small in others: of CANDIDATES random ones, that of the nearest state is drawn.
+
+    Args:
+        state_size: S.
+
+    Attributes:
+        errors: (CAPACITY, S) truth minus prediction, normalised, the latest first.
+        states: (CAPACITY, S) the normalised states that the predictions were made in.
+        count: () how many there are.
+    """
+
+    CAPACITY = 1024
+    CANDIDATES = 16
+
+    errors: torch.Tensor
+    states: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, state_size: int) -> None:
+        super().__init__()
+        for name in ("errors", "states"):
+            self.register_buffer(name, torch.zeros(self.CAPACITY, state_size, dtype=torch.float32))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def add(self, states: torch.Tensor, errors: torch.Tensor) -> None:
+        """Keeps errors (B, S) made in states (B, S), and forgets the oldest."""
+        for kept, new in ((self.states, states), (self.errors, errors)):
+            kept.copy_(torch.cat([new, kept])[: self.CAPACITY])
+        self.count.add_(len(errors)).clamp_(max=self.CAPACITY)
+
+    def draw(self, states: torch.Tensor) -> torch.Tensor:
+        """Errors (B, S) that a prediction may make in states (B, S); 0 before there are any."""
+        uniform = torch.rand(len(states), self.CANDIDATES, dtype=torch.float32, device=states.device)
+        rows = (uniform * self.count).long()
+        distances = (self.states[rows] - states.unsqueeze(1)).square().sum(dim=2)
+        return self.errors[rows.gather(1, distances.argmin(dim=1, keepdim=True)).squeeze(1)]
 
 
 class RewardNormalizer(RunningStatistics):

@@ -171,7 +171,7 @@ class Steps:
 
     def _imagine(self) -> Rollout:
         start = self.replay.sample(self.hp.num_imagined_rollouts, past=self.hp.context_length - 1)
-        return imagine(self.world_model.reset(start), self.actor, self.hp.imagination_horizon)
+        return imagine(self.world_model.reset(start, is_noisy=True), self.actor, self.hp.imagination_horizon)
 
     def _evaluate(self, *rollout: torch.Tensor) -> PPOBatch:
         scale = self.world_model.reward_normalizer.scale

@@ -157,8 +157,8 @@ class DIMATrainer(OptimizingTrainer):
     def _predict_newest(self, count: int) -> None:
         """Measures the dynamics on steps that it has not learnt from yet."""
         window = self.replay.windows(self.replay.newest(count), past=self.hp.context_length - 1)
-        with self.random_numbers(self.rank):
-            self.steps.means["fresh"].add(self.world_model.one_step_errors(window))
+        with self.random_numbers(0):  # the same for all learners, as imagination's noise is drawn from what is measured
+            self.steps.means["fresh"].add(self.world_model.measure(window))
 
     def _imagine_newest(self, num_new: int) -> None:
         """Measures imagination on the same steps, if it is time to; with random numbers that training does not miss."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from rllib_dima.core.dima.diffusion import Diffusion
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
-from rllib_dima.core.dima.normalization import RewardNormalizer, StateNormalizer
+from rllib_dima.core.dima.normalization import PredictionErrors, RewardNormalizer, StateNormalizer
 from rllib_dima.core.dima.reward_mlp import RewardMLP
 from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTermination
 from rllib_dima.core.dima.state_decoder import STATE_DECODERS, StateDecoder
@@ -38,6 +38,7 @@ class WorldModel(nn.Module):
         self.reward_normalizer = RewardNormalizer()
         self.state_decoder: StateDecoder = STATE_DECODERS[hp.decoder_network](layout, hp)
         self.dynamics = Diffusion(layout, hp)
+        self.errors = PredictionErrors(layout.state_size) if hp.imagination_noise else None
         self.reward_termination: OutcomeModel = OUTCOME_MODELS[hp.reward_network](layout, hp).float()
 
     def statistics(self) -> dict[str, torch.Tensor]:
@@ -73,10 +74,10 @@ class WorldModel(nn.Module):
             )
 
     @torch.no_grad()
-    def one_step_errors(self, window: Window) -> dict[str, torch.Tensor]:
-        """How well the next states are predicted, and observations of the present ones decoded, () each.
+    def measure(self, window: Window) -> dict[str, torch.Tensor]:
+        """How well fresh next states are predicted, and observations of the present ones decoded, () each.
 
-        Errors of states are means over entries, absolute, in normalised units.
+        Errors of states are means over entries, absolute, in normalised units; imagination's noise is drawn from them.
 
         Args:
             window: B windows of L real steps, the last of which is predicted; in evaluation mode.
@@ -85,9 +86,12 @@ class WorldModel(nn.Module):
         with self.autocast():
             predicted = self.next_states(states * window.valid.unsqueeze(-1), window.actions, window.valid)
             unexplained = self.state_decoder.unexplained_variance(states[:, -1], window.observations[:, -1])
+        errors = truth - predicted
+        if self.errors is not None:
+            self.errors.add(states[:, -1], errors)
         return {
             "decoder_unexplained_variance": unexplained,
-            "open_loop_error_1": (predicted - truth).abs().mean(),
+            "open_loop_error_1": errors.abs().mean(),
             "persistence_error_1": (states[:, -1] - truth).abs().mean(),  # of "nothing changes"
         }
 
@@ -113,19 +117,25 @@ class WorldModel(nn.Module):
         recorded = window.observations, window.actions, window.rewards, window.terminated, valid
         return Window(imagined[:, :-1], imagined[:, 1:], *(column[:, length - 1 :] for column in recorded))
 
-    def next_states(self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def next_states(
+        self, context: torch.Tensor, actions: torch.Tensor, valid: torch.Tensor, is_noisy: bool = False
+    ) -> torch.Tensor:
         """Draws what follows L normalised states, padded ones zero.
 
         Args:
             context: (B, L, S).
             actions: (B, L, N, A).
             valid: (B, L) bool.
+            is_noisy: whether the noise of `hp.imagination_noise` is added.
 
         Returns:
             (B, S) normalised.
         """
         scale = self.hp.sigma_data
-        return self.normalizer.rounded(self.dynamics.sample(context * scale, actions, valid) / scale)
+        states = self.dynamics.sample(context * scale, actions, valid) / scale
+        if is_noisy and self.errors is not None:
+            states = states + self.hp.imagination_noise * self.errors.draw(context[:, -1])
+        return self.normalizer.rounded(states)
 
     def autocast(self) -> torch.autocast:
         """bfloat16 for matrix products inside, if hp.precision asks for it; what the models return is float32."""
@@ -136,9 +146,14 @@ class WorldModel(nn.Module):
         """Modules of many small operations, which a compiler can fuse."""
         return [self.dynamics, self.reward_termination]
 
-    def reset(self, start: Window) -> DiffusionSimulation:
-        """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present."""
-        return DiffusionSimulation(self, start)
+    def reset(self, start: Window, is_noisy: bool = False) -> DiffusionSimulation:
+        """Begins one imagined rollout per window of `start`: W = L positions, the last one is the present.
+
+        Args:
+            start: real steps.
+            is_noisy: whether states get the noise of `hp.imagination_noise`, as they do for the policy to learn from.
+        """
+        return DiffusionSimulation(self, start, is_noisy)
 
 
 class DiffusionSimulation(Simulation):
@@ -149,9 +164,9 @@ class DiffusionSimulation(Simulation):
         observations: (B, N, O) present observations: the real ones at the start, decoded ones afterwards.
     """
 
-    def __init__(self, world_model: WorldModel, start: Window) -> None:
+    def __init__(self, world_model: WorldModel, start: Window, is_noisy: bool = False) -> None:
         assert start.states.shape[1] == world_model.hp.context_length, "a start holds L positions"
-        self._model = world_model
+        self._model, self._is_noisy = world_model, is_noisy
         self._valid = start.valid  # (B, L)
         self._context = world_model.normalizer(start.states) * start.valid.unsqueeze(-1)  # (B, L, S)
         self._past_actions = start.actions[:, :-1]  # (B, L - 1, N, A)
@@ -167,7 +182,7 @@ class DiffusionSimulation(Simulation):
         """
         actions_in_context = torch.cat([self._past_actions, actions.unsqueeze(1)], dim=1)  # (B, L, N, A)
         with self._model.autocast():
-            next_states = self._model.next_states(self._context, actions_in_context, self._valid)
+            next_states = self._model.next_states(self._context, actions_in_context, self._valid, self._is_noisy)
             reward, logit = self._model.reward_termination.extend(
                 self.states.unsqueeze(1), actions.unsqueeze(1), next_states.unsqueeze(1), self._cache
             )
