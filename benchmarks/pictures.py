@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py        # writes docs/pictures/
 
-A curve is drawn of every run that has come to its end, of the algorithms of `benchmarks/table.py`.
+A curve is drawn of every run that has come to its end, of the algorithms that `benchmarks/table.py` shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def finished(tasks: list[str], folder: Path) -> list[tuple[str, Path]]:
     The files are copies in `folder` without settings: what a recipe once was given by name it may have of its own now.
     """
     sources = []
-    for algorithm, task in itertools.product(table.ALGORITHMS, tasks):
+    for algorithm, task in itertools.product(table.CURRENT, tasks):
         for run in table.finished("laptop", algorithm, task):
             file = folder / learning.result_file(run.arguments, run.mode, run.seed).name
             record = run.record()

@@ -162,7 +162,7 @@ def test_results_are_float32_whatever_the_matrix_products_are(precision):
         (ANT, {}),
         (ANT, {"reward_dropout": 0.1}),
         (ANT, {"conditioning": "cumulative", "conditioning_order": "random", "ppo_minibatches": 3}),
-        (UNEQUAL, {**SWIFT, "weigh_by_continuation": True}),
+        (UNEQUAL, {**SWIFT, "weigh_by_continuation": True, "imagination_noise": 1.0}),
         (ANT, {"policy_distribution": "beta", "sampler_churn": 1.0, "replay_recency": 2.0}),
         (ANT, {"replay_device": "cpu"}),
         (UNEQUAL, {"conditioning": "joint", "normalize_values": False}),

@@ -133,7 +133,12 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not():
 
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])
 @pytest.mark.parametrize(
-    "changes", [{}, {"policy_distribution": "beta", "sampler_churn": 1.0, "ppo_minibatches": 2}, SWIFT]
+    "changes",
+    [
+        {},
+        {"policy_distribution": "beta", "sampler_churn": 1.0, "ppo_minibatches": 2},
+        {**SWIFT, "imagination_noise": 1.0},
+    ],
 )
 def test_another_default_dtype_changes_nothing(layout, changes):
     trainer, other = (filled(layout, hp=tiny(**changes)) for _ in range(2))
