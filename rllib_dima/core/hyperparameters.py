@@ -1,7 +1,7 @@
 """What the hyperparameters of every algorithm here have in common.
 
-The value of a hyperparameter is the first of: what the user set, the recipe's for that model size, the recipe's, the
-preset of `model_size`, the benchmark family of the environment, the default.
+The value of a hyperparameter is the first of: what the user set, the recipe's for that model size, for that benchmark
+family of the environment and for all, the preset of `model_size`, the benchmark family's, the default.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Hyperparameters:
 
     Attributes:
         MODEL_SIZES: settings by preset of `model_size`; "paper" is the default.
-        RECIPES: by preset of `recipe`, of which "paper" is the default: settings by model size, and for all under "".
+        RECIPES: by preset of `recipe`, of which "paper" is the default: settings by benchmark family and by model
+            size, and for all under "".
         FAMILIES: settings by benchmark family of the environment.
 
     Raises:
@@ -93,8 +94,9 @@ class Hyperparameters:
         check_name(recipe, cls.RECIPES, "recipe")
         chosen = {name: value for name, value in user.items() if value is not None}
         presets = cls.FAMILIES.get(family or "", {}) | cls.MODEL_SIZES[model_size]
-        by_size = cls.RECIPES[recipe]
-        return cls(**presets | by_size.get("", {}) | by_size.get(model_size, {}) | chosen)
+        for key in ("", family, model_size):
+            presets |= cls.RECIPES[recipe].get(key or "", {})
+        return cls(**presets | chosen)
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:

@@ -146,6 +146,22 @@ def test_every_preset_is_valid_and_names_known_fields(recipe, size, family):
     DIMAHyperparameters.resolve({}, family, size, recipe)  # raises otherwise
 
 
+def test_a_recipe_has_settings_by_family_and_by_size():
+    def value(name, *of, **user):
+        return getattr(DIMAHyperparameters.resolve(user, *of, "swift"), name)
+
+    families = (None, "bidexhands", "mamujoco")
+    assert [value("imagination_noise", family, size) for size in ("paper", "nano") for family in families] == [
+        0,
+        0,
+        1,
+    ] * 2
+    assert value("imagination_noise", "mamujoco", "nano", imagination_noise=0.5) == 0.5
+    assert DIMAHyperparameters.resolve({}, "mamujoco").imagination_noise == 0.0
+    assert [value("dynamics_width", "mamujoco", size) for size in ("paper", "small", "nano")] == [512, 512, 256]
+    assert [value("gamma", family, "nano") for family in families] == [0.99, 0.95, 0.99]
+
+
 def test_the_presets_of_the_paper_change_nothing():
     assert DIMAHyperparameters.resolve({}) == DIMAHyperparameters()
 
