@@ -33,12 +33,17 @@ MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswit
 BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
 TASKS = [*MAMUJOCO, *BIDEXHANDS]
 
-CODED = {
+NOISELESS = {"imagination_noise": 0.0}
+"""Imagination without noise: the recipe on MAMuJoCo before commit 47c3477."""
+CODED = NOISELESS | {
     "decoder_network": "fsq", "decoder_lr": 1e-3, "decoder_updates_per_iteration": 50,
     "reward_reads_next_state": False, "reward_imagined_fraction": 0.0,
 }  # fmt: skip
 """The paper's state decoder, and outcomes learnt on real states alone: the recipe before commit de94558."""
-EARLIER = {"coded": ["--run", "DIMA", "--recipe", "swift", "--label", "coded", "--set", json.dumps(CODED)]}
+EARLIER = {
+    name: ["--run", "DIMA", "--recipe", "swift", "--label", name, "--set", json.dumps(settings)]
+    for name, settings in (("noiseless", NOISELESS), ("coded", CODED))
+}
 """What the recipe was before: run and shown only if it is named."""
 ALGORITHMS = {
     "swift": ["--run", "DIMA", "--recipe", "swift"],
@@ -52,9 +57,11 @@ ALGORITHMS = {
 }
 """The columns: what `benchmarks/learning.py` is given."""
 CURRENT = [name for name in ALGORITHMS if name not in EARLIER]
+SWIFT = ["swift", *EARLIER]
 NAMES = {
     "swift": "DIMA, recipe swift", "dima": "DIMA, recipe paper", "mappo": "MAPPO", "happo": "HAPPO", "hasac": "HASAC",
     "mamba": "MAMBA", "marie": "MARIE", "coded": "DIMA, swift with a code",
+    "noiseless": "DIMA, swift without noise",
 }  # fmt: skip
 
 
@@ -75,7 +82,7 @@ BUDGETS = {
         {"mamujoco": 30_000, "bidexhands": 30_000},
         5000,
         3,
-        {"swift": 16, "coded": 16, "dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
+        dict.fromkeys(SWIFT, 20) | {"dima": 60, "mappo": 2, "happo": 3, "hasac": 30, "mamba": 40, "marie": 130},
     ),
     # DIMA on one H200 (docs/hardware.md); MAPPO, HAPPO and HASAC on one core; MAMBA and MARIE guessed.
     "paper": Budget(
@@ -83,7 +90,7 @@ BUDGETS = {
         {"mamujoco": 1_000_000, "bidexhands": 300_000},
         20_000,
         4,
-        {"swift": 65, "coded": 65, "dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
+        dict.fromkeys(SWIFT, 65) | {"dima": 7.7, "mappo": 2, "happo": 3, "hasac": 60, "mamba": 60, "marie": 120},
     ),
 }
 
