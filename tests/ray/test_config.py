@@ -104,7 +104,7 @@ def test_unknown_names_are_refused_at_once(change, message):
         (lambda c: c.training(ppo_epochs=1.5), "ppo_epochs must be a whole number"),
         (
             lambda c: c.training(replay_capacity=5, env_steps_per_iteration=5),
-            "replay_capacity .* smaller than the longest window",
+            "replay_capacity .* must be at least",
         ),
         (lambda c: c.training(gamma=tune.uniform(0.9, 1.0)), "gamma .* search space.*param_space"),
         (lambda c: c.training(model_size=tune.grid_search(["nano", "paper"])), "model_size .*param_space"),
