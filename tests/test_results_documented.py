@@ -43,6 +43,50 @@ def test_the_page_of_all_tasks_has_the_tables_of_the_benchmark():
     assert nothing_above == []  # as the page says
 
 
+def rows_after(mark):
+    """Cells of the table that follows a comment in RESULTS.md, header and rule left out."""
+    text = (ROOT / "benchmarks/RESULTS.md").read_text().split(f"<!-- {mark} -->\n\n")[1].split("\n\n")[0]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+def curve_of(label, task, seed):
+    """Deterministic and sampled return by steps, and CPU minutes, as the tables write them; None without a run."""
+    name = task if (RESULTS / f"learning_{task}_{label}_{seed}.json").exists() else f"bidexhands_{task}"
+    if label == "noiseless" and name.startswith("bidexhands"):
+        label = "swift"  # which has no noise on the hands
+    file = RESULTS / f"learning_{name}_{label}_{seed}.json"
+    if not file.exists():
+        return None
+    record = json.loads(file.read_text())
+    points = {p["steps"]: f"{p['deterministic']:.0f} / {p['sampled']:.0f}" for p in record["curve"]}
+    return points | {"minutes": f"{record['cpu_seconds'] / 60:.1f}"}
+
+
+@pytest.mark.parametrize(
+    ("mark", "labels"),
+    [("with a code and without", ("coded", "noiseless")), ("without noise and with", ("noiseless", "swift"))],
+)
+def test_pairs_of_recipes_are_those_of_the_files(mark, labels, table):
+    rows = rows_after(mark)
+    for row in rows:
+        task, seed = row[0].split(", ")
+        assert row[1:] == [curve_of(label, task, seed)[30_000] for label in labels], row
+    tasks = table.TASKS if mark.startswith("with a code") else table.MAMUJOCO
+    pairs = itertools.product((task.removeprefix("bidexhands_") for task in tasks), range(10))
+    assert len(rows) == sum(all(curve_of(label, *pair) for label in labels) for pair in pairs)
+
+
+@pytest.mark.parametrize(("mark", "label"), [("recipe", "swift"), ("noiseless", "noiseless")])
+def test_curves_of_the_recipe_are_those_of_the_files(mark, label):
+    steps = [*range(5000, 30_001, 5000), "minutes"]
+    for row in rows_after(f"{mark}, other tasks"):
+        curve = curve_of(label, *row[0].split(", "))
+        assert row[1:] == [curve[step] for step in steps], row
+    curves = [curve for seed in range(10) if (curve := curve_of(label, "halfcheetah_2x3", seed))]
+    rows = [row[1:] for row in rows_after(f"{mark}, seeds")]
+    assert rows == [[curve[step] for curve in curves] for step in steps]
+
+
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

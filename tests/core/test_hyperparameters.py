@@ -151,11 +151,8 @@ def test_a_recipe_has_settings_by_family_and_by_size():
         return getattr(DIMAHyperparameters.resolve(user, *of, "swift"), name)
 
     families = (None, "bidexhands", "mamujoco")
-    assert [value("imagination_noise", family, size) for size in ("paper", "nano") for family in families] == [
-        0,
-        0,
-        1,
-    ] * 2
+    for size in ("paper", "nano"):
+        assert [value("imagination_noise", family, size) for family in families] == [0.0, 0.0, 1.0]
     assert value("imagination_noise", "mamujoco", "nano", imagination_noise=0.5) == 0.5
     assert DIMAHyperparameters.resolve({}, "mamujoco").imagination_noise == 0.0
     assert [value("dynamics_width", "mamujoco", size) for size in ("paper", "small", "nano")] == [512, 512, 256]
