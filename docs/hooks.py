@@ -42,22 +42,31 @@ def hyperparameter_table(algorithm: str = "DIMA") -> str:
     others = {size: new_config().training(model_size=size).hyperparameters() for size in sizes}
     others |= {recipe: new_config().training(recipe=recipe).hyperparameters() for recipe in recipes}
     others |= {name: new_config().environment(task).hyperparameters() for name, task in TASKS.items()}
+    together = {}
+    for recipe in recipes:
+        configs = {size: new_config().training(model_size=size, recipe=recipe) for size in sizes}
+        configs |= {name: new_config().environment(task).training(recipe=recipe) for name, task in TASKS.items()}
+        together |= {(recipe, name): config.hyperparameters() for name, config in configs.items()}
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for field in dataclasses.fields(general):
-        values = _values(field.name, general, others)
+        values = _values(field.name, general, others, together)
         about = field.metadata
         name = f"`{field.name}`" + (f"<br>{about['symbol']}" if about["symbol"] else "")
         rows.append((name, "<br>".join(values), _range(about), about["doc"]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _values(name: str, general: Any, others: dict[str, Any]) -> list[str]:
-    """The default, and those other values that presets and tasks have, each with their names."""
+def _values(name: str, general: Any, others: dict[str, Any], together: dict[tuple[str, str], Any]) -> list[str]:
+    """The default, and those other values that presets and tasks have, alone or two together, each with their names."""
     default, names = getattr(general, name), {}
     for whose, hyperparameters in others.items():
         value = getattr(hyperparameters, name)
         if value != default:
             names.setdefault(value, []).append(whose)
+    for pair, hyperparameters in together.items():
+        value = getattr(hyperparameters, name)
+        if value not in [getattr(others[part], name) for part in pair]:
+            names.setdefault(value, []).append(" with ".join(pair))
     return [f"`{default}`", *(f"{', '.join(whose)}: `{value}`" for value, whose in names.items())]
 
 

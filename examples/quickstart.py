@@ -5,7 +5,7 @@ How to run:
     make quickstart                                              # or: python examples/quickstart.py
     python examples/quickstart.py --restore results/quickstart --minutes 20       # go on from where it stopped
 
-What to expect: 3,000 steps of the untrained policy (return about -150), then one line per iteration of 200 real steps.
+What to expect: 3,000 steps of the untrained policy (return about -200), then one line per iteration of 200 real steps.
 The return starts to rise within two minutes. At the end the deterministic policy's return is printed beside the
 untrained one's and that of random actions, and a checkpoint and the learning curve are written (learning_curve.csv, and
 learning_curve.png where matplotlib is installed).

@@ -105,3 +105,5 @@ def test_the_table_of_hyperparameters_holds_every_one_and_the_presets():
     assert "| `512`<br>small: `256`<br>nano: `128` |" in rows["decoder_hidden_size"]
     assert "| `0.99`<br>Bi-DexHands: `0.95` | `0` to `1` |" in rows["gamma"]
     assert "`squared`, `absolute`" in rows["decoder_loss"]
+    assert "| `200`<br>nano: `50`<br>swift with nano: `100` |" in rows["decoder_updates_per_iteration"]
+    assert "swift with HalfCheetah, swift with Ant, swift with Walker2d: `1.0`" in rows["imagination_noise"]
