@@ -87,6 +87,20 @@ def test_curves_of_the_recipe_are_those_of_the_files(mark, label):
     assert rows == [[curve[step] for curve in curves] for step in steps]
 
 
+@pytest.mark.parametrize("task", ["ant_4x2", "walker2d_2x3"])
+def test_curves_of_100_000_steps_are_those_of_the_files(task):
+    records = [
+        json.loads((RESULTS / f"learning_{task}_{name}_long_0.json").read_text())
+        for name in ("swift", "mappo", "happo", "hasac")
+    ]
+    *rows, minutes = rows_after(f"{task}, 100,000 steps")
+    assert minutes[1:] == [f"{record['cpu_seconds'] / 60:.1f}" for record in records]
+    for row, *points in zip(rows, *(record["curve"] for record in records), strict=True):
+        steps = int(row[0].replace(",", ""))
+        assert all(steps <= point["steps"] < steps + 2100 for point in points), row  # after a whole iteration
+        assert row[1:] == [f"{point['deterministic']:.0f} / {point['sampled']:.0f}" for point in points]
+
+
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
