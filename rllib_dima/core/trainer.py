@@ -18,6 +18,7 @@ from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.replay.buffer import ReplayBuffer, replay_device
 from rllib_dima.core.replay.data import Trajectory
 from rllib_dima.core.training.clock import PhaseClock
+from rllib_dima.core.training.memory import keep_freed_memory
 from rllib_dima.core.training.metrics import RunningMeans, read_together
 from rllib_dima.core.training.optimization import AverageGradients, ModelOptimizer
 from rllib_dima.core.training.random_numbers import own_random_numbers
@@ -128,6 +129,8 @@ class OptimizingTrainer(Trainer):
     ) -> None:
         self.layout, self.hp, self._average_gradients = layout, hp, average_gradients
         self.device, self.rank = torch.device(device), rank
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.clock = PhaseClock(self.device)
         self._given_seed, self.seed = seed, int.from_bytes(os.urandom(4), "little") if seed is None else seed
         self.num_env_steps = 0

@@ -1,0 +1,33 @@
+"""Memory that a training process keeps, so that every update finds what the last one freed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 1 << 30
+SMALLEST_MAXIMUM = 32 << 20  # of M_MMAP_THRESHOLD, in old versions of glibc
+
+
+def keep_freed_memory() -> bool:
+    """Makes this process keep up to 1 GiB that it has freed, and serve tensors of up to 1 GiB from it.
+
+    By default glibc gives the memory of large tensors back to the system when they are freed, and gets it anew, page by
+    page, for the next ones: a tenth of a small iteration's time on a CPU, and more with larger tensors. Results are the
+    same, bit by bit.
+
+    It holds for everything that the process allocates, and until it ends. Whoever has set malloc by environment
+    variables (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) keeps those settings, and C
+    libraries other than glibc keep theirs.
+
+    Returns:
+        Whether it was set.
+    """
+    names = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
+    if platform.libc_ver()[0] != "glibc" or names & os.environ.keys():
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) or mallopt(M_MMAP_THRESHOLD, SMALLEST_MAXIMUM))
