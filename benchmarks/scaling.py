@@ -82,7 +82,7 @@ def repeats_of_core(args: argparse.Namespace, axis: str, value: int) -> Iterator
     trainer = build(layout, hp, args.device, stored)
     for number in itertools.count():
         run = run_once(trainer, number)
-        seconds = {phase: run[phase] * factors.get(phase, 1.0) for phase in PHASES}
+        seconds = {phase: run[phase] * factors.get(phase, 1.0) for phase in PHASES if phase in run}
         yield {"seconds": seconds, "memory_mb": _peak_memory(args.device) - before}
 
 
