@@ -12,15 +12,15 @@ SMALLEST_MAXIMUM = 32 << 20  # of M_MMAP_THRESHOLD, in old versions of glibc
 
 
 def keep_freed_memory() -> bool:
-    """Makes this process keep up to 1 GiB that it has freed, and serve tensors of up to 1 GiB from it.
+    """Makes this process keep the memory that it has freed, and serve tensors of up to 1 GiB from it.
 
     By default glibc gives the memory of large tensors back to the system when they are freed, and gets it anew, page by
-    page, for the next ones: a tenth of a small iteration's time on a CPU, and more with larger tensors. Results are the
-    same, bit by bit.
+    page, for the next ones: up to a tenth of a small iteration's time on a CPU, and more with larger tensors. Results
+    are the same, bit by bit.
 
-    It holds for everything that the process allocates, and until it ends. Whoever has set malloc by environment
-    variables (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) keeps those settings, and C
-    libraries other than glibc keep theirs.
+    It holds for everything that the process allocates, until it ends; only what is free at the end of its heap beyond
+    1 GiB goes back to the system. Who has set malloc by environment variables (`MALLOC_TRIM_THRESHOLD_`,
+    `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) keeps those settings, and C libraries other than glibc keep theirs.
 
     Returns:
         Whether it was set.
