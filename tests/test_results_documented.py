@@ -87,6 +87,15 @@ def test_curves_of_the_recipe_are_those_of_the_files(mark, label):
     assert rows == [[curve[step] for curve in curves] for step in steps]
 
 
+def test_curves_of_the_papers_recipe_on_other_tasks_are_those_of_the_files(table):
+    rows = rows_after("the paper's recipe, other tasks")
+    for row in rows:
+        curve = curve_of("sequential", *row[0].split(", "))
+        assert row[1:] == [curve[step] for step in (*range(5000, 30_001, 5000), "minutes")], row
+    others = [task for task in table.TASKS if task != "halfcheetah_2x3"]
+    assert len(rows) == sum(len(table.finished("laptop", "dima", task)) for task in others)
+
+
 @pytest.mark.parametrize("task", ["ant_4x2", "walker2d_2x3"])
 def test_curves_of_100_000_steps_are_those_of_the_files(task):
     records = [
