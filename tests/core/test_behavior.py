@@ -14,6 +14,7 @@ from support.core import (
 )
 from torch.distributions import Beta, Categorical, Normal
 from torch.nn.functional import softplus
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rllib_dima.core.dima.hyperparameters import DIMAHyperparameters
 from rllib_dima.core.layout import AgentLayout
@@ -24,6 +25,18 @@ from rllib_dima.core.policy.ppo import ppo_batch
 from rllib_dima.core.policy.returns import lambda_returns
 
 MASK = UNEQUAL.action_mask().float()  # [[1, 1], [1, 0]]
+
+
+class LaunchedOperations(TorchDispatchMode):
+    """The names of the operations that run within it, backward passes included."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def actor(layout=UNEQUAL, **changes):
@@ -72,6 +85,35 @@ def test_beta_is_a_density_on_minus_one_to_one_with_that_entropy():
         assert abs(mean - ours.deterministic()[agent, entry]) < 1e-3
     assert torch.allclose(ours.entropy()[0], (densities[0][1] + densities[1][1]).float())
     assert torch.allclose(ours.entropy()[1], densities[2][1].float())
+
+
+def test_beta_and_its_gradients_are_torchs_with_gamma_functions_computed_once():
+    actions = torch.rand(50, 2, 2, dtype=torch.float64) * 1.98 - 0.99
+    unit, mask = (actions + 1) / 2, torch.ones(2, 2)
+
+    def ours(alpha, beta):
+        policy = MaskedBeta(alpha, beta, mask)
+        return policy.log_prob(actions), policy.entropy()
+
+    def torchs(alpha, beta):
+        policy = Beta(alpha, beta)
+        return (policy.log_prob(unit) - math.log(2)).sum(-1), (policy.entropy() + math.log(2)).sum(-1)
+
+    results = []
+    for both in (ours, torchs):
+        torch.manual_seed(0)
+        raw = (torch.rand(2, 50, 2, 2, dtype=torch.float64) * 8).requires_grad_()
+        with LaunchedOperations() as launched:
+            log_prob, entropy = both(*(1 + raw))
+            (log_prob.square().sum() + 3 * entropy.sum()).backward()
+        results.append((log_prob, entropy, raw.grad))
+        if both is ours:
+            assert [launched.names.count(name) for name in ("lgamma", "digamma", "polygamma")] == [1, 1, 1]
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10)
+    with torch.no_grad(), LaunchedOperations() as launched:
+        MaskedBeta(*(1 + raw), mask).log_prob(actions)
+    assert "digamma" not in launched.names
 
 
 @pytest.mark.parametrize("log_std", [1.0, -0.5])

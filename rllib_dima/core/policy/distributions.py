@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.distributions import Beta, Categorical, Normal
@@ -96,8 +96,24 @@ class MaskedSquashedGaussian:
         return ((self._normal.log_prob(drawn) - squeeze) * self._mask).sum(-1)
 
 
+class LogGamma(torch.autograd.Function):
+    """ln Gamma(x), whose gradient is a digamma(x) that is known already; PyTorch's own would compute it once more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, digamma: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(digamma)
+        return torch.lgamma(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None
+
+
 class MaskedBeta:
     """Independent Beta distributions on [-1, 1], with alpha and beta of at least 1 (one mode).
+
+    torch.distributions.Beta has the same log-probabilities and entropies, but computes the gamma functions, which take
+    most of the time, anew for each and once more for their gradients.
 
     Args:
         alpha: (..., A).
@@ -108,21 +124,31 @@ class MaskedBeta:
     EDGE = 1e-6  # keeps drawn actions off the ends, where a log-density may be infinite
 
     def __init__(self, alpha: torch.Tensor, beta: torch.Tensor, mask: torch.Tensor) -> None:
-        self._beta, self._mask = Beta(alpha, beta, validate_args=False), mask
+        self._alpha, self._beta, self._mask = alpha, beta, mask
+        self._arguments = torch.stack([alpha, beta, alpha + beta])  # of the gamma functions, (3, ..., A)
+        self._digamma = torch.digamma(self._arguments) if alpha.requires_grad else None
+        if self._digamma is None:
+            logs = torch.lgamma(self._arguments)
+        else:
+            logs = LogGamma.apply(self._arguments, self._digamma.detach())
+        self._log_normalizer = logs[0] + logs[1] - logs[2] + math.log(2)  # ln 2 B(alpha, beta)
 
     def sample(self) -> torch.Tensor:
-        unit = self._beta.sample().clamp(self.EDGE, 1 - self.EDGE)
+        unit = Beta(self._alpha, self._beta, validate_args=False).sample().clamp(self.EDGE, 1 - self.EDGE)
         return (2 * unit - 1) * self._mask
 
     def deterministic(self) -> torch.Tensor:
-        return (2 * self._beta.mean - 1) * self._mask
+        return (2 * self._alpha / self._arguments[2] - 1) * self._mask
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         unit = ((actions + 1) / 2).clamp(self.EDGE, 1 - self.EDGE)
-        return ((self._beta.log_prob(unit) - torch.log(torch.tensor(2.0))) * self._mask).sum(-1)
+        density = (self._alpha - 1) * unit.log() + (self._beta - 1) * (1 - unit).log() - self._log_normalizer
+        return (density * self._mask).sum(-1)
 
     def entropy(self) -> torch.Tensor:
-        return ((self._beta.entropy() + torch.log(torch.tensor(2.0))) * self._mask).sum(-1)
+        of_alpha, of_beta, of_sum = torch.digamma(self._arguments) if self._digamma is None else self._digamma
+        weighted = (self._alpha - 1) * of_alpha + (self._beta - 1) * of_beta - (self._arguments[2] - 2) * of_sum
+        return ((self._log_normalizer - weighted) * self._mask).sum(-1)
 
 
 class MaskedCategorical:
