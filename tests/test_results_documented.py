@@ -96,6 +96,19 @@ def test_curves_of_the_papers_recipe_on_other_tasks_are_those_of_the_files(table
     assert len(rows) == sum(len(table.finished("laptop", "dima", task)) for task in others)
 
 
+def test_parts_of_the_recipe_are_compared_by_the_files():
+    rows = rows_after("parts, three seeds")
+    for _, label, task, *cells in rows:
+        files = [RESULTS / f"learning_{task}_{label}_{seed}.json" for seed in range(3)]
+        last = [json.loads(file.read_text())["curve"][-1] for file in files]
+        assert {point["steps"] for point in last} == {30_000}
+        for cell, name in zip(cells, ("deterministic", "sampled"), strict=True):
+            returns = [point[name] for point in last]
+            seeds = ", ".join(f"{number:.0f}" for number in returns)
+            assert cell == f"{statistics.fmean(returns):.0f} +- {statistics.stdev(returns):.0f} ({seeds})", label
+    assert len(rows) == 6
+
+
 @pytest.mark.parametrize("task", ["ant_4x2", "walker2d_2x3"])
 def test_curves_of_100_000_steps_are_those_of_the_files(task):
     records = [
