@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 
 PAGE_FAULTS = """
+import ctypes
 import resource
 import torch
 from tests.support.core import UNEQUAL, new_trainer, tiny
@@ -21,13 +23,14 @@ def faults():
             torch.ones(megabytes << 18)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: small pages, also where the system has large ones
 faults()
 before = faults()
 new_trainer(UNEQUAL, tiny())
 faults()
 print(before, faults())
 """
-PAGES_OF_THE_LARGEST = 5 * (40 << 20) // 4096
+PAGES_OF_THE_LARGEST = 5 * (40 << 20) // resource.getpagesize()
 
 
 def page_faults(**environment):
