@@ -1,5 +1,8 @@
 """The residual MLPs of dynamics and rewards, the change of the state as target, refinement and averaged weights."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -234,7 +237,8 @@ def test_reward_mlp_learns_rewards_and_endings_from_single_steps(of):
     """They depend on the present, or on the state after the step, which only a model that reads it can know."""
     settings = {"reward_reads_next_state": of == "next_states"}
     settings |= {"reward_network": "mlp", "reward_width": 32, "reward_lr": 1e-2, "reward_updates_per_iteration": 300}
-    trainer = new_trainer(UNEQUAL, tiny(**settings, reward_batch_size=64, dynamics_updates_per_iteration=1))
+    settings |= {"reward_batch_size": 64, "num_imagined_rollouts": 80, "dynamics_updates_per_iteration": 1}
+    trainer = new_trainer(UNEQUAL, tiny(**settings))
     chunks = [random_trajectory(UNEQUAL, 10, seed=seed, terminated=bool(seed % 2)) for seed in range(12)]
     for number, chunk in enumerate(chunks):
         read = chunk.states[1:] if of == "next_states" else chunk.states[:-1]
@@ -252,41 +256,65 @@ def test_reward_mlp_learns_rewards_and_endings_from_single_steps(of):
     assert torch.equal(logits[:, 0] < 0, data.terminated[:, 0])
 
 
-@pytest.mark.parametrize("fraction", [0.25, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_a_share_of_what_outcomes_are_learnt_from_is_imagined(fraction, monkeypatch):
     settings = {"reward_network": "mlp", "reward_imagined_fraction": fraction, "num_imagined_rollouts": 40}
-    trainer = new_trainer(UNEQUAL, tiny(**settings, reward_batch_size=400, imagination_horizon=5))
+    settings |= {"reward_reads_next_state": True, "reward_batch_size": 400, "imagination_horizon": 5}
+    trainer = new_trainer(UNEQUAL, tiny(**settings))
     trainer.add([random_trajectory(UNEQUAL, 30, seed=seed, terminated=True) for seed in range(3)])
-    dynamics = trainer.world_model.dynamics
-    monkeypatch.setattr(dynamics, "sample", lambda context, actions, valid: torch.full((len(context), 4), 0.25))
+    model, stored = trainer.world_model, trainer.replay.windows(torch.arange(90))
+    monkeypatch.setattr(model.dynamics, "sample", lambda context, actions, valid: torch.full((len(context), 4), 0.25))
     trainer.steps.prepare()
     kept = trainer.steps._outcomes
-    assert len(kept.states) == 2 * 40 * 5
+    assert kept.shape == (2 * 40 * 5, 4 + 2 * 2 + 4 + 2)
     drawn = trainer.steps._loss_and_draw("reward_termination")[1]()
-    assert drawn.states.shape == (400, 1, 4) and drawn.rewards.shape == (400, 1)
-    stored, step = trainer.replay, trainer.replay.windows(torch.arange(90))
-    same = (drawn.rewards == stored.rewards[:90]) & drawn.valid  # (400, 90): which step each one was
-    rows = same.float().argmax(1)
-    assert torch.equal(same.any(1), drawn.valid[:, 0]) and (drawn.valid.float().mean() > 0.7)
-    same = torch.isclose(drawn.next_states, step.next_states[rows], atol=1e-3).all(-1)[drawn.valid]
-    assert same.float().mean().item() == pytest.approx(1 - fraction, abs=0.1)
-    made_up = trainer.world_model.normalizer.denormalize(torch.full((4,), 0.25) / trainer.hp.sigma_data)
-    assert torch.allclose(drawn.next_states[drawn.valid][~same], made_up, atol=1e-4)
-    for name in ("actions", "terminated"):
-        assert torch.equal(getattr(drawn, name)[drawn.valid], getattr(step, name)[rows][drawn.valid]), name
-    before = kept.states.clone()
+    assert drawn.shape == (400, 14)
+    same = torch.isclose(drawn[:, -2:-1], model.reward_normalizer(stored.rewards[:, 0]), atol=1e-6)  # (400, 90)
+    assert same.any(1).all()
+    rows = same.float().argmax(1)  # which step each one was
+    next_states, made_up = model.normalizer(stored.next_states[rows, 0]), torch.full((4,), 0.25 / trainer.hp.sigma_data)
+    is_real = torch.isclose(drawn[:, 8:12], next_states, atol=1e-3).all(1)
+    assert is_real.float().mean().item() == pytest.approx(1 - fraction, abs=0.1)
+    assert torch.allclose(drawn[~is_real, 8:12], made_up, atol=1e-4)
+    assert torch.equal(drawn[:, 4:8], (stored.actions * UNEQUAL.action_mask())[rows, 0].flatten(1))
+    assert torch.equal(drawn[:, -1] == 0, stored.terminated[rows, 0]) and set(drawn[:, -1].tolist()) == {0.0, 1.0}
+    before = kept.clone()
     trainer.steps.prepare()
-    assert trainer.steps._outcomes is kept and not torch.equal(before, kept.states)  # recorded updates read these
+    assert trainer.steps._outcomes is kept and not torch.equal(before, kept)  # recorded updates read these
 
 
-def test_a_batch_without_a_valid_step_teaches_nothing():
-    """As replays of episodes of one step can be."""
-    hp = tiny(reward_network="mlp", reward_width=8, reward_imagined_fraction=1.0)
-    model, (states, actions, next_states) = randomize(RewardMLP(UNEQUAL, hp)), windows(UNEQUAL, 3, 1)
-    nothing = torch.zeros(3, 1, dtype=torch.bool)
-    loss, _ = model.loss(states, actions, next_states, torch.zeros(3, 1), nothing, nothing)
-    loss.backward()
-    assert loss == 0 and all(not parameter.grad.any() for parameter in model.parameters())
+def test_outcomes_are_learnt_from_valid_steps_alike():
+    """Others, behind an episode's end, make room for them: each comes as often as any other, give or take one."""
+    trainer = new_trainer(UNEQUAL, tiny(reward_network="mlp", reward_width=8))
+    trainer.add([random_trajectory(UNEQUAL, 20, seed=seed) for seed in range(3)])
+    valid = torch.arange(60) % 4 > 0  # 45 of 60
+    steps = dataclasses.replace(trainer.replay.windows(torch.arange(60)), valid=valid.unsqueeze(1))
+    torch.manual_seed(0)
+    outcomes, again = (trainer.world_model.outcomes(steps) for _ in range(2))
+    of = outcomes[:, -2:-1] == trainer.world_model.reward_normalizer(steps.rewards).T  # (60, 60)
+    counts = of.sum(0)
+    assert torch.all(counts[~valid] == 0) and set(counts[valid].tolist()) == {1, 2} and counts.sum() == 60
+    twice = (again[:, -2:-1] == trainer.world_model.reward_normalizer(steps.rewards).T).sum(0) == 2
+    assert not torch.equal(twice, counts == 2)  # by chance
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_loss_of_single_steps_equals_smooth_l1_plus_cross_entropy_by_hand(fraction):
+    hp = tiny(reward_network="mlp", reward_width=8, reward_reads_next_state=True, reward_imagined_fraction=fraction)
+    model, (states, actions, next_states) = randomize(RewardMLP(UNEQUAL, hp)), windows(UNEQUAL, 6, 1)
+    rewards, terminated = torch.tensor([0.0, 0.3, -4.0, 2.0, -0.1, 9.0]), torch.arange(6) % 3 == 1
+    steps = (column.squeeze(1) for column in (states, actions, next_states))
+    loss, metrics = model.loss(model.examples(*steps, rewards, terminated))
+    with torch.no_grad():
+        predicted, logits = (output.squeeze(1).tolist() for output in model(states, actions, next_states))
+    reward_loss = termination_loss = 0.0
+    for guess, logit, reward, ended in zip(predicted, logits, rewards.tolist(), terminated.tolist(), strict=True):
+        error = abs(guess - reward)
+        reward_loss += (error**2 / 2 if error < 1 else error - 0.5) / 6
+        termination_loss -= math.log(1 / (1 + math.exp(logit if ended else -logit))) / 6
+    assert metrics["reward_loss"].item() == pytest.approx(reward_loss, rel=1e-5)
+    assert metrics["termination_loss"].item() == pytest.approx(termination_loss, rel=1e-5)
+    assert loss.item() == pytest.approx(reward_loss + termination_loss, rel=1e-5)
 
 
 def test_outcomes_learnt_on_imagined_states_correct_the_dynamics_errors(monkeypatch):

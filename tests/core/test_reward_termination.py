@@ -102,7 +102,7 @@ def targets():
 
 def test_loss_equals_smooth_l1_plus_cross_entropy_by_hand():
     model, (states, actions), (rewards, terminated) = new(), steps(), targets()
-    loss, metrics = model.loss(states, actions, None, rewards, terminated, VALID)
+    loss, metrics = model.loss(states, actions, rewards, terminated, VALID)
     predicted, logits = model(states, actions)
     reward_loss = termination_loss = 0.0
     for b in range(5):
@@ -124,7 +124,7 @@ def test_invalid_steps_have_exactly_no_influence_on_loss_and_gradient():
 
     def result(fill):
         where = lambda x: torch.where(VALID.view(5, 4, *[1] * (x.ndim - 2)), x, torch.tensor(fill, dtype=x.dtype))  # noqa: E731
-        loss, _ = model.loss(where(states), where(actions), None, where(rewards), where(terminated), VALID)
+        loss, _ = model.loss(where(states), where(actions), where(rewards), where(terminated), VALID)
         return [loss, *torch.autograd.grad(loss, parameters)]
 
     assert all(torch.equal(a, b) for a, b in zip(result(0), result(9), strict=True))
@@ -133,7 +133,7 @@ def test_invalid_steps_have_exactly_no_influence_on_loss_and_gradient():
 def test_a_truncated_step_is_learned_as_going_on():
     model, (states, actions), (rewards, _) = new(), steps(), targets()
     nothing_ends = torch.zeros(5, 4, dtype=torch.bool)
-    _, metrics = model.loss(states, actions, None, rewards, nothing_ends, VALID)
+    _, metrics = model.loss(states, actions, rewards, nothing_ends, VALID)
     _, logits = model(states, actions)
     assert torch.allclose(metrics["termination_loss"], -torch.nn.functional.logsigmoid(logits)[VALID].mean(), atol=1e-5)
 

@@ -48,14 +48,15 @@ def test_every_model_learns_from_normalised_states():
     z, next_z = normalized(w.states, buffer), normalized(w.next_states, buffer)
     equal_losses(lambda: model.dynamics_loss(w), lambda: model.dynamics.loss(z * 0.4, w.actions, next_z * 0.4, w.valid))
     w = buffer.windows(torch.arange(11), future=3)
-    z, next_z = normalized(w.states, buffer), normalized(w.next_states, buffer)
-    for part in (model, new(UNEQUAL, reward_network="mlp", reward_width=8, reward_reads_next_state=True)[0]):
-        part.normalizer = model.normalizer
-        loss = partial(part.reward_termination.loss, z, w.actions, next_z, w.rewards, w.terminated, w.valid)
-        equal_losses(partial(part.reward_termination_loss, w), loss)
+    loss = partial(model.reward_termination.loss, normalized(w.states, buffer), w.actions, w.rewards, w.terminated)
+    equal_losses(partial(model.reward_termination_loss, w), partial(loss, w.valid))
     w = buffer.windows(torch.arange(11))
     z = normalized(w.states[:, 0], buffer)
     equal_losses(lambda: model.state_decoder_loss(w), lambda: model.state_decoder.loss(z, w.observations[:, 0]))
+    other = new(UNEQUAL, reward_network="mlp", reward_width=8, reward_reads_next_state=True)[0]
+    other.normalizer, mlp, next_z = model.normalizer, other.reward_termination, normalized(w.next_states[:, 0], buffer)
+    examples = mlp.examples(z, w.actions[:, 0], next_z, w.rewards[:, 0], w.terminated[:, 0])
+    equal_losses(lambda: other.reward_termination_loss(other.outcomes(w)), lambda: mlp.loss(examples))
 
 
 @pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE], ids=["continuous", "discrete"])

@@ -12,9 +12,10 @@ predicted.
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from rllib_dima.core.dima.action_encoder import FlatActionEncoder
-from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTerminationHyperparameters
+from rllib_dima.core.dima.reward_termination import OutcomeModel, RewardTerminationHyperparameters, summed
 from rllib_dima.core.layout import AgentLayout
 from rllib_dima.core.residual_mlp import ResidualMLP
 
@@ -40,13 +41,48 @@ class RewardMLP(OutcomeModel):
         self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards and continuation logits, (B, M) each, of normalised states (B, M, S) and actions (B, M, N, A)."""
+        return self._predict(self.inputs(states, actions, next_states))
+
+    def inputs(self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
+        """What the network reads, (B, M, I), of normalised states (B, M, S) and actions (B, M, N, A)."""
         joint = self.action_encoder.tokens(actions).flatten(2)  # (B, M, N A)
-        inputs = torch.cat([states, joint, next_states] if self.reads_next_state else [states, joint], dim=-1)
-        outcome = self.mlp(inputs)
-        if self.endings is not None:
-            outcome = torch.cat([outcome, self.endings(inputs)], dim=-1)
-        outcome = outcome.to(states.dtype)
-        return outcome[..., 0], outcome[..., 1]
+        return torch.cat([states, joint, next_states] if self.reads_next_state else [states, joint], dim=-1)
+
+    def examples(
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        next_states: torch.Tensor,
+        rewards: torch.Tensor,
+        terminated: torch.Tensor,
+    ) -> torch.Tensor:
+        """Steps to learn from: a row for each with what the network reads, the reward, and 1 or, if it was the last, 0.
+
+        Args:
+            states: (M, S) normalised.
+            actions: (M, N, A).
+            next_states: (M, S) normalised.
+            rewards: (M,) normalised.
+            terminated: (M,) bool; a time limit is not a termination.
+
+        Returns:
+            (M, I + 2).
+        """
+        inputs = self.inputs(*(column.unsqueeze(1) for column in (states, actions, next_states))).squeeze(1)
+        return torch.cat([inputs, rewards.unsqueeze(1), (~terminated).unsqueeze(1)], dim=1)
+
+    def loss(self, examples: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """SmoothL1 of the reward plus cross-entropy of the continuation, averaged over `examples`; eq. 23."""
+        rewards, logits = self._predict(examples[:, :-2])
+        reward_loss = functional.smooth_l1_loss(rewards, examples[:, -2])
+        return summed(reward_loss, functional.binary_cross_entropy_with_logits(logits, examples[:, -1]))
+
+    def _predict(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards and continuation logits, (...) each, of inputs (..., I)."""
+        outcome = self.mlp(inputs).to(inputs.dtype)
+        if self.endings is None:
+            return outcome[..., 0], outcome[..., 1]
+        return outcome.squeeze(-1), self.endings(inputs).to(inputs.dtype).squeeze(-1)
 
     def extend(
         self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor, cache: None

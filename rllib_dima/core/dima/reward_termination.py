@@ -106,35 +106,11 @@ class OutcomeModel(nn.Module, ABC):
     def transform_rewards(self, factor: torch.Tensor, shift: torch.Tensor) -> None:
         """Makes all predicted rewards x become factor * x + shift."""
 
-    def loss(
-        self,
-        states: torch.Tensor,
-        actions: torch.Tensor,
-        next_states: torch.Tensor,
-        rewards: torch.Tensor,
-        terminated: torch.Tensor,
-        valid: torch.Tensor,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """SmoothL1 of the reward plus cross-entropy of the continuation, averaged over valid steps; eq. 23.
 
-        Valid steps come first in a window, and predictions are causal, so what follows an episode's end cannot reach
-        them.
-
-        Args:
-            states: (B, M, S) normalised, of M = `window` steps.
-            actions: (B, M, N, A).
-            next_states: (B, M, S) normalised.
-            rewards: (B, M) normalised.
-            terminated: (B, M) bool; a time limit is not a termination.
-            valid: (B, M) bool.
-        """
-        predicted_rewards, logits = self(states, actions, next_states)
-        weight = valid.float() / valid.sum().clamp(min=1)  # of very short episodes a batch may hold no valid step
-        reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
-        ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
-        reward_loss, termination_loss = (reward_error * weight).sum(), (ending_error * weight).sum()
-        metrics = {"reward_loss": reward_loss.detach(), "termination_loss": termination_loss.detach()}
-        return reward_loss + termination_loss, metrics
+def summed(reward_loss: torch.Tensor, termination_loss: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss of eq. 23, (), and its two parts as metrics."""
+    metrics = {"reward_loss": reward_loss.detach(), "termination_loss": termination_loss.detach()}
+    return reward_loss + termination_loss, metrics
 
 
 class RewardTermination(OutcomeModel):
@@ -183,6 +159,32 @@ class RewardTermination(OutcomeModel):
         for block in self.blocks:
             x = block(x)
         return self._predict(x, states.dtype)
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        terminated: torch.Tensor,
+        valid: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """SmoothL1 of the reward plus cross-entropy of the continuation, averaged over valid steps; eq. 23.
+
+        Valid steps come first in a window, and predictions are causal, so what follows an episode's end cannot reach
+        them.
+
+        Args:
+            states: (B, M, S) normalised.
+            actions: (B, M, N, A).
+            rewards: (B, M) normalised.
+            terminated: (B, M) bool; a time limit is not a termination.
+            valid: (B, M) bool, true at the first step.
+        """
+        predicted_rewards, logits = self(states, actions)
+        weight = valid.float() / valid.sum()
+        reward_error = functional.smooth_l1_loss(predicted_rewards, rewards, reduction="none")
+        ending_error = functional.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
+        return summed((reward_error * weight).sum(), (ending_error * weight).sum())
 
     def extend(
         self, states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor | None, cache: KeyValueCache

@@ -6,8 +6,10 @@ Each is a step as `core/training/compile.py` understands it, prepared once: on a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -26,8 +28,8 @@ from rllib_dima.core.training.optimization import ModelOptimizer
 
 logger = logging.getLogger(__name__)
 
-Loss = Callable[[Window], tuple[torch.Tensor, dict[str, torch.Tensor]]]
-Draw = Callable[[], Window]
+Loss = Callable[[Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Draw = Callable[[], Window | torch.Tensor]
 
 PREFIXES = {"state_decoder": "decoder", "dynamics": "dynamics", "reward_termination": "reward"}
 """The world model's parts, and what their hyperparameters and metrics begin with."""
@@ -75,7 +77,7 @@ class Steps:
         self.accelerator = Accelerator(hp.acceleration, device, world_model.fusible_modules())
         self._warn_if_slow()
         self._updates: dict[tuple[str, ...], Step] = {}
-        self._outcomes: Window | None = None  # what rewards and endings are learnt from, if that is prepared
+        self._outcomes: torch.Tensor | None = None  # what rewards and endings are learnt from, if that is prepared
         accelerate = self.accelerator.accelerate
         self._replayed = accelerate("the replay in imagination", self._replay, self._has_replay_on_device)
         self._epochs = PPOEpochs(hp, actor, critic, optimizers, self.means, self.accelerator.side_by_side)
@@ -87,14 +89,13 @@ class Steps:
 
     def prepare(self) -> None:
         """Prepares what an iteration's updates of the world model learn from; in evaluation mode."""
-        if not self.hp.reward_imagined_fraction:
+        if self.hp.reward_network != "mlp":
             return
         with self.clock.timed("reward_data"):
             outcomes = self._replayed()
             if self._outcomes is None:
-                self._outcomes = outcomes
-            for kept, new in zip(vars(self._outcomes).values(), vars(outcomes).values(), strict=True):
-                kept.copy_(new)  # where recorded updates read it
+                self._outcomes = torch.empty_like(outcomes)
+            self._outcomes.copy_(outcomes)  # where recorded updates read it
 
     def update(self, models: tuple[str, ...]) -> None:
         """Updates each of the given parts of the world model once."""
@@ -141,27 +142,28 @@ class Steps:
         if model == "dynamics":
             past, future = hp.context_length - 1, hp.num_autoregressive_steps - 1
             return world_model.dynamics_loss, partial(sample, hp.dynamics_batch_size, past, future)
-        if hp.reward_imagined_fraction:
+        if hp.reward_network == "mlp":
             return world_model.reward_termination_loss, self._draw_outcomes
         return world_model.reward_termination_loss, partial(sample, hp.reward_batch_size, future=hp.reward_window - 1)
 
-    def _replay(self) -> Window:
-        """Imagined and real steps, (M, 1): twice as many as a batch of the policy has."""
-        hp, past = self.hp, self.hp.context_length - 1
-        num_rollouts = max(1, round(2 * hp.reward_imagined_fraction * hp.num_imagined_rollouts))
-        window = self.replay.sample(num_rollouts, past, hp.imagination_horizon - 1)
-        columns = [column.flatten(0, 1).unsqueeze(1) for column in vars(self.world_model.replayed(window)).values()]
-        if num_real := 2 * hp.num_imagined_rollouts * hp.imagination_horizon - len(columns[0]):
-            real = vars(self.replay.sample(num_real)).values()
-            columns = [torch.cat(pair) for pair in zip(columns, real, strict=True)]
-        return Window(*columns)
+    def _replay(self) -> torch.Tensor:
+        """Imagined and real steps, M: twice as many as a batch of the policy has."""
+        hp, steps = self.hp, []
+        num_rollouts = math.ceil(2 * hp.reward_imagined_fraction * hp.num_imagined_rollouts)
+        if num_rollouts:
+            window = self.replay.sample(num_rollouts, hp.context_length - 1, hp.imagination_horizon - 1)
+            steps.append(self.world_model.replayed(window))
+        if num_real := (2 * hp.num_imagined_rollouts - num_rollouts) * hp.imagination_horizon:
+            steps.append(self.replay.sample(num_real))
+        columns = zip(*(vars(window).values() for window in steps), strict=True)
+        single = (torch.cat([part.flatten(0, 1) for part in column]).unsqueeze(1) for column in columns)  # (M, 1, ...)
+        return self.world_model.outcomes(Window(*single))
 
-    def _draw_outcomes(self) -> Window:
+    def _draw_outcomes(self) -> torch.Tensor:
         """A batch of what is prepared."""
-        assert self._outcomes is not None, "`prepare` is called before the updates of an iteration"
-        columns = vars(self._outcomes).values()
-        rows = torch.randint(len(self._outcomes.states), (self.hp.reward_batch_size,), device=self.replay.output_device)
-        return Window(*(column[rows] for column in columns))
+        outcomes = self._outcomes
+        assert outcomes is not None, "`prepare` is called before the updates of an iteration"
+        return outcomes[torch.randint(len(outcomes), (self.hp.reward_batch_size,), device=outcomes.device)]
 
     def _update(self, model: str, loss: Loss, draw: Draw) -> None:
         value, metrics = loss(draw())

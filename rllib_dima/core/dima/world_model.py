@@ -63,15 +63,34 @@ class WorldModel(nn.Module):
         with self.autocast():
             return self.dynamics.loss(states, window.actions, next_states, window.valid)
 
-    def reward_termination_loss(self, window: Window) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 23 on windows of `hp.reward_window` steps that begin at the anchor."""
-        states, rewards = self.normalizer(window.states), self.reward_normalizer(window.rewards)
-        reads_next = self.hp.reward_reads_next_state
-        next_states = self.normalizer(window.next_states) if reads_next else window.next_states  # unread
+    def reward_termination_loss(self, data: Window | torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 23 on windows of H steps that begin at the anchor (transformer), or on rows of `outcomes` (mlp)."""
+        model = self.reward_termination
         with self.autocast():
-            return self.reward_termination.loss(
-                states, window.actions, next_states, rewards, window.terminated, window.valid
-            )
+            if isinstance(model, RewardMLP):
+                assert isinstance(data, torch.Tensor)
+                return model.loss(data)
+            assert isinstance(model, RewardTermination) and isinstance(data, Window)
+            states, rewards = self.normalizer(data.states), self.reward_normalizer(data.rewards)
+            return model.loss(states, data.actions, rewards, data.terminated, data.valid)
+
+    @torch.no_grad()
+    def outcomes(self, steps: Window) -> torch.Tensor:
+        """What the MLP of rewards and endings learns from: the valid ones of M steps, as `RewardMLP.examples`.
+
+        Args:
+            steps: M windows of one step, at least one of them valid.
+
+        Returns:
+            (M, I + 2) in random order; valid steps come again in the place of those that are not.
+        """
+        model = self.reward_termination
+        assert isinstance(model, RewardMLP)
+        states, next_states, _, actions, rewards, terminated, valid = (column[:, 0] for column in vars(steps).values())
+        valid_first = (torch.rand(len(valid), dtype=torch.float32, device=valid.device) + ~valid).argsort()
+        rows = valid_first[torch.arange(len(valid), device=valid.device) % valid.sum()]
+        states, next_states = self.normalizer(states), self.normalizer(next_states)
+        return model.examples(states, actions, next_states, self.reward_normalizer(rewards), terminated)[rows]
 
     @torch.no_grad()
     def measure(self, window: Window) -> dict[str, torch.Tensor]:

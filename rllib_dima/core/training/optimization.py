@@ -74,7 +74,9 @@ class ModelOptimizer:
         loss.backward()
         if self._average_gradients is not None:
             self._average_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip, foreach=True)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        # Clips: fused optimisers divide gradients by this as they go, for torch.amp.GradScaler.
+        self._optimizer.grad_scale = (norm / self.grad_clip).clamp(min=1)  # pyright: ignore[reportAttributeAccessIssue]
         self._optimizer.step()
         return norm
 
