@@ -11,7 +11,8 @@ Runs are those of `benchmarks/learning.py`, whose files in benchmarks/results/ t
 checkpoint from which an interrupted run goes on. Ray Tune starts them, as many at a time as there are cores (or GPUs);
 on several machines this folder must be one that all of them see. A run that fails is reported and does not stop the
 others. A cell is the return of the deterministic policy over ten episodes after the last step: mean and sample standard
-deviation over seeds, in brackets how many, and below it the paper's.
+deviation over seeds, in brackets how many, and below it the paper's. The untrained policy is DIMA's (recipe swift)
+before the first update, evaluated alike with three seeds: its mean action is nearly zero, so that it stands still.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import itertools
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import learning
 
 from rllib_dima.analysis.published import RETURNS, TABLE, Published
 from rllib_dima.envs import CooperativeEnv, make
 
-RANDOM = learning.RESULTS / "random_policy.json"
+RANDOM, UNTRAINED = learning.RESULTS / "random_policy.json", learning.RESULTS / "untrained_policy.json"
 MAMUJOCO = [task.removeprefix("mamujoco_") for task in RETURNS if task.startswith("mamujoco_")]
 BIDEXHANDS = [task for task in RETURNS if task.startswith("bidexhands_")]
 TASKS = [*MAMUJOCO, *BIDEXHANDS]
@@ -204,13 +207,24 @@ def play_randomly(task: str) -> list[float]:
     return returns
 
 
-def random_returns(tasks: list[str]) -> dict[str, list[float]]:
-    """Of random actions, which are played once."""
-    known = json.loads(RANDOM.read_text()) if RANDOM.exists() else {}
-    missing = [task for task in tasks if task not in known]
-    if missing:
-        known |= {task: play_randomly(task) for task in missing}
-        RANDOM.write_text(json.dumps(known, indent=1) + "\n")
+def act_untrained(task: str) -> list[float]:
+    """Returns of DIMA's policy before the first update, each a mean over ten episodes, of three seeds."""
+    returns = []
+    for seed in range(3):
+        run = Run("swift", task, seed, BUDGETS["laptop"])
+        algo = learning.build_config(run.arguments, run.mode, seed).build()
+        returns.append(round(float(algo.evaluate()["env_runners"]["episode_return_mean"]), 2))
+        algo.stop()
+    return returns
+
+
+def played_once(file: Path, play: Callable[[str], list[float]], tasks: list[str]) -> dict[str, list[float]]:
+    """Returns by task, from the file; those that it lacks are played, and added to it."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    for task in tasks:
+        if task not in known:
+            known[task] = play(task)
+            file.write_text(json.dumps(known, indent=1) + "\n")
     return known
 
 
@@ -246,10 +260,10 @@ def cell(done: list[Run], paper: Published | None, digits: int) -> str:
     return f"{ours}<br>{paper.mean:g} ± {paper.deviation:g}" if paper else ours
 
 
-def above(values: list[float], chance: list[float]) -> bool:
-    """Whether mean minus standard deviation over seeds is above mean plus standard deviation of random episodes."""
+def above(values: list[float], others: list[float]) -> bool:
+    """Whether mean minus standard deviation over seeds is above mean plus standard deviation of what was not learnt."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return statistics.fmean(values) - spread > statistics.fmean(chance) + statistics.stdev(chance)
+    return statistics.fmean(values) - spread > statistics.fmean(others) + statistics.stdev(others)
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -259,21 +273,27 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Returns beside the paper's, CPU minutes per run with evaluations, what is above random actions, and all hours."""
-    chance, budget = random_returns(args.tasks), BUDGETS[args.budget]
+    """Returns beside the paper's, CPU minutes per run with evaluations, what is above those who do not learn, hours."""
+    budget = BUDGETS[args.budget]
+    chance, untrained = (
+        played_once(RANDOM, play_randomly, args.tasks),
+        played_once(UNTRAINED, act_untrained, args.tasks),
+    )
     done = {(a, task): finished(args.budget, a, task) for a, task in itertools.product(args.algorithms, args.tasks)}
-    header = ["random actions", *(NAMES[algorithm] for algorithm in args.algorithms)]
-    outcome, minutes = [[f"{budget.steps['mamujoco']:,} steps<br>the paper's", *header]], [["task", *header[1:]]]
+    names = [NAMES[algorithm] for algorithm in args.algorithms]
+    header = [f"{budget.steps['mamujoco']:,} steps<br>the paper's", "random actions", "untrained policy", *names]
+    outcome, minutes = [header], [["task", *names]]
     for task in args.tasks:
         digits, cells = int(task in BIDEXHANDS), {a: done[a, task] for a in args.algorithms}
         ours = [cell(runs, published(a, task), digits) for a, runs in cells.items()]
-        outcome.append([task, words(chance[task], digits), *ours])
+        outcome.append([task, words(chance[task], digits), words(untrained[task], digits), *ours])
         times = [[run.record()["cpu_seconds"] / 60 for run in runs] for runs in cells.values()]
         minutes.append([task, *(f"{statistics.fmean(of):.1f}" if of else "-" for of in times)])
     print(markdown(outcome) + "\n\n" + markdown(minutes) + "\n")
-    for task in args.tasks:
-        found = [NAMES[a] for a in args.algorithms if done[a, task] and above(returns(done[a, task]), chance[task])]
-        print(f"{task}: above random actions by more than both deviations: {', '.join(found) or 'none'}")
+    for name, others in (("random actions", chance), ("the untrained policy", untrained)):
+        for task in args.tasks:
+            found = [NAMES[a] for a in args.algorithms if done[a, task] and above(returns(done[a, task]), others[task])]
+            print(f"{task}: above {name} by more than both deviations: {', '.join(found) or 'none'}")
     runs = list(itertools.chain(*done.values()))
     total = sum(run.record()["cpu_seconds"] for run in runs) / 3600
     print(f"{len(runs)} runs have come to the end, in {total:.1f} CPU hours")

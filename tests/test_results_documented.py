@@ -161,6 +161,9 @@ def test_the_readme_shows_the_means_of_the_table(table):
         runs = [table.finished("laptop", algorithm, task) for task in table.TASKS]
         cells = (table.mean(table.returns(cell), 0) if cell else "-" for cell in runs)
         assert f"| {name} | {' | '.join(cells)} |" in rows
+    for name, file in (("random actions", table.RANDOM), ("untrained policy", table.UNTRAINED)):
+        played = json.loads(file.read_text())
+        assert f"| {name} | {' | '.join(table.mean(played[task], 0) for task in table.TASKS)} |" in rows
 
 
 def test_world_models_are_compared_as_far_as_all_of_them_reach(table):
@@ -191,6 +194,20 @@ def test_above_random_actions_is_by_more_than_both_deviations(table):
     chance = [-1.0, 0.0, 1.0]  # mean 0, deviation 1
     assert table.above([4.0, 6.0], chance) and table.above([1.5], chance)  # 5 - 1.41 and 1.5, over 1
     assert not table.above([0.0, 5.0], chance) and not table.above([1.0], chance)
+
+
+def test_what_does_not_learn_is_played_once(table, tmp_path):
+    file, played = tmp_path / "returns.json", []
+    file.write_text('{"ant_2x4": [1.0, 2.0]}')
+
+    def play(task):
+        played.append(task)
+        return [3.0, 4.0]
+
+    for _ in range(2):
+        found = table.played_once(file, play, ["ant_2x4", "ant_4x2"])
+        assert found == json.loads(file.read_text()) == {"ant_2x4": [1.0, 2.0], "ant_4x2": [3.0, 4.0]}
+    assert played == ["ant_4x2"]
 
 
 def test_every_record_is_json_that_any_program_reads_and_says_what_ran():
