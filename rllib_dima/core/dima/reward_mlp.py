@@ -56,7 +56,7 @@ class RewardMLP(OutcomeModel):
         rewards: torch.Tensor,
         terminated: torch.Tensor,
     ) -> torch.Tensor:
-        """Steps to learn from: a row for each with what the network reads, the reward, and 1 or, if it was the last, 0.
+        """Steps to learn from, a row each: what the network reads, the reward, and 1, or 0 for a termination.
 
         Args:
             states: (M, S) normalised.

@@ -84,13 +84,13 @@ class WorldModel(nn.Module):
         Returns:
             (M, I + 2) in random order; valid steps come again in the place of those that are not.
         """
-        model = self.reward_termination
+        model, valid = self.reward_termination, steps.valid[:, 0]
         assert isinstance(model, RewardMLP)
-        states, next_states, _, actions, rewards, terminated, valid = (column[:, 0] for column in vars(steps).values())
         valid_first = (torch.rand(len(valid), dtype=torch.float32, device=valid.device) + ~valid).argsort()
         rows = valid_first[torch.arange(len(valid), device=valid.device) % valid.sum()]
-        states, next_states = self.normalizer(states), self.normalizer(next_states)
-        return model.examples(states, actions, next_states, self.reward_normalizer(rewards), terminated)[rows]
+        states, next_states = (self.normalizer(column[:, 0]) for column in (steps.states, steps.next_states))
+        rewards = self.reward_normalizer(steps.rewards[:, 0])
+        return model.examples(states, steps.actions[:, 0], next_states, rewards, steps.terminated[:, 0])[rows]
 
     @torch.no_grad()
     def measure(self, window: Window) -> dict[str, torch.Tensor]:
