@@ -456,3 +456,21 @@ def test_averaging_sees_the_gradients_of_every_optimizer():
     assert seen[:6] == [sizes["state_decoder"], sizes["dynamics"], sizes["reward_termination"]] * 2
     assert sorted(seen[6:]) == sorted([sizes["actor"]] * 4 + [sizes["critic"]] * 4)
     assert sum(sizes.values()) == len(parameters(trainer))
+
+
+def test_a_restored_trainer_forgets_what_the_one_that_failed_had_measured():
+    trainer = filled()
+    trainer.train_iteration()
+    networks = trainer.actor, trainer.critic, trainer.world_model
+    saved = copy.deepcopy([trainer.state_dict(), *(network.state_dict() for network in networks)])
+    with torch.no_grad():
+        next(trainer.world_model.dynamics.parameters()).fill_(float("nan"))
+    trainer.add([random_trajectory(UNEQUAL, 5, seed=8)])
+    with pytest.raises(NonFiniteLossError):
+        trainer.train_iteration()
+    trainer.load_state_dict(saved[0])
+    for network, state in zip(networks, saved[1:], strict=True):
+        network.load_state_dict(state)
+    trainer.add([random_trajectory(UNEQUAL, 5, seed=9)])
+    metrics = trainer.train_iteration()["world_model"]
+    assert math.isfinite(metrics["open_loop_error_1"])

@@ -196,6 +196,8 @@ class DIMATrainer(OptimizingTrainer):
         """Restores `state_dict`; learning rates and the seed, if one was given, stay those of this trainer."""
         super().load_state_dict(state)
         self.steps.accelerator.forget()
+        self.steps.means["fresh"].clear()  # of steps that were added to what is replaced, perhaps NaN
+        self.imagination_report, self._num_useless = None, 0
 
     def _report_iteration(self, has_trained_policy: bool) -> Metrics:
         """The means of all metrics by network, checked."""
