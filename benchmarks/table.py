@@ -274,11 +274,8 @@ def markdown(table: list[list[str]]) -> str:
 
 def show(args: argparse.Namespace) -> None:
     """Returns beside the paper's, CPU minutes per run with evaluations, what is above those who do not learn, hours."""
-    budget = BUDGETS[args.budget]
-    chance, untrained = (
-        played_once(RANDOM, play_randomly, args.tasks),
-        played_once(UNTRAINED, act_untrained, args.tasks),
-    )
+    budget, chance = BUDGETS[args.budget], played_once(RANDOM, play_randomly, args.tasks)
+    untrained = played_once(UNTRAINED, act_untrained, args.tasks)
     done = {(a, task): finished(args.budget, a, task) for a, task in itertools.product(args.algorithms, args.tasks)}
     names = [NAMES[algorithm] for algorithm in args.algorithms]
     header = [f"{budget.steps['mamujoco']:,} steps<br>the paper's", "random actions", "untrained policy", *names]
