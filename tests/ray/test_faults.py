@@ -348,11 +348,12 @@ def test_tune_brings_a_dead_learner_back_from_the_last_checkpoint(ray_running, t
     (result,) = tune.Tuner(DIMA, param_space=config, run_config=run_config).fit()
     assert marker.exists() and result.error is None
     rows = result.metrics_dataframe
+    error = next(pathlib.Path(result.path).glob("error.txt")).read_text()
     # The third is done again, the fourth was in flight.
-    assert rows["training_iteration"].tolist() == [1, 2, 3, 3, 4, 5]
+    assert rows["training_iteration"].tolist() == [1, 2, 3, 3, 4, 5], f"{rows['iterations_since_restore']}, {error}"
     for counter in ("num_env_steps_sampled_lifetime", "learners/__all_modules__/num_env_steps_trained_lifetime"):
         assert rows[counter].tolist() == [20, 40, 60, 60, 80, 100]
-    assert "died" in next(pathlib.Path(result.path).glob("error.txt")).read_text()
+    assert "died" in error
 
 
 def fill(learner):
