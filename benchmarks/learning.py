@@ -71,6 +71,7 @@ def build_config(args: argparse.Namespace, mode: str, seed: int):
         .training(model_size=args.model_size, recipe=args.recipe, **conditioning, **json.loads(args.set))
         .evaluation(
             evaluation_duration=EVALUATION_EPISODES,
+            evaluation_sample_timeout_s=3600,  # on a machine that does other work, too
             evaluation_config={"num_envs_per_env_runner": EVALUATION_EPISODES},  # the same episodes, side by side
         )
         .reporting(metrics_num_episodes_for_smoothing=3)

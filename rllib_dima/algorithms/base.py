@@ -181,14 +181,16 @@ class TeamAlgorithm(Algorithm):
         """Plays the deterministic policy in separate environments, which the first call builds if need be.
 
         Every evaluation plays different episodes. Those of the n-th depend only on the seed and n, not on how many
-        runners and environments share them.
+        runners and environments share them. Without a result, for want of time or runners, the mean return is NaN.
         """
         if self.eval_env_runner_group is None:
             self.eval_env_runner_group = self._make_evaluation_runners()
         self._num_evaluations += 1
         for stats in tree.flatten(self.metrics.stats.get(EVALUATION_RESULTS, {})):
             stats.latest_merged = None  # where no runner answers, RLlib would report the last evaluation again
-        return _plain(super().evaluate(parallel_train_future))
+        results = super().evaluate(parallel_train_future)
+        played = {EPISODE_RETURN_MEAN: math.nan, **results.get(ENV_RUNNER_RESULTS, {})}  # a missing metric ends Tune
+        return _plain({**results, ENV_RUNNER_RESULTS: played})
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, hyperparameters, steps collected ahead, running episodes, and evaluations so far."""

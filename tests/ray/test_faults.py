@@ -1,6 +1,7 @@
 """What goes wrong on the way: runners, environments, learners, disks and impatient users; and what is lost then."""
 
 import contextlib
+import math
 import os
 import pathlib
 import resource
@@ -277,7 +278,7 @@ def test_evaluation_whose_episodes_never_end_returns_without_result_and_says_why
     )
     for _ in range(2):
         result = algo.train()
-        assert "episode_return_mean" not in result["evaluation"].get("env_runners", {})
+        assert math.isnan(result["evaluation"]["env_runners"]["episode_return_mean"])  # Tune ends where it is missing
         assert sum("evaluation_sample_timeout_s" in text for text in caplog.messages) > 0
         caplog.clear()
     assert within(60, algo.stop) is None
