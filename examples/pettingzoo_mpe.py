@@ -7,7 +7,7 @@ How to run:
     python examples/pettingzoo_mpe.py --actions discrete --iterations 100
 
 What to expect: what `check_env` says of the task, one line per iteration of 200 real steps (8 episodes of 25), and the
-return of the deterministic policy before and after: -24.4 and -20.8 with the defaults, in two minutes on one CPU core.
+return of the deterministic policy before and after: -24.4 and -21.6 with the defaults, in two minutes on one CPU core.
 They are for a first look: three agents that learn to part from each other take more iterations than these.
 """
 

@@ -15,8 +15,8 @@ evaluation of the deterministic policy over ten episodes.
 What to expect: one line per report, Ray's messages about every mutation among them, and at the end one line per
 mutation, the best trial's return and settings, and its checkpoint. The last command above ended with
 
-    trial 3 took over trial 2: actor_lr 0.00023 -> 0.00027, critic_lr 0.00057 -> 0.00046, dynamics_lr ...
-    Best trial: return 0.0 with actor_lr 0.00023, critic_lr 0.00057, dynamics_lr 0.0022, entropy_coeff 0.00013
+    trial 3 took over trial 0: actor_lr 0.0007 -> 0.00056, critic_lr 0.00045 -> 0.0015, dynamics_lr 0.00081 ...
+    Best trial: return -1.1 with actor_lr 0.00023, critic_lr 0.0015, dynamics_lr 0.00056, entropy_coeff 0.0036
 
 It shows how a trial is replaced, not that this helps: its trials learn only once, after their last step.
 """
