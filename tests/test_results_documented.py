@@ -106,7 +106,7 @@ def test_parts_of_the_recipe_are_compared_by_the_files():
             returns = [point[name] for point in last]
             seeds = ", ".join(f"{number:.0f}" for number in returns)
             assert cell == f"{statistics.fmean(returns):.0f} +- {statistics.stdev(returns):.0f} ({seeds})", label
-    assert len(rows) == 18
+    assert len(rows) == 19
 
 
 @pytest.mark.parametrize("task", ["ant_4x2", "walker2d_2x3"])
