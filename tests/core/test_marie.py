@@ -565,7 +565,7 @@ def test_rollouts_begin_with_reconstructions_and_hold_one_step_less_than_the_hor
     tokenizer = trainer.world_model.tokenizer
     stored = tokenizer(trainer.replay.observations[: len(trainer.replay)])
     for start in rollout.observations[0]:
-        assert (stored == start).flatten(1).all(1).any()
+        assert torch.isclose(stored, start, atol=1e-5).flatten(1).all(1).any()  # other batches round otherwise
     assert torch.allclose(rollout.states[:-1], tokenizer.normalizer(rollout.observations))
 
 
