@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -139,6 +140,12 @@ def test_evaluation_is_deterministic_and_leaves_the_training_episode_alone(algo)
     assert runner is not algo.env_runner and runner.config.explore is False
     episodes = [runner.sample(num_episodes=1, seeds=[5])[0].agent_episodes["left"] for _ in range(2)]
     np.testing.assert_array_equal(episodes[0].get_actions(), episodes[1].get_actions())
+
+
+def test_an_evaluation_too_short_for_an_episode_has_a_mean_return_of_nan():
+    algo = team_config({"length": 30}).evaluation(evaluation_duration=5, evaluation_duration_unit="timesteps").build()
+    assert math.isnan(algo.evaluate()["env_runners"]["episode_return_mean"])
+    algo.stop()
 
 
 def test_evaluation_results_are_reported_once():
