@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -58,6 +59,7 @@ class Meter:
         versions = {name: version(name) for name in ("torch", *packages)}
         self.curve: list[dict[str, float]] = []
         self.record = {"task": task, "library": library, "seed": seed, "versions": versions, "curve": self.curve}
+        self.returns: list[float] = []  # of the episodes since the last point
         self.collecting, self.start = 0.0, time.process_time()
 
     def timed(self, sample: Callable) -> Callable:
@@ -72,10 +74,11 @@ class Meter:
 
         return timed_sample
 
-    def add(self, steps: int, team_return: float) -> None:
+    def add(self, steps: int) -> None:
         """A point of the curve."""
         seconds = time.process_time() - self.start
-        point = {"steps": steps, "return": round(team_return, 2), "cpu_seconds": round(seconds, 1)}
+        point = {"steps": steps, "return": round(statistics.fmean(self.returns), 2), "cpu_seconds": round(seconds, 1)}
+        self.returns.clear()
         self.curve.append(point | {"collecting": round(self.collecting, 1)})
         print(self.curve[-1], flush=True)
         RESULTS.mkdir(exist_ok=True)
@@ -105,6 +108,14 @@ def environment(task: str) -> Any:
     return PettingZooEnv(team_spread()) if task == "simple_spread" else make(f"mamujoco_{task}")
 
 
+def ended_at_once(task: str) -> int:
+    """Episodes that end in an iteration, if any do.
+
+    Over so many our algorithms' `episode_return_mean` is that of the iteration, as RLlib's own always is.
+    """
+    return max(NUM_ENVS, BATCH // TASKS[task][0])
+
+
 def mappo(task: str, seed: int) -> Any:
     """Our MAPPO."""
     from rllib_dima import MAPPOConfig
@@ -112,7 +123,7 @@ def mappo(task: str, seed: int) -> Any:
     def team(env_config: dict) -> Any:
         return environment(task)
 
-    length, point_every, entropy = TASKS[task]
+    entropy = TASKS[task][2]
     layers = {f"{net}_{size}": value for net in ("actor", "critic") for size, value in _sizes().items()}
     return (
         MAPPOConfig()
@@ -121,7 +132,7 @@ def mappo(task: str, seed: int) -> Any:
         .training(env_steps_per_iteration=BATCH, ppo_epochs=EPOCHS, ppo_minibatches=MINIBATCHES)
         .training(actor_lr=LR, critic_lr=LR, gamma=GAMMA, lambda_=LAMBDA, clip_param=CLIP, value_clip_param=CLIP)
         .training(entropy_coeff=entropy, time_limits="bootstrap", **layers)
-        .reporting(metrics_num_episodes_for_smoothing=point_every // length)
+        .reporting(metrics_num_episodes_for_smoothing=ended_at_once(task))
         .learners(num_gpus_per_learner=0)
         .debugging(seed=seed)
     )
@@ -145,7 +156,7 @@ def ppo(task: str, seed: int, shared: bool) -> Any:
         unwrapped = property(lambda self: self)
 
     register_env("team", lambda _: Team(environment(task)))
-    (length, point_every, entropy), agents = TASKS[task], Team(environment(task)).agents
+    entropy, agents = TASKS[task][2], Team(environment(task)).agents
     rows = BATCH // MINIBATCHES * (len(agents) if shared else 1)  # RLlib counts the steps of a module
     model = DefaultModelConfig(fcnet_hiddens=[HIDDEN, HIDDEN], fcnet_activation="relu", vf_share_layers=False)
     return (
@@ -160,7 +171,7 @@ def ppo(task: str, seed: int, shared: bool) -> Any:
         .training(train_batch_size_per_learner=BATCH, num_epochs=EPOCHS, minibatch_size=rows, lr=LR, gamma=GAMMA)
         .training(lambda_=LAMBDA, clip_param=CLIP, entropy_coeff=entropy, use_kl_loss=False)
         .training(vf_clip_param=float("inf"), grad_clip=10.0)
-        .reporting(metrics_num_episodes_for_smoothing=point_every // length)
+        .reporting(metrics_num_episodes_for_smoothing=ended_at_once(task))
         .learners(num_learners=0)
         .debugging(seed=seed)
     )
@@ -179,9 +190,12 @@ def run(task: str, library: str, seed: int, steps: int) -> None:
     runner.sample = meter.timed(runner.sample)
     while done < steps:
         result = algo.train()
-        before, done = done, int(result["env_runners"]["num_env_steps_sampled_lifetime"])
+        sampled = result["env_runners"]
+        if ended := int(sampled.get("num_episodes", 0)):
+            meter.returns += [float(sampled["episode_return_mean"]) / agents] * ended
+        before, done = done, int(sampled["num_env_steps_sampled_lifetime"])
         if done // TASKS[task][1] > before // TASKS[task][1]:
-            meter.add(done, float(result["env_runners"]["episode_return_mean"]) / agents)
+            meter.add(done)
     algo.stop()
 
 

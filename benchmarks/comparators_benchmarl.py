@@ -6,7 +6,6 @@ build/benchmarl/bin/python benchmarks/comparators_benchmarl.py 0           # the
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from comparators import (
 )
 from torchrl.envs import PettingZooWrapper
 
-LENGTH, POINT_EVERY, ENTROPY = TASKS["simple_spread"]
+POINT_EVERY, ENTROPY = TASKS["simple_spread"]
 
 
 class Spread(PettingZooClass):
@@ -52,20 +51,19 @@ class Record(Callback):
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
-        self.meter, self.steps, self.returns, self.since = meter, 0, [], time.process_time()
+        self.meter, self.steps, self.since = meter, 0, time.process_time()
 
     def on_batch_collected(self, batch: Any) -> None:
         """Counts the steps, and the episodes that ended."""
         self.meter.collecting += time.process_time() - self.since
         self.steps += batch.numel()
         ended = batch["next", "done"].squeeze(-1)
-        self.returns += batch["next", "agent", "episode_reward"][ended].mean(dim=(1, 2)).tolist()
+        self.meter.returns += batch["next", "agent", "episode_reward"][ended].mean(dim=(1, 2)).tolist()
 
     def on_train_end(self, training_td: Any, group: str) -> None:
         """Adds a point."""
         if self.steps % POINT_EVERY == 0:
-            self.meter.add(self.steps, statistics.fmean(self.returns))
-            self.returns = []
+            self.meter.add(self.steps)
         self.since = time.process_time()
 
 
@@ -81,7 +79,7 @@ def experiment(seed: int, steps: int) -> Experiment:
     config.evaluation, config.loggers, config.create_json = False, [], False
     config.save_folder = tempfile.mkdtemp()
     return Experiment(
-        task=Spread(name="SIMPLE_SPREAD", config={"max_cycles": LENGTH}),
+        task=Spread(name="SIMPLE_SPREAD", config={"max_cycles": 25}),
         algorithm_config=algorithm,
         model_config=model,
         critic_model_config=model,
