@@ -43,13 +43,14 @@ dist-test: install
 		--stop '{"training_iteration": 25}' --storage-path "$$PWD/results"
 	cd build/fresh && bin/rllib evaluate results/dima_halfcheetah_2x3_nano --episodes 1
 
-# Parity of accelerated and eager steps first, then the tables; some minutes. Needs a PyTorch with CUDA:
+# Parity of accelerated and eager steps first, then the tables, at last an iteration through Ray; some minutes. Needs a PyTorch with CUDA:
 # on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.
 PYTHON_GPU ?= $(BIN)/python
 benchmark-gpu:
 	$(PYTHON_GPU) -m pytest -q tests/core/test_accelerated.py
 	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --acceleration eager cuda_graphs compile --updates 40 --warmup 4
 	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --recipe swift --acceleration eager cuda_graphs compile --warmup 4
+	$(PYTHON_GPU) benchmarks/epoch.py --device cuda --recipe swift --acceleration compile --through-ray --sample-async --warmup 2
 
 # The site, in site/; fails on a broken link.
 docs: $(VENV)/.installed-docs
