@@ -191,8 +191,9 @@ def run(task: str, library: str, seed: int, steps: int) -> None:
     while done < steps:
         result = algo.train()
         sampled = result["env_runners"]
-        if ended := int(sampled.get("num_episodes", 0)):
-            meter.returns += [float(sampled["episode_return_mean"]) / agents] * ended
+        ended = sampled.get("num_episodes", 0)
+        if ended > 0:  # NaN where none did
+            meter.returns += [float(sampled["episode_return_mean"]) / agents] * int(ended)
         before, done = done, int(sampled["num_env_steps_sampled_lifetime"])
         if done // TASKS[task][1] > before // TASKS[task][1]:
             meter.add(done)
