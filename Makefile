@@ -43,8 +43,8 @@ dist-test: install
 		--stop '{"training_iteration": 25}' --storage-path "$$PWD/results"
 	cd build/fresh && bin/rllib evaluate results/dima_halfcheetah_2x3_nano --episodes 1
 
-# Parity of accelerated and eager steps first, then the tables, at last an iteration through Ray; some minutes. Needs a PyTorch with CUDA:
-# on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.
+# Parity of accelerated and eager steps first, then the tables, at last an iteration through Ray; some minutes. Needs a
+# PyTorch with CUDA: on a machine that has one, `make benchmark-gpu PYTHON_GPU=python3` uses it without installing anything.
 PYTHON_GPU ?= $(BIN)/python
 benchmark-gpu:
 	$(PYTHON_GPU) -m pytest -q tests/core/test_accelerated.py

@@ -33,7 +33,7 @@ from comparators import (
 )
 from torchrl.envs import PettingZooWrapper
 
-POINT_EVERY, ENTROPY = TASKS["simple_spread"]
+LENGTH, POINT_EVERY, ENTROPY = TASKS["simple_spread"]
 
 
 class Spread(PettingZooClass):
@@ -79,7 +79,7 @@ def experiment(seed: int, steps: int) -> Experiment:
     config.evaluation, config.loggers, config.create_json = False, [], False
     config.save_folder = tempfile.mkdtemp()
     return Experiment(
-        task=Spread(name="SIMPLE_SPREAD", config={"max_cycles": 25}),
+        task=Spread(name="SIMPLE_SPREAD", config={"max_cycles": LENGTH}),
         algorithm_config=algorithm,
         model_config=model,
         critic_model_config=model,
