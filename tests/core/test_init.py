@@ -65,6 +65,16 @@ def test_ray_and_simulators_are_not_loaded_before_they_are_used(statement):
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.parametrize("algorithm", ["dima", "marie"])
+def test_runners_of_experience_load_neither_quantisers_nor_compilers(algorithm):
+    code = (
+        f"import sys, rllib_dima.algorithms.{algorithm}, rllib_dima.sampling.env_runner\n"
+        "print([name for name in ('vector_quantize_pytorch', 'torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("first", "then"), [("", ""), ("import ray", "from ray import tune"), ("from ray import tune", "")]
 )

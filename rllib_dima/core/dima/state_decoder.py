@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from vector_quantize_pytorch import FSQ
 
 from rllib_dima.core.flags import Flags
 from rllib_dima.core.hyperparameters import Hyperparameters, knob
@@ -139,6 +138,8 @@ class FSQStateDecoder(StateDecoder):
     """
 
     def _set_up(self, layout: AgentLayout, hp: StateDecoderHyperparameters) -> None:
+        from vector_quantize_pytorch import FSQ  # takes as long to import as torch itself: not in every process
+
         levels, hidden = list(hp.decoder_fsq_levels), [hp.decoder_hidden_size] * (hp.decoder_num_layers - 1)
         code_size = hp.decoder_num_tokens * len(levels)
         self.token_shape = (hp.decoder_num_tokens, len(levels))

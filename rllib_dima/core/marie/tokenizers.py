@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 from torch.nn import functional
-from vector_quantize_pytorch import FSQ, VectorQuantize
 
 from rllib_dima.core.flags import Flags
 from rllib_dima.core.layout import AgentLayout
@@ -166,6 +165,8 @@ class VQTokenizer(_Autoencoder):
     """Each token is the nearest of V learned codes, which follow what falls to them."""
 
     def __init__(self, layout: AgentLayout, hp: TokenizerHyperparameters) -> None:
+        from vector_quantize_pytorch import VectorQuantize  # takes as long to import as torch itself
+
         super().__init__(layout, hp, hp.tokenizer_code_size)
         self.num_codes = hp.tokenizer_codebook_size
         self.quantizer = VectorQuantize(
@@ -191,6 +192,8 @@ class FSQTokenizer(_Autoencoder):
     """Each token is a point of a grid (finite scalar quantisation)."""
 
     def __init__(self, layout: AgentLayout, hp: TokenizerHyperparameters) -> None:
+        from vector_quantize_pytorch import FSQ  # takes as long to import as torch itself
+
         levels = list(hp.tokenizer_fsq_levels)
         super().__init__(layout, hp, len(levels))
         self.quantizer = FSQ(levels=levels)
