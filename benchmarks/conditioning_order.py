@@ -36,17 +36,21 @@ from rllib_dima.policy import Policy
 
 TRAINED = Path(__file__).parent.parent / "results" / "learning"
 RESULT = Path(__file__).parent / "results" / "conditioning_order.json"
+LABEL = "order"  # keeps these short runs apart from those of the same task and mode that go on for longer
 
 
 def train(args: argparse.Namespace) -> list[Path]:
     """Trains every mode and seed, or goes on with it; where their checkpoints are."""
     hp = DIMAConfig().training(model_size="nano", recipe=args.recipe).hyperparameters()
     require_horizon(hp, args.horizon or 1)  # not after hours
-    command = [sys.executable, Path(__file__).with_name("learning.py"), "--task", args.task, "--steps", str(args.steps)]
-    command += ["--recipe", args.recipe, "--processes", str(args.processes), "--conditioning", *args.conditioning]
-    subprocess.run([*map(str, command), "--seeds", *map(str, args.seeds)], check=True)
-    recipe = "" if args.recipe == "paper" else f"{args.recipe}_"
-    return [TRAINED / f"{args.task}_{recipe}{mode}_{seed}" for mode in args.conditioning for seed in args.seeds]
+    folders = []
+    for mode in args.conditioning:
+        label = "_".join(part for part in (LABEL, args.recipe, mode) if part != "paper")
+        command = [sys.executable, Path(__file__).with_name("learning.py"), "--task", args.task, "--label", label]
+        command += ["--steps", args.steps, "--recipe", args.recipe, "--processes", args.processes]
+        subprocess.run([*map(str, command), "--conditioning", mode, "--seeds", *map(str, args.seeds)], check=True)
+        folders += [TRAINED / f"{args.task}_{label}_{seed}" for seed in args.seeds]
+    return folders
 
 
 def ways(num_agents: int) -> dict[str, dict]:

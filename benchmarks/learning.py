@@ -170,6 +170,11 @@ def run(args: argparse.Namespace, mode: str, seed: int) -> None:
 
 def run_all(args: argparse.Namespace) -> None:
     """All runs, `--processes` at a time, one thread each."""
+    if args.label and len(args.conditioning) > 1:
+        raise SystemExit(
+            f"--label {args.label} names the files of one mode of conditioning, but there are {len(args.conditioning)} "
+            f"({', '.join(args.conditioning)}): give one --conditioning, or a command with its own label for each."
+        )
     waiting = list(itertools.product(args.seeds, args.conditioning))
     running: list[subprocess.Popen] = []
     common = ["--task", args.task, "--steps", str(args.steps), "--model-size", args.model_size, "--set", args.set]
