@@ -261,9 +261,13 @@ def cell(done: list[Run], paper: Published | None, digits: int) -> str:
 
 
 def above(values: list[float], others: list[float]) -> bool:
-    """Whether mean minus standard deviation over seeds is above mean plus standard deviation of what was not learnt."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return statistics.fmean(values) - spread > statistics.fmean(others) + statistics.stdev(others)
+    """Whether mean minus standard deviation over seeds is above mean plus standard deviation of what was not learnt.
+
+    Fewer seeds than three show no difference.
+    """
+    if len(values) < 3:
+        return False
+    return statistics.fmean(values) - statistics.stdev(values) > statistics.fmean(others) + statistics.stdev(others)
 
 
 def markdown(table: list[list[str]]) -> str:

@@ -192,8 +192,9 @@ def test_no_two_runs_of_the_table_share_a_file(table):
 
 def test_above_random_actions_is_by_more_than_both_deviations(table):
     chance = [-1.0, 0.0, 1.0]  # mean 0, deviation 1
-    assert table.above([4.0, 6.0], chance) and table.above([1.5], chance)  # 5 - 1.41 and 1.5, over 1
-    assert not table.above([0.0, 5.0], chance) and not table.above([1.0], chance)
+    assert table.above([4.0, 5.0, 6.0], chance)  # 5 - 1, over 1
+    assert not table.above([0.0, 5.0, 10.0], chance)  # 5 - 5
+    assert not table.above([9.0, 9.0], chance) and not table.above([9.0], chance)  # too few seeds
 
 
 def test_what_does_not_learn_is_played_once(table, tmp_path):
