@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from support.processes import descendants, wait_until
+from support.processes import descendants, output_of, wait_until
 from support.team import Team, team_config, weights
 
 from rllib_dima import DIMA
@@ -303,11 +303,12 @@ def learn_for_ever(folder):
 @pytest.mark.slow
 def test_interrupt_ends_a_run_whose_runner_is_in_mid_flight(tmp_path):
     command = [sys.executable, __file__, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    stacks = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=stacks)
     wait_until(lambda: (tmp_path / "learning").exists() or process.poll() is not None)
     children = descendants(process.pid)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=50)  # less than the minute that a late runner is waited for
+    output = output_of(process, 50)  # less than the minute that a late runner is waited for
     assert process.returncode != 0 and len(children) > 3
     assert output.count("Traceback") == 1 and "KeyboardInterrupt" in output.splitlines()[-1], output
     wait_until(lambda: not any(pathlib.Path(f"/proc/{child}/cmdline").exists() for child in children))

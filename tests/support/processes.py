@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import signal
+import subprocess
 import time
 
 
@@ -24,3 +26,16 @@ def wait_until(condition, seconds=180):
     while not condition():
         assert time.monotonic() < deadline, f"Not within {seconds} seconds."
         time.sleep(0.02)
+
+
+def output_of(process, seconds):
+    """All that a process writes until it ends. Fails the test, with the stacks of its threads, if it takes longer.
+
+    It must have been started with PYTHONFAULTHANDLER=1, and its stderr must be its stdout.
+    """
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        output, _ = process.communicate()
+    raise AssertionError(f"Not ended within {seconds} seconds: {output}")
