@@ -22,6 +22,7 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import EnvToModulePipeline
+from ray.rllib.connectors.learner import LearnerConnectorPipeline
 from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -352,6 +353,12 @@ class TeamConfig(AlgorithmConfig):
     def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> ConnectorV2:
         """What the policy returns to actions, in one piece; arguments as in RLlib."""
         return ModuleToEnvPipeline(*_spaces(env, spaces), connectors=[ModuleToTeam()])
+
+    def build_learner_connector(
+        self, input_observation_space: Any, input_action_space: Any, device: Any = None
+    ) -> ConnectorV2:
+        """Nothing, as learners receive episodes directly; arguments as in RLlib."""
+        return LearnerConnectorPipeline(input_observation_space, input_action_space, connectors=[])
 
     def get_multi_rl_module_spec(
         self, *, env: Any = None, spaces: dict[str, Any] | None = None, inference_only: bool = False, **kwargs: Any

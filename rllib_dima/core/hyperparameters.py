@@ -7,6 +7,7 @@ family of the environment and for all, the preset of `model_size`, the benchmark
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ class Hyperparameters:
             raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of {of} ({getattr(self, of)}).")
 
     @classmethod
+    @functools.cache  # a configuration asks whenever one of its attributes is set
     def names(cls) -> tuple[str, ...]:
         """All of them."""
         return tuple(field.name for field in dataclasses.fields(cls))

@@ -99,8 +99,8 @@ class Team(MultiAgentEnv):
 
 def config_of(algorithm, kind):
     config = getattr(rllib_dima, f"{algorithm}Config")().environment(Team, env_config={"kind": kind})
-    config.training(**SETTINGS[algorithm]).debugging(seed=1).evaluation(evaluation_duration=3)
-    return config.env_runners(num_envs_per_env_runner=2)
+    config.training(**SETTINGS[algorithm]).evaluation(evaluation_duration=3)
+    return config.debugging(seed=1, log_sys_usage=False).env_runners(num_envs_per_env_runner=2)
 
 
 def build(algorithm, kind, num_env_runners=0):

@@ -223,6 +223,10 @@ def test_connectors_of_evaluation_alone_are_refused_as_well():
         config.get_evaluation_config_object().validate()
 
 
+def test_learners_build_no_connectors_as_they_receive_episodes():
+    assert len(ant().build_learner_connector(None, None)) == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

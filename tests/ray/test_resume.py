@@ -26,23 +26,33 @@ FEW_UPDATES = {  # of networks of the paper's size
     "reward_updates_per_iteration": 20,
     "policy_updates_per_iteration": 1,
 }
-# 2 environments of 1,000 steps: all saves fall into running episodes; 3 evaluations of one episode each.
+# Saves fall into running episodes. Those of "tiny", of two environments that make 10 steps each in an iteration, end in
+# the fourth iteration, and it evaluates after the second and the fourth.
 CASES = {
     "tiny": {
         "env": HALFCHEETAH,
+        "env_config": {"max_episode_steps": 35},
         "settings": {**TINY, **SWIFT},
         "envs": 2,
         "evaluate": True,
         "before": 2,
         "after": 3,
     },
-    "paper": {"env": HALFCHEETAH, "settings": FEW_UPDATES, "envs": 1, "evaluate": False, "before": 1, "after": 1},
+    "paper": {
+        "env": HALFCHEETAH,
+        "env_config": {},
+        "settings": FEW_UPDATES,
+        "envs": 1,
+        "evaluate": False,
+        "before": 1,
+        "after": 1,
+    },
 }
 
 
 def build(case):
-    config = DIMAConfig().environment(case["env"]).training(**case["settings"]).debugging(seed=3)
-    config.env_runners(num_envs_per_env_runner=case["envs"])
+    config = DIMAConfig().environment(case["env"], env_config=case["env_config"]).training(**case["settings"])
+    config.debugging(seed=3).env_runners(num_envs_per_env_runner=case["envs"])
     if case["evaluate"]:
         config.evaluation(evaluation_interval=2, evaluation_duration=1)
     return config.build()
@@ -83,25 +93,34 @@ def assert_equal(left, right):
     np.testing.assert_equal(right, left)
 
 
-@pytest.mark.parametrize("case", ["tiny", pytest.param("paper", marks=pytest.mark.slow)])
-def test_resuming_in_a_new_process_continues_bit_for_bit(case, tmp_path):
-    in_new_process(case, "straight", tmp_path / "checkpoint", tmp_path / "straight")
-    in_new_process(case, "resume", tmp_path / "checkpoint", tmp_path / "resumed")
-    assert_equal(tmp_path / "straight", tmp_path / "resumed")
+@pytest.fixture(scope="module")
+def straight(request, tmp_path_factory):
+    """A run that never stopped: case, its checkpoint and what it trained."""
+    folder = tmp_path_factory.mktemp("straight")
+    in_new_process(request.param, "straight", folder / "checkpoint", folder / "straight")
+    return request.param, folder / "checkpoint", folder / "straight"
 
 
-def test_resuming_after_kill_9_continues_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("straight", ["tiny", pytest.param("paper", marks=pytest.mark.slow)], indirect=True)
+def test_resuming_in_a_new_process_continues_bit_for_bit(straight, tmp_path):
+    case, checkpoint, expected = straight
+    in_new_process(case, "resume", checkpoint, tmp_path / "resumed")
+    assert_equal(expected, tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("straight", ["tiny"], indirect=True)
+def test_resuming_after_kill_9_continues_bit_for_bit(straight, tmp_path):
     """Killed at some moment of training, some iterations after the checkpoint."""
-    in_new_process("tiny", "straight", tmp_path / "checkpoint", tmp_path / "straight")
-    process = in_new_process("tiny", "forever", tmp_path / "killed", tmp_path / "trained", wait=False)
+    case, _, expected = straight
+    process = in_new_process(case, "forever", tmp_path / "killed", tmp_path / "trained", wait=False)
     deadline = time.monotonic() + 120
     while not (tmp_path / "trained").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert json.loads((tmp_path / "trained").read_text()) > CASES["tiny"]["before"]
-    in_new_process("tiny", "resume", tmp_path / "killed", tmp_path / "resumed")
-    assert_equal(tmp_path / "straight", tmp_path / "resumed")
+    assert json.loads((tmp_path / "trained").read_text()) > CASES[case]["before"]
+    in_new_process(case, "resume", tmp_path / "killed", tmp_path / "resumed")
+    assert_equal(expected, tmp_path / "resumed")
 
 
 def main(name, command, checkpoint, out):

@@ -79,9 +79,9 @@ class Team(MultiAgentEnv):
 
 
 def team_config(env_config=None, **hyperparameters):
-    """A configuration small enough for tests."""
+    """A configuration small enough for tests. `stop()` would wait for the next measurement of the machine's load."""
     config = DIMAConfig().environment(Team, env_config=env_config or {})
-    return config.training(**{**TINY, **hyperparameters}).debugging(seed=1)
+    return config.training(**{**TINY, **hyperparameters}).debugging(seed=1, log_sys_usage=False)
 
 
 def make_runner(config, worker_index=0):
