@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -218,8 +219,9 @@ def table(args: argparse.Namespace) -> None:
         print(f"last evaluation: {np.mean(last):.0f} +- {spread:.0f} over {len(last)} seeds; minutes: {minutes}")
 
 
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Those of the command line."""
+@functools.cache
+def command_line() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="DIMA", help="the algorithm")
     parser.add_argument("--task", default="halfcheetah_2x3", help="of MAMuJoCo, an id of Bi-DexHands, or simple_spread")
@@ -235,7 +237,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--one", nargs=2, metavar=("MODE", "SEED"), help="one run in this process")
     parser.add_argument("--table", action="store_true", help="only print the table")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Those of the command line."""
+    args = command_line().parse_args(argv)
     args.conditioning = args.conditioning or (["sequential", "cumulative"] if args.run == "DIMA" else ["default"])
     return args
 
