@@ -162,7 +162,7 @@ def test_every_example_builds_with_a_learner_on_the_cpu(name, local_ray):
     experiment = read(name)
     variant = next(variants(experiment.config))
     config = config_of(experiment, variant).env_runners(num_envs_per_env_runner=1)
-    algo = config.learners(num_gpus_per_learner=0).build_algo()
+    algo = config.learners(num_gpus_per_learner=0).debugging(log_sys_usage=False).build_algo()
     assert algo.iteration == 0 and algo.config.env == variant["env"]
     algo.stop()
 

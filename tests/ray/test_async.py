@@ -80,7 +80,10 @@ def check_replay(algo, num_envs=1):
     assert unfinished.sum() <= num_envs * len(np.unique(states[:, 3]))
 
 
-@pytest.mark.parametrize(("num_runners", "num_envs"), [(1, 1), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_runners", "num_envs"),
+    [pytest.param(1, 1, marks=pytest.mark.slow), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow)],
+)
 def test_every_iteration_learns_from_exactly_its_steps_by_the_policy_of_one_iteration_before(
     ray_running, tmp_path, num_runners, num_envs
 ):

@@ -173,31 +173,35 @@ def test_unfitting_observations_are_refused(observations, message):
         policy_for(UNEQUAL).act(observations)
 
 
-@pytest.mark.parametrize("layout", [UNEQUAL, DISCRETE, NUMBERED], ids=["continuous", "discrete", "numbered"])
-def test_exported_file_needs_only_torch_and_acts_the_same(layout, tmp_path):
-    policy, observations = policy_for(layout), own_observations(layout)
-    policy.export(tmp_path / "policy.pt2")
-    rows = padded(layout, observations)
-    for name, batch in (("one", rows[:1]), ("many", np.concatenate([rows, rows, rows]))):  # others than the example's
-        np.save(tmp_path / f"{name}.npy", batch)
+def test_exported_files_need_only_torch_and_act_the_same(tmp_path):
+    layouts, expected = [UNEQUAL, DISCRETE, NUMBERED], []
+    for number, layout in enumerate(layouts):
+        policy, observations = policy_for(layout), own_observations(layout)
+        policy.export(tmp_path / f"{number}.pt2")
+        rows = padded(layout, observations)
+        np.save(tmp_path / f"{number}_one.npy", rows[:1])  # other sizes than the example's
+        np.save(tmp_path / f"{number}_many.npy", np.concatenate([rows, rows, rows]))
+        expected.append(np.stack(list(policy.act(observations).values())))
     code = (
-        "import sys, numpy, torch; extra = {'layout.json': ''}\n"
-        "policy = torch.export.load(sys.argv[1], extra_files=extra).module()\n"
-        "for file in sys.argv[2:]:\n"
-        "    actions = policy(torch.from_numpy(numpy.load(file)))\n"
-        "    assert not actions.requires_grad\n"
-        "    numpy.save(file, actions.numpy())\n"
+        "import sys, numpy, torch\n"
+        "for number in range(int(sys.argv[1])):\n"
+        "    extra = {'layout.json': ''}\n"
+        "    policy = torch.export.load(f'{number}.pt2', extra_files=extra).module()\n"
+        "    for file in (f'{number}_one.npy', f'{number}_many.npy'):\n"
+        "        actions = policy(torch.from_numpy(numpy.load(file)))\n"
+        "        assert not actions.requires_grad\n"
+        "        numpy.save(file, actions.numpy())\n"
+        "    print(extra['layout.json'])\n"
         "assert 'rllib_dima' not in sys.modules and 'ray' not in sys.modules\n"
-        "print(extra['layout.json'])"
     )
-    files = [str(tmp_path / name) for name in ("policy.pt2", "one.npy", "many.npy")]
-    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
-    expected = np.stack(list(policy.act(observations).values()))
-    np.testing.assert_allclose(np.load(files[1]), expected[:1], atol=1e-6)
-    np.testing.assert_allclose(np.load(files[2]), np.concatenate([expected] * 3), atol=1e-6)
-    described = json.loads(done.stdout)
-    assert described["agents"] == json.loads(json.dumps(layout.agent_ids, default=int))
-    assert described["action_sizes"] == list(layout.action_sizes)
+    command = [sys.executable, "-c", code, str(len(layouts))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    described = [json.loads(line) for line in done.stdout.splitlines()]
+    for number, (layout, actions) in enumerate(zip(layouts, expected, strict=True)):
+        np.testing.assert_allclose(np.load(tmp_path / f"{number}_one.npy"), actions[:1], atol=1e-6)
+        np.testing.assert_allclose(np.load(tmp_path / f"{number}_many.npy"), np.concatenate([actions] * 3), atol=1e-6)
+        assert described[number]["agents"] == json.loads(json.dumps(layout.agent_ids, default=int))
+        assert described[number]["action_sizes"] == list(layout.action_sizes)
 
 
 def test_places_of_exports(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_no_two_environments_draw_the_same_random_numbers():
         (0, 1, 20),
         (0, 5, 15),
         pytest.param(1, 1, 20, marks=pytest.mark.slow),
-        (1, 4, 20),
+        pytest.param(1, 4, 20, marks=pytest.mark.slow),
         pytest.param(2, 1, 21, marks=pytest.mark.slow),
         (2, 3, 21),
     ],

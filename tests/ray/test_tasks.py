@@ -43,7 +43,8 @@ def mpe_registered():
 def train_once(env, **settings):
     """One iteration on `env`: its result and the layout that the learner saw."""
     env_config = {"team_reward": "mean"} if env.startswith("mpe") else {}
-    algo = DIMAConfig().environment(env, env_config=env_config).training(**settings).debugging(seed=0).build()
+    config = DIMAConfig().environment(env, env_config=env_config).training(**settings)
+    algo = config.debugging(seed=0, log_sys_usage=False).build()
     result = algo.train()
     layout = algo.learner_group._learner.module[POLICY_ID].layout
     algo.stop()
